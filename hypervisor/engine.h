@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * An engine runs vCPUs and emulates what sits beside them (LAPIC, IOAPIC, PIC,
+ * PIT, clock). One table of operations each; every operation is mandatory.
+ * Private to hypervisor/.
+ */
+#ifndef POLLUX_HYPERVISOR_ENGINE_H
+#define POLLUX_HYPERVISOR_ENGINE_H
+
+#include "hypervisor/hypervisor.h"
+#include "hypervisor/memory.h"
+#include "hypervisor/state.h"
+
+struct engine;
+
+enum exit_kind {
+	EXIT_INTERRUPTED, /* kicked, or a signal: look for requests, run again */
+	EXIT_PIO,
+	EXIT_MMIO,
+	EXIT_SHUTDOWN, /* triple fault */
+	EXIT_FAILED,   /* the engine cannot go on; detail says why */
+};
+
+/* `data` points into the engine; a read is answered by filling it before the next run. */
+struct vcpu_exit {
+	enum exit_kind kind;
+	bool write;
+	uint64_t address; /* port, or guest physical address */
+	unsigned size;    /* bytes of one access */
+	unsigned count;   /* PIO string instructions: accesses in a row; else 1 */
+	uint8_t *data;
+	char detail[160];
+};
+
+/* How a vCPU enters the kernel. Other vCPUs wait for INIT/SIPI. */
+enum boot_protocol { BOOT_LINUX64, BOOT_PVH };
+struct boot_entry {
+	enum boot_protocol protocol;
+	uint64_t rip;
+	uint64_t info;       /* BOOT_LINUX64: zero page (RSI); BOOT_PVH: hvm_start_info (RBX) */
+	uint64_t page_table; /* BOOT_LINUX64: CR3, identity-mapped */
+	uint64_t gdt;        /* guest physical address of the boot GDT */
+	uint16_t gdt_limit;
+	uint64_t stack;
+};
+
+struct engine_params {
+	unsigned vcpus;
+	struct memory *memory;
+	uint64_t seed; /* sim */
+	void *device_ctx;
+};
+
+struct engine_ops {
+	const char *name;
+	bool stepped; /* sim: driven by vm_step(), needs no vCPU threads */
+	void (*probe)(struct engine_report *out);
+	int (*create)(const struct engine_params *p, struct engine **out, struct error *e);
+	void (*destroy)(struct engine *en);
+
+	int (*vcpu_boot)(struct engine *en, const struct boot_entry *entry,
+			 struct error *e);     /* vCPU 0 */
+	int (*vcpus_reset)(struct engine *en); /* all vCPUs and chips to power-on state */
+	/* Run on the vCPU's own thread until something needs the machine. */
+	void (*vcpu_run)(struct engine *en, unsigned vcpu, struct vcpu_exit *exit);
+	/* Any thread: make vcpu_run() return soon (EXIT_INTERRUPTED), now or at its next call. */
+	void (*vcpu_kick)(struct engine *en, unsigned vcpu);
+	/* Its own thread: finish a half-done instruction (an answered PIO or MMIO
+	 * read) without running further, so that the state is between instructions. */
+	int (*vcpu_settle)(struct engine *en, unsigned vcpu);
+
+	/* Sections of vCPUs, chips and clock. Save: all vCPUs stand still. */
+	int (*state_save)(struct engine *en, struct buf *out, struct error *e);
+	int (*state_load)(struct engine *en, const struct state_view *state, struct error *e);
+	/* After load, before run: nothing may be lost that was pending. */
+	int (*after_pause)(struct engine *en); /* each resume: KVM_KVMCLOCK_CTRL and the like */
+
+	int (*irq_line)(struct engine *en, unsigned gsi, bool level);
+	int (*msi)(struct engine *en, uint64_t address, uint32_t data);
+	/* A write of `size` bytes at guest physical `address` signals `event_fd`
+	 * instead of leaving vcpu_run(). -EOPNOTSUPP: the write arrives as EXIT_MMIO. */
+	int (*doorbell)(struct engine *en, uint64_t address, unsigned size, int event_fd, bool on);
+
+	int (*log_dirty)(struct engine *en, bool on);
+	int (*dirty_harvest)(struct engine *en, uint64_t *map); /* ORs in; RAM pages */
+};
+
+extern const struct engine_ops engine_kvm;
+extern const struct engine_ops engine_sim;
+
+#endif

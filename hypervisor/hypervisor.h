@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * hypervisor/: one x86-64 virtual machine: vCPUs, memory, log-dirty, devices,
+ * machine state. Everything above the vCPU is shared by all engines; an engine
+ * (kvm, sim) is one table of operations (engine.h, private).
+ *
+ * Threads. vm_create() starts none. vm_start() starts a thread for each vCPU;
+ *          device events run on the loop that was given to vm_create(), on
+ *          whichever thread runs it. vm_pause() and vm_resume() are called by
+ *          one and the same thread; between them the device lock is held, so
+ *          nothing but disk reads in flight changes guest memory.
+ * Memory.  RAM is one memfd. "RAM page n" is page n of that file, not of guest
+ *          physical space: the PCI hole below 4 GiB does not appear in it.
+ */
+#ifndef POLLUX_HYPERVISOR_H
+#define POLLUX_HYPERVISOR_H
+
+#include <sys/uio.h>
+
+#include "base/base.h"
+
+#define VM_PAGE_SIZE 4096u
+#define VM_NAME_MAX  63
+#define VM_VCPUS_MAX 16
+#define VM_DISKS_MAX 8
+#define VM_NICS_MAX  8
+
+/* ---- configuration: the VM file (docs/vm-config.md), libconfig syntax ---- */
+
+struct disk_config {
+	char path[256];
+	bool readonly;
+	bool write_through; /* cache = "writethrough"; default "writeback" */
+	uint64_t
+		create_size; /* size = "64M": make a sparse file if there is none; 0 = must exist */
+};
+
+enum nic_kind { NIC_TAP, NIC_STREAM, NIC_NONE };
+
+struct nic_config {
+	enum nic_kind kind;
+	uint8_t mac[6];
+	char tap[16];     /* NIC_TAP: interface name, made if it is not there */
+	char bridge[16];  /* NIC_TAP: joins this bridge if not empty */
+	char socket[108]; /* NIC_STREAM: unix socket; frames with a big-endian u32 length before
+			     each */
+};
+
+struct vm_config {
+	char name[VM_NAME_MAX + 1];
+	uint64_t memory; /* bytes, a multiple of 2 MiB */
+	unsigned vcpus;
+	char engine[16]; /* "auto", "kvm", "sim" */
+	char kernel[256], initrd[256], cmdline[1024];
+	struct disk_config disks[VM_DISKS_MAX];
+	unsigned disk_count;
+	struct nic_config nics[VM_NICS_MAX];
+	unsigned nic_count;
+	uint64_t seed; /* engine "sim" only */
+};
+
+/* Parse the text of a VM file. `origin` (a path) and a line number lead each
+ * message. Unknown keys are refused. Returns 0, -EINVAL or -ENOMEM. */
+int vm_config_parse(const char *text, const char *origin, struct vm_config *out,
+		    struct error *e) MUST_CHECK;
+
+/* ---- back ends of devices ---------------------------------------------
+ * A back end is owned by whoever opened it, outlives the vm that uses it, and
+ * may be wrapped: netbuf/ and disk-mirror/ are back ends on top of back ends. */
+
+struct net_backend;
+struct net_backend_ops {
+	/* One Ethernet frame, without virtio header. Called with the device lock
+	 * held. 0 = taken (copied or sent). -EAGAIN = full: the NIC stops and keeps
+	 * the frame until `writable` is called. Other errors: the frame is dropped
+	 * and counted. */
+	int (*send)(struct net_backend *b, const struct iovec *iov, int iov_count);
+	/* Stop or go on reading inbound frames (the guest has no free buffer). Device lock held. */
+	void (*set_receiving)(struct net_backend *b, bool on);
+	void (*destroy)(struct net_backend *b);
+};
+/* What a back end calls, on the loop's thread, without the device lock. */
+struct net_front {
+	int (*receive)(void *ctx, const void *frame,
+		       size_t len);  /* -EAGAIN: keep it, see set_receiving */
+	void (*writable)(void *ctx); /* after send() gave -EAGAIN */
+	void *ctx;
+};
+struct net_backend {
+	const struct net_backend_ops *ops;
+	struct net_front front; /* set by the NIC (or by the wrapper above) before use */
+};
+
+int net_backend_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		     struct error *e) MUST_CHECK;
+
+enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
+struct disk_request {
+	enum disk_op op;
+	uint64_t offset, length; /* bytes, multiples of 512; 0 for a flush */
+	const struct iovec *iov; /* guest memory; `length` bytes in all */
+	int iov_count;
+	/* Called once, on the loop's thread, without the device lock; rc is 0 or -errno. */
+	void (*done)(struct disk_request *r, int rc);
+};
+struct disk_backend;
+struct disk_backend_ops {
+	/* Queue the request; it ends in done(), never inside submit(). Device lock
+	 * held. An error return means that done() will not be called. */
+	int (*submit)(struct disk_backend *b, struct disk_request *r);
+	void (*destroy)(struct disk_backend *b); /* waits for what is in flight */
+};
+struct disk_backend {
+	const struct disk_backend_ops *ops;
+	uint64_t size; /* bytes */
+	bool readonly;
+	bool write_through;
+	int fd; /* the file or device itself, for sync and verify; -1 if there is none */
+};
+
+int disk_backend_open(const struct disk_config *c, struct loop *io, struct disk_backend **out,
+		      struct error *e) MUST_CHECK;
+
+/* ---- engines ---------------------------------------------------------- */
+
+struct engine_report {
+	const char *name;
+	bool usable;      /* it can run test guests */
+	bool real_guests; /* ...and an unmodified kernel in useful time */
+	char why[200];    /* one sentence for a person */
+};
+/* Probes all engines of this build; returns how many were written. */
+unsigned engine_probe_all(struct engine_report *out, unsigned most);
+
+/* ---- the machine ------------------------------------------------------ */
+
+struct vm;
+
+enum vm_event {
+	VM_EVENT_POWEROFF, /* the guest (ACPI S5) turned itself off; vCPUs have stopped */
+	VM_EVENT_REBOOT,   /* the guest asked for a reset; the vm has reset itself and goes on */
+	VM_EVENT_CRASH, /* triple fault or an engine error; vCPUs have stopped; detail says why */
+};
+
+struct vm_parts {
+	struct loop *io;
+	struct net_backend *nets[VM_NICS_MAX];
+	struct disk_backend *disks[VM_DISKS_MAX];
+	int console_in, console_out; /* serial console; -1 = none */
+	/* Called on any thread, device lock not held. */
+	void (*on_event)(void *ctx, enum vm_event event, const char *detail);
+	void *ctx;
+};
+
+/* Makes the machine: memory, vCPUs, devices; loads nothing. */
+int vm_create(const struct vm_config *c, const struct vm_parts *parts, struct vm **out,
+	      struct error *e) MUST_CHECK;
+/* Stops what runs, frees all; back ends stay. */
+void vm_destroy(struct vm *vm);
+/* Load kernel, initrd and tables, and set the first vCPU to its entry point. */
+int vm_boot(struct vm *vm, struct error *e) MUST_CHECK;
+/* Start the vCPU threads: after vm_boot(), or after vm_state_load() on a twin
+ * (then every queue and interrupt is signalled again). */
+int vm_start(struct vm *vm, struct error *e) MUST_CHECK;
+/* Ask the guest to shut down (ACPI power button). */
+void vm_power_button(struct vm *vm);
+const char *vm_engine_name(const struct vm *vm);
+
+/* Where the time of a pause went; each in nanoseconds. */
+struct vm_pause_times {
+	uint64_t stop, state, harvest, copy, resume;
+};
+
+/* Stop every vCPU between two instructions, then the devices. The guest's clock
+ * goes on (a pause is short); KVM_KVMCLOCK_CTRL keeps its watchdogs quiet. */
+int vm_pause(struct vm *vm) MUST_CHECK;
+int vm_resume(struct vm *vm) MUST_CHECK;
+bool vm_is_running(const struct vm *vm);
+
+/* The complete machine state but for RAM and disks, in sections (docs/state-format.md).
+ * Only while paused, or before vm_start(). Load checks everything before it acts;
+ * after a failed load the vm can only be destroyed or loaded again. */
+int vm_state_save(struct vm *vm, struct buf *out, struct error *e) MUST_CHECK;
+int vm_state_check(struct vm *vm, const void *data, size_t n, struct error *e) MUST_CHECK;
+int vm_state_load(struct vm *vm, const void *data, size_t n, struct error *e) MUST_CHECK;
+
+/* RAM: a stable mapping of all of it, in RAM pages. Reading while the guest runs is fine. */
+uint8_t *vm_ram(const struct vm *vm);
+uint64_t vm_ram_pages(const struct vm *vm);
+int vm_ram_fd(const struct vm *vm);
+
+/* Log-dirty. A harvest ORs the pages written since the last harvest into `map`
+ * (vm_ram_pages() bits) and protects them again; it is destructive: merge `map`
+ * back yourself when the epoch fails. Includes what devices wrote. */
+int vm_log_dirty(struct vm *vm, bool on) MUST_CHECK;
+int vm_dirty_harvest(struct vm *vm, uint64_t *map) MUST_CHECK;
+
+/* Send the guest's MAC addresses out (gratuitous ARP is the guest's business; this
+ * is RARP, which teaches bridges and switches): after a promotion, several times. */
+void vm_announce(struct vm *vm);
+
+/* Engine sim only: run the fake guest for some steps on the calling thread,
+ * instead of vm_start(). -EOPNOTSUPP on other engines. */
+int vm_step(struct vm *vm, unsigned steps) MUST_CHECK;
+
+#endif

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The inside of a vm: what engines, buses and devices share. Private to hypervisor/.
+ *
+ * The device lock (vm->lock) guards all device state. It is taken by a vCPU
+ * thread that handles an exit, by the loop's thread in a device callback, and by
+ * the pauser, who holds it from the end of vm_pause() to vm_resume().
+ */
+#ifndef POLLUX_HYPERVISOR_MACHINE_H
+#define POLLUX_HYPERVISOR_MACHINE_H
+
+#include "hypervisor/engine.h"
+#include "hypervisor/hypervisor.h"
+#include "hypervisor/memory.h"
+#include "hypervisor/state.h"
+
+/* ---- buses ----------------------------------------------------------- */
+
+struct bus_ops {
+	/* `at` is relative to the range. `data` holds 1, 2, 4 or 8 bytes; any other
+	 * access is split or refused by the bus. Device lock held. */
+	void (*read)(void *dev, uint64_t at, void *data, unsigned size);
+	void (*write)(void *dev, uint64_t at, const void *data, unsigned size);
+};
+struct bus_range {
+	uint64_t base, size;
+	const struct bus_ops *ops;
+	void *dev;
+};
+#define BUS_RANGES_MAX 64
+struct bus {
+	struct bus_range ranges[BUS_RANGES_MAX];
+	unsigned count;
+};
+int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *ops,
+	    void *dev) MUST_CHECK;
+void bus_remove(struct bus *b, const void *dev, uint64_t base);
+/* Nobody there: reads give all ones, writes vanish. */
+void bus_access(struct bus *b, uint64_t address, uint8_t *data, unsigned size, bool write);
+
+/* ---- devices --------------------------------------------------------- */
+
+struct device;
+struct device_ops {
+	const char *name;
+	uint16_t section, version;
+	void (*reset)(struct device *d);
+	int (*save)(struct device *d, struct buf *out); /* payload only */
+	/* Check all of it, then act. `check_only`: change nothing. */
+	int (*load)(struct device *d, struct cursor in, uint16_t version, bool check_only,
+		    struct error *e);
+	void (*resume)(
+		struct device *d); /* after load, before vCPUs run: signal queues and interrupts
+				      again, submit again what was in flight. Device lock held */
+	void (*destroy)(struct device *d);
+};
+struct device {
+	const struct device_ops *ops;
+	uint16_t instance;
+	struct vm *vm;
+};
+#define DEVICES_MAX 40
+
+struct vm {
+	struct vm_config config;
+	struct vm_parts parts;
+	const struct engine_ops *engine_ops;
+	struct engine *engine;
+	struct memory memory;
+	pthread_mutex_t lock;
+	struct bus ports, mmio;
+	struct device *devices[DEVICES_MAX]; /* save and load order */
+	unsigned device_count;
+	struct pci_bus *pci;
+	struct run_state *run; /* vCPU threads, pause state: run.c */
+};
+
+int vm_device_add(struct vm *vm, struct device *d) MUST_CHECK;
+/* Device lock held or not; engine calls are thread-safe. */
+void vm_irq(struct vm *vm, unsigned gsi, bool level);
+void vm_msi(struct vm *vm, uint64_t address, uint32_t data);
+/* The guest asked for it (ACPI S5, reset register, keyboard controller). Called on a
+ * vCPU thread with the device lock held; takes effect after the lock is dropped. */
+void vm_request_poweroff(struct vm *vm);
+void vm_request_reset(struct vm *vm);
+
+/* Constructors: make the device, add it to buses and vm. Called by vm_create(). */
+int serial_create(struct vm *vm, struct error *e) MUST_CHECK; /* 16550A at 0x3f8, GSI 4 */
+int rtc_create(struct vm *vm, struct error *e) MUST_CHECK;    /* MC146818 at 0x70, UIP = 0 */
+int acpi_create(struct vm *vm, struct error *e) MUST_CHECK; /* PM1, GPE-less, reset 0xcf9, GSI 9 */
+int pci_create(struct vm *vm, struct error *e) MUST_CHECK; /* CF8/CFC and ECAM; 32 slots of bus 0 */
+int virtio_net_create(struct vm *vm, unsigned index, struct error *e) MUST_CHECK;
+int virtio_blk_create(struct vm *vm, unsigned index, struct error *e) MUST_CHECK;
+int virtio_rng_create(struct vm *vm, struct error *e) MUST_CHECK;
+int virtio_console_create(struct vm *vm, struct error *e) MUST_CHECK;
+
+/* ---- physical layout (also in the ACPI tables) ------------------------- */
+#define LAYOUT_PCI_MMIO_BASE UINT64_C(0xd0000000) /* BARs, up to... */
+#define LAYOUT_PCI_MMIO_SIZE UINT64_C(0x10000000)
+#define LAYOUT_ECAM_BASE     UINT64_C(0xe0000000) /* 1 MiB: bus 0 */
+#define LAYOUT_ECAM_SIZE     UINT64_C(0x100000)
+#define LAYOUT_IOAPIC        UINT64_C(0xfec00000)
+#define LAYOUT_LAPIC         UINT64_C(0xfee00000)
+#define LAYOUT_ACPI_TABLES   UINT64_C(0x000e0000) /* RSDP and tables, reserved in the E820 map */
+#define LAYOUT_PM_BASE       0x600u               /* PM1a event 4 bytes, control 2 bytes */
+#define LAYOUT_RESET_PORT    0xcf9u
+#define LAYOUT_SERIAL_GSI    4u
+#define LAYOUT_ACPI_GSI      9u
+#define LAYOUT_PCI_GSI_FIRST 16u /* INTA of slot n: GSI 16 + n % 4 */
+
+/* ---- boot (boot.c, acpi_tables.c) -------------------------------------- */
+/* Put kernel, initrd, command line, boot tables and ACPI tables into memory. */
+int boot_load(struct vm *vm, struct boot_entry *out, struct error *e) MUST_CHECK;
+/* RSDP, XSDT, FADT, FACS, DSDT, MADT, MCFG at LAYOUT_ACPI_TABLES; returns the RSDP address. */
+int acpi_tables_write(struct vm *vm, uint64_t *rsdp, struct error *e) MUST_CHECK;
+
+#endif

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Guest memory: one memfd, mapped once; RAM below the PCI hole at guest physical
+ * 0, the rest from 4 GiB on. Whatever the VMM itself writes goes through here,
+ * because no engine sees it: memory_mark() is the one call that logs it.
+ * Mark after the write: a page marked first could be copied before it changes.
+ * Private to hypervisor/.
+ */
+#ifndef POLLUX_HYPERVISOR_MEMORY_H
+#define POLLUX_HYPERVISOR_MEMORY_H
+
+#include <stdatomic.h>
+
+#include "base/base.h"
+
+#define MEMORY_HOLE_START UINT64_C(0xc0000000)  /* RAM below this address... */
+#define MEMORY_HIGH_START UINT64_C(0x100000000) /* ...and from this one on */
+
+struct memory {
+	int fd;
+	uint8_t *base;
+	uint64_t size;
+	_Atomic uint64_t *dirty; /* one bit a RAM page; written by devices only */
+	atomic_bool logging;
+};
+
+struct memory_region {
+	uint64_t gpa, offset, size; /* offset in the memfd */
+};
+
+int memory_create(struct memory *m, uint64_t size, struct error *e) MUST_CHECK;
+void memory_destroy(struct memory *m);
+unsigned memory_regions(const struct memory *m, struct memory_region out[2]);
+
+/* The bytes at [gpa, gpa+len), or NULL unless all of them are RAM. */
+void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
+void memory_mark(struct memory *m, uint64_t gpa, uint64_t len);
+int memory_read(const struct memory *m, uint64_t gpa, void *out, size_t len) MUST_CHECK;
+int memory_write(struct memory *m, uint64_t gpa, const void *data, size_t len) MUST_CHECK;
+/* Move the logged bits into `map` (OR) and forget them. */
+void memory_harvest(struct memory *m, uint64_t *map);
+
+#endif
