@@ -25,6 +25,11 @@
 #define NS_PER_MS                       UINT64_C(1000000)
 #define NS_PER_US                       UINT64_C(1000)
 
+/* ---- what was built ---------------------------------------------------- */
+
+extern const char version_text[];  /* "0.1.0", or what git describe says */
+extern const char version_build[]; /* compiler, sanitizers */
+
 /* ---- errors ---------------------------------------------------------- */
 
 struct error {

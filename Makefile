@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make help` lists the targets.  Each folder is a library of all its *.c files
+# (its program's main excepted); a library may use those named in its deps_ line,
+# top first, and no others.  No path may contain a space.
+
+FOLDERS := cli agent vm-process replicate netbuf disk-mirror hypervisor channel base
+
+deps_base        :=
+deps_hypervisor  := base
+deps_channel     := base
+deps_netbuf      := hypervisor base
+deps_disk-mirror := hypervisor base
+deps_replicate   := netbuf disk-mirror hypervisor channel base
+deps_vm-process  := replicate $(deps_replicate)
+deps_agent       := vm-process $(deps_vm-process)
+deps_cli         := agent $(deps_agent)
+
+pkg_base        :=
+pkg_hypervisor  := liburing zlib
+pkg_channel     := openssl
+pkg_netbuf      := libnl-3.0 libnl-route-3.0
+pkg_disk-mirror := liburing libxxhash
+pkg_replicate   := liblz4 zlib libxxhash openssl
+pkg_vm-process  := jansson libconfig libseccomp libcap-ng libnl-3.0 libnl-route-3.0
+pkg_agent       := jansson libconfig libmicrohttpd libcurl openssl libcap-ng
+pkg_cli         := jansson libcurl openssl
+
+PROGRAMS := pollux polluxd pollux-vm
+main_pollux    := cli/pollux.c
+main_polluxd   := agent/polluxd.c
+main_pollux-vm := vm-process/pollux-vm.c
+
+# ---- how to compile: CC=clang, SAN=address,undefined, SAN=thread -------------
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+comma := ,
+SAN ?=
+BUILD ?= build$(if $(filter-out gcc,$(CC)),-$(CC))$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+PREFIX ?= /usr/local
+DESTDIR ?=
+EXTRA_CFLAGS ?=
+
+WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter -Wstrict-prototypes -Wmissing-prototypes -Wvla
+ifeq ($(SAN),)
+HARDENING := -O2 -D_FORTIFY_SOURCE=2
+else
+# gcc's flow warnings are guesses once the sanitizers have rewritten the code.
+HARDENING := -O1 -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all \
+	$(if $(filter gcc%,$(CC)),-Wno-maybe-uninitialized -Wno-format-truncation -Wno-stringop-overflow)
+LINK_SAN := -fsanitize=$(SAN)
+endif
+ifdef FUZZ
+HARDENING += -fsanitize=fuzzer-no-link
+endif
+
+PACKAGES := $(sort $(foreach f,$(FOLDERS),$(pkg_$f)))
+CPPFLAGS += -I. -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+CFLAGS = -std=gnu17 -g $(HARDENING) $(WARNINGS) -fstack-protector-strong -pthread $(EXTRA_CFLAGS)
+LDFLAGS += -pthread $(LINK_SAN) -Wl,-z,relro,-z,now
+
+# Quiet unless V=1.
+say = $(if $(V),,@echo "  $1  $@";)
+COMPILE = $(call say,CC  )$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+pkg_libs = $(if $1,$(shell pkg-config --libs $1))
+
+# ---- folders as libraries -----------------------------------------------------
+
+mains := $(foreach p,$(PROGRAMS),$(main_$p))
+sources = $(filter-out $(mains),$(wildcard $1/*.c))
+existing = $(foreach f,$1,$(if $(call sources,$f),$f))
+# $(call closure,FOLDER): the folder and those below it that have sources
+closure = $(call existing,$1 $(deps_$1))
+archives = $(foreach f,$1,$(BUILD)/lib$f.a)
+libs = $(call pkg_libs,$(sort $(foreach f,$1,$(pkg_$f)))) -lm
+
+LIBRARIES := $(call archives,$(call existing,$(FOLDERS)))
+BUILT := $(foreach p,$(PROGRAMS),$(if $(wildcard $(main_$p)),$(BUILD)/$p))
+
+.PHONY: all libs programs
+.DELETE_ON_ERROR:
+.SECONDARY:
+all: programs
+libs: $(LIBRARIES)
+programs: $(BUILT)
+# From the default build the programs are also at hand in the top folder.
+ifeq ($(BUILD),build)
+programs: $(notdir $(BUILT))
+$(PROGRAMS): %: build/%
+	ln -sf $< $@
+endif
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(COMPILE)
+
+define library
+$(BUILD)/lib$1.a: $$(patsubst %.c,$(BUILD)/%.o,$$(call sources,$1)) $(if $(filter base,$1),$(BUILD)/base/version.o)
+	@rm -f $$@
+	$$(call say,AR  )$$(AR) rcs $$@ $$^
+endef
+$(foreach f,$(FOLDERS),$(eval $(call library,$f)))
+
+define program
+$(BUILD)/$1: $(BUILD)/$(main_$1:.c=.o) $(call archives,$(call closure,$(patsubst %/,%,$(dir $(main_$1)))))
+	$$(call say,LINK)$$(CC) $$(LDFLAGS) -o $$@ $$^ $$(call libs,$(call closure,$(patsubst %/,%,$(dir $(main_$1)))))
+endef
+$(foreach p,$(PROGRAMS),$(eval $(call program,$p)))
+
+# Written only when the content changes, so that a change of flags rebuilds and nothing else does.
+VERSION := $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null || \
+	git log -1 --format=0.1.0-g%h 2>/dev/null || echo 0.1.0)
+VERSION := $(patsubst v%,%,$(or $(VERSION),0.1.0))
+BUILD_TEXT := $(shell $(CC) --version 2>/dev/null | head -n 1 | tr -d '"\\')$(if $(SAN), sanitizers: $(SAN))
+.PHONY: FORCE
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)' | cmp -s - $@ || \
+		echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)' > $@
+$(BUILD)/base/version.c: FORCE
+	@mkdir -p $(@D)
+	@printf '#include "base/base.h"\n\nconst char version_text[] = "%s";\nconst char version_build[] = "%s";\n' \
+		'$(VERSION)' '$(BUILD_TEXT)' > $@.new; \
+		if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+$(BUILD)/base/version.o: $(BUILD)/base/version.c $(BUILD)/flags
+	$(COMPILE)
+
+# ---- tests ---------------------------------------------------------------------
+
+UNIT := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*/test_*.c))
+SIM := $(if $(wildcard tests/sim/*.c),$(BUILD)/tests/sim/sim)
+FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+GUESTS :=
+-include tests/guests/guests.mk lab/lab.mk bench/bench.mk
+
+# $(call test_program,SOURCE,FOLDER)
+define test_program
+$(BUILD)/$(1:.c=): $(BUILD)/$(1:.c=.o) $(call archives,$(call closure,$2))
+	$$(call say,LINK)$$(CC) $$(LDFLAGS) -o $$@ $$^ $$(call libs,$(call closure,$2)) $$(call pkg_libs,cmocka)
+endef
+$(foreach f,$(FOLDERS),$(foreach t,$(wildcard tests/unit/$f/test_*.c),$(eval $(call test_program,$t,$f))))
+
+$(BUILD)/tests/sim/sim: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sim/*.c)) $(call archives,$(call closure,replicate))
+	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(call libs,$(call closure,replicate))
+
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(call archives,$(call closure,agent))
+	$(call say,LINK)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(call libs,$(call closure,agent))
+$(BUILD)/tests/fuzz/%.o: WARNINGS += -Wno-missing-prototypes
+
+.PHONY: unit-programs unit one-test sim
+unit-programs: $(UNIT) $(GUESTS)
+unit: unit-programs
+	@rc=0; for t in $(UNIT); do POLLUX_BUILD=$(BUILD) $$t || { rc=1; echo "FAILED $$t"; }; done; exit $$rc
+# make one-test T=tests/unit/base/test_buf.c
+one-test: $(BUILD)/$(T:.c=) $(GUESTS)
+	POLLUX_BUILD=$(BUILD) $(BUILD)/$(T:.c=)
+sim: $(SIM)
+	$(SIM) $(SIM_ARGS)
+
+.PHONY: clean
+clean:
+	rm -rf build build-* $(PROGRAMS)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
