@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * replicate/: checkpoints of a running vm to a hot standby, epoch by epoch.
+ *
+ *   primary  pause -> state -> harvest -> copy -> resume -> encode -> send
+ *   standby  stage -> verify -> acknowledge -> commit
+ *   primary  on acknowledge: the epoch's output leaves (netbuf_release)
+ *
+ * When an epoch ends is a policy, a pure function of statistics (policy.h):
+ * interval (Remus, NSDI 2008) or event (Kemari, 2008: when the guest makes output).
+ * What happens next is decided by the sans-I/O core (core.h), which the simulation
+ * drives through crashes and partitions; this header is the same core with real
+ * threads, sockets and a real vm.
+ *
+ * Who owns the vm is not decided here. On loss of the other side the owner of
+ * this object is asked, and answers: see ownership in agent/.
+ */
+#ifndef POLLUX_REPLICATE_H
+#define POLLUX_REPLICATE_H
+
+#include "channel/channel.h"
+#include "hypervisor/hypervisor.h"
+
+enum replicate_mode { REPLICATE_INTERVAL, REPLICATE_EVENT };
+enum standby_loss_policy { STANDBY_LOSS_CONTINUE, STANDBY_LOSS_STALL };
+enum page_compression { COMPRESS_NONE, COMPRESS_LZ4, COMPRESS_ZLIB };
+
+struct replicate_config {
+	enum replicate_mode mode;
+	enum standby_loss_policy policy;
+	enum page_compression compression;
+	uint64_t interval_ns;  /* interval mode: an epoch's length; event mode: the longest one */
+	uint64_t heartbeat_ns; /* one is sent this often, from a thread of its own */
+	uint64_t loss_ns;      /* silence for this long is a loss */
+	unsigned streams;      /* bulk streams, 1..16 */
+	unsigned window;       /* epochs sealed but not acknowledged, at most */
+	uint64_t delta_bytes;  /* memory for the last version sent of pages; 0 = no XOR delta */
+	uint64_t disk_bytes_per_second; /* initial copy, 0 = no limit */
+	uint64_t term;                  /* ownership term of this session */
+	uint8_t session[SESSION_ID_SIZE];
+	uint8_t key[SESSION_KEY_SIZE];
+	char address[256]; /* primary: where the standby's polluxd listens */
+	uint16_t port;
+};
+void replicate_config_defaults(struct replicate_config *c);
+
+/* Something with records of its own in each epoch (a disk). Nothing here knows which. */
+struct epoch_member {
+	uint16_t id;
+	void *ctx;
+	/* primary */
+	int (*start)(void *ctx, int (*emit)(void *emit_ctx, const struct iovec *iov, int n),
+		     void *emit_ctx, void (*on_synced)(void *emit_ctx, int rc));
+	void (*stop)(void *ctx);
+	/* standby; direct = no whole epoch exists yet, apply at once */
+	int (*receive)(void *ctx, uint64_t epoch, bool direct, const uint8_t *payload, size_t len,
+		       struct error *e);
+	int (*commit)(void *ctx, uint64_t epoch, struct error *e);
+	void (*discard)(void *ctx);
+};
+#define EPOCH_MEMBERS_MAX 16
+
+/* Outbound output that waits for epochs (a NIC's netbuf). Primary only. */
+struct epoch_output {
+	void *ctx;
+	void (*hold)(void *ctx, uint64_t open_epoch);
+	void (*pass)(void *ctx);
+	void (*seal)(void *ctx, uint64_t epoch);
+	void (*release)(void *ctx, uint64_t acknowledged_epoch);
+};
+#define EPOCH_OUTPUTS_MAX 8
+
+struct replicate_stats {
+	uint64_t epoch;                        /* last sealed (primary), last whole (standby) */
+	uint64_t acknowledged;                 /* last acknowledged / committed */
+	uint64_t pages, bytes_raw, bytes_sent; /* since the session began */
+	uint64_t sync_done, sync_total;        /* first full copy, memory and members, bytes */
+	uint64_t pause_last_ns, pause_max_ns, ack_delay_last_ns;
+	struct vm_pause_times last;
+	uint64_t pages_last;
+};
+
+/* ---- primary ----------------------------------------------------------- */
+
+enum replicator_state {
+	REPLICATOR_CONNECTING,
+	REPLICATOR_SYNCING, /* first full copy; the vm is not protected yet */
+	REPLICATOR_PROTECTED,
+	REPLICATOR_LOST, /* the standby is silent or gone: output is held, ownership asked for */
+	REPLICATOR_UNPROTECTED, /* ended; output passes; the vm runs */
+	REPLICATOR_FENCED,      /* somebody owns a newer term: vCPUs are stopped for good */
+};
+
+struct replicator;
+struct replicator_events {
+	/* From the replicator's threads; do not call back into it from here. */
+	void (*state)(void *ctx, enum replicator_state s, const char *why);
+	/* One line an epoch, for bench and trace; may be NULL. */
+	void (*epoch)(void *ctx, const struct replicate_stats *s);
+	void *ctx;
+};
+
+/* Connects and begins the first copy, on threads of its own. The vm runs or is about to. */
+int replicator_start(struct vm *vm, const struct replicate_config *c,
+		     const struct epoch_member *members, unsigned member_count,
+		     const struct epoch_output *outputs, unsigned output_count,
+		     const struct replicator_events *events, struct replicator **out,
+		     struct error *e) MUST_CHECK;
+/* Any thread, device lock held or not: the guest has made output (event mode). */
+void replicator_output(struct replicator *r);
+
+/* The answer to REPLICATOR_LOST. */
+enum ownership_answer {
+	OWNERSHIP_CONFIRMED, /* the standby cannot and will not promote: go on by policy */
+	OWNERSHIP_DENIED,    /* a newer term exists: stop for good */
+};
+void replicator_ownership(struct replicator *r, enum ownership_answer a);
+/* End in good order: tells the standby (I6), waits until it has confirmed or is gone,
+ * releases output. Then only replicator_destroy() is left. */
+int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e) MUST_CHECK;
+void replicator_stats(struct replicator *r, struct replicate_stats *out);
+void replicator_destroy(struct replicator *r);
+
+/* ---- standby ----------------------------------------------------------- */
+
+enum replica_state {
+	REPLICA_WAITING,  /* for connections */
+	REPLICA_SYNCING,  /* no whole epoch yet: cannot be promoted */
+	REPLICA_READY,    /* holds a whole epoch */
+	REPLICA_LOST,     /* the primary is silent or gone */
+	REPLICA_RELEASED, /* the primary ended in good order: must not promote */
+	REPLICA_BROKEN,   /* bad input or a failed commit: must not promote */
+	REPLICA_PROMOTED,
+};
+
+struct replica;
+struct replica_events {
+	void (*state)(void *ctx, enum replica_state s, const char *why);
+	void *ctx;
+};
+int replica_create(struct vm *vm, const struct replicate_config *c,
+		   const struct epoch_member *members, unsigned member_count,
+		   const struct replica_events *events, struct replica **out,
+		   struct error *e) MUST_CHECK;
+/* An accepted socket for `stream` of this session (preamble read); taken over. */
+int replica_add_stream(struct replica *r, uint16_t stream, int fd) MUST_CHECK;
+/* End the session and make the vm the last whole epoch, under a term newer than the
+ * session's: commits what is whole, discards the rest, loads the state. The caller
+ * then calls vm_start() and vm_announce(). -EAGAIN: there is no whole epoch. */
+int replica_promote(struct replica *r, uint64_t new_term, struct error *e) MUST_CHECK;
+void replica_stats(struct replica *r, struct replicate_stats *out);
+void replica_destroy(struct replica *r);
+
+#endif
