@@ -32,8 +32,16 @@ struct vcpu_exit {
 	char detail[160];
 };
 
-/* How a vCPU enters the kernel. Other vCPUs wait for INIT/SIPI. */
+/* How a vCPU enters the kernel. Other vCPUs wait for INIT/SIPI.
+ * BOOT_LINUX64: long mode, paging on, CS = CODE64. BOOT_PVH: 32-bit protected mode,
+ * paging off, CS = CODE32. DS, ES, SS = DATA (flat) in both; interrupts off. */
 enum boot_protocol { BOOT_LINUX64, BOOT_PVH };
+enum boot_selector {
+	BOOT_SELECTOR_CODE64 = 0x10,
+	BOOT_SELECTOR_DATA = 0x18,
+	BOOT_SELECTOR_CODE32 = 0x20,
+	BOOT_SELECTOR_TSS = 0x28,
+};
 struct boot_entry {
 	enum boot_protocol protocol;
 	uint64_t rip;
@@ -53,7 +61,9 @@ struct engine_params {
 
 struct engine_ops {
 	const char *name;
-	bool stepped; /* sim: driven by vm_step(), needs no vCPU threads */
+	/* sim: driven by vm_step(), needs no vCPU threads; boot_load() loads nothing
+	 * and vcpu_boot() gets an entry of zeros. */
+	bool stepped;
 	void (*probe)(struct engine_report *out);
 	int (*create)(const struct engine_params *p, struct engine **out, struct error *e);
 	void (*destroy)(struct engine *en);

@@ -103,7 +103,9 @@ int virtio_console_create(struct vm *vm, struct error *e) MUST_CHECK;
 #define LAYOUT_LAPIC         UINT64_C(0xfee00000)
 #define LAYOUT_ACPI_TABLES   UINT64_C(0x000e0000) /* RSDP and tables, reserved in the E820 map */
 #define LAYOUT_PM_BASE       0x600u               /* PM1a event 4 bytes, control 2 bytes */
+#define LAYOUT_S5_TYPE       5u                   /* SLP_TYP that turns the machine off */
 #define LAYOUT_RESET_PORT    0xcf9u
+#define LAYOUT_RESET_VALUE   0x06u
 #define LAYOUT_SERIAL_GSI    4u
 #define LAYOUT_ACPI_GSI      9u
 #define LAYOUT_PCI_GSI_FIRST 16u /* INTA of slot n: GSI 16 + n % 4 */
