@@ -44,8 +44,10 @@ int error_set(struct error *e, int code, const char *fmt, ...) PRINTF(3, 4);
 int error_context(struct error *e, const char *fmt, ...) PRINTF(2, 3);
 
 /* ---- log --------------------------------------------------------------
- * One line per call on stderr (journald reads the <N> priority prefix when
- * stderr is not a terminal):   time module vm epoch: text
+ * One line per call on stderr:   time program module vm epoch: text
+ * (with journald's <N> priority prefix in place of the time when stderr is the
+ * journal). The level is LOG_LEVEL_INFO until log_setup(), which also comes
+ * before a sandbox: it loads the time zone.
  * A source file defines LOG_MODULE before it logs. */
 
 enum log_level { LOG_LEVEL_ERROR = 3, LOG_LEVEL_WARN = 4, LOG_LEVEL_INFO = 6, LOG_LEVEL_DEBUG = 7 };
@@ -138,7 +140,10 @@ uint64_t bitmap_next(const uint64_t *map, uint64_t bits, uint64_t from);
 
 /* ---- event loop ------------------------------------------------------
  * epoll, timers and posted calls. Callbacks run on the thread that is in
- * loop_run(). Only loop_post() and loop_stop() may be called from other threads. */
+ * loop_run(). Only loop_post() and loop_stop() may be called from other threads.
+ * A stop that comes before loop_run() ends it at once. Watches and timers are
+ * freed by their owners before loop_destroy(), which drops posted calls unrun.
+ * loop_unwatch() comes before close(fd). */
 
 struct loop;
 struct loop_watch;
