@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vm-process/: pollux-vm, the process that holds one vm in one role, and the
+ * messages by which polluxd (or `pollux run`) directs it.
+ *
+ * The control connection is a SOCK_SEQPACKET unix socket, fd 3 of pollux-vm: one
+ * JSON object a packet, file descriptors beside it (SCM_RIGHTS). Requests carry
+ * "do" and "id"; each gets exactly one reply {"reply": id, "ok": true, ...} or
+ * {"reply": id, "ok": false, "code": -errno, "error": "..."}. Events carry "event".
+ * When the connection closes, a pollux-vm whose vm runs as the owner goes on without
+ * it (a polluxd restart is no failure) and listens for a successor on its unix
+ * socket (--control PATH); a standby ends.
+ *
+ * requests
+ *   create     {"config": text of the VM file, "origin": path, "role": "primary"|"standby",
+ *               "sockets": bool}                     console fds may come beside it
+ *   boot       {}                                    primary: load the kernel and start
+ *   protect    {"session": hex, "key": hex, "term": n, "address": a, "port": p,
+ *               "mode": "interval"|"event", "interval_ms": n, "policy": "continue"|"stall",
+ *               "heartbeat_ms", "loss_ms", "streams", "window", "compression": "none"|"lz4"|"zlib",
+ *               "delta_mb"}                          primary
+ *   standby    {the same without address}            standby: get ready for streams
+ *   stream     {"stream": n} + the accepted socket   standby
+ *   ownership  {"answer": "confirmed"|"denied"}      primary, after event "state" lost
+ *   unprotect  {}                                    primary: end the session in good order
+ *   promote    {"term": n}                           standby: become the vm
+ *   shutdown   {}                                    ACPI power button
+ *   quit       {}                                    end the process now
+ *   stats      {}                                    -> see replicate_stats, netbuf, mirror
+ *   pause, resume, console {} + fd
+ * events
+ *   {"event": "state", "state": name of replicator_state or replica_state, "why": text}
+ *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
+ *   {"event": "promoted", "epoch": n, "ms": time it took}
+ *   {"event": "progress", ...the stats of the first copy}       about once a second
+ */
+#ifndef POLLUX_VM_PROCESS_H
+#define POLLUX_VM_PROCESS_H
+
+#include <jansson.h>
+
+#include "base/base.h"
+
+#define CONTROL_MESSAGE_MAX (128u * 1024)
+#define CONTROL_FDS_MAX     4
+
+/* Send one message; blocks at most a second. 0 or -errno. */
+int control_send(int fd, const json_t *message, const int *fds, unsigned fd_count) MUST_CHECK;
+/* Receive one; fds are close-on-exec and become the caller's. -EPIPE: closed;
+ * -EAGAIN: nothing there (non-blocking); -EBADMSG: not a JSON object or too long. */
+int control_receive(int fd, json_t **out, int fds[CONTROL_FDS_MAX], unsigned *fd_count,
+		    struct error *e) MUST_CHECK;
+
+#endif
