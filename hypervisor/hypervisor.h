@@ -100,7 +100,11 @@ struct disk_request {
 	uint64_t offset, length; /* bytes, multiples of 512; 0 for a flush */
 	const struct iovec *iov; /* guest memory; `length` bytes in all */
 	int iov_count;
-	/* Called once, on the loop's thread, without the device lock; rc is 0 or -errno. */
+	/* DISK_WRITE, DISK_WRITE_ZEROES: done() only when the data is on stable storage. A
+	 * wrapper hands it down; a back end with write_through behaves as if it was set. */
+	bool durable;
+	/* Called once, without the device lock, on the loop's thread or in drain(); rc is 0
+	 * or -errno. */
 	void (*done)(struct disk_request *r, int rc);
 };
 struct disk_backend;
@@ -108,7 +112,11 @@ struct disk_backend_ops {
 	/* Queue the request; it ends in done(), never inside submit(). Device lock
 	 * held. An error return means that done() will not be called. */
 	int (*submit)(struct disk_backend *b, struct disk_request *r);
-	void (*destroy)(struct disk_backend *b); /* waits for what is in flight */
+	/* Returns when done() has returned for everything that was submitted; may call
+	 * done() itself. Any thread, device lock not held, nobody submits meanwhile. Before
+	 * guest memory is freed or loaded anew, no transfer to it may be in flight. */
+	void (*drain)(struct disk_backend *b);
+	void (*destroy)(struct disk_backend *b); /* drains */
 };
 struct disk_backend {
 	const struct disk_backend_ops *ops;

@@ -104,7 +104,8 @@ int virtio_console_create(struct vm *vm, struct error *e) MUST_CHECK;
 #define LAYOUT_ACPI_TABLES   UINT64_C(0x000e0000) /* RSDP and tables, reserved in the E820 map */
 #define LAYOUT_PM_BASE       0x600u               /* PM1a event 4 bytes, control 2 bytes */
 #define LAYOUT_S5_TYPE       5u                   /* SLP_TYP that turns the machine off */
-#define LAYOUT_RESET_PORT    0xcf9u
+#define LAYOUT_S5_TYPE       5u                   /* SLP_TYP of S5, also in \_S5 of the DSDT */
+#define LAYOUT_RESET_PORT    0xcf9u               /* write 6 (bit 2 resets); pci.c owns 0xcf8.. */
 #define LAYOUT_RESET_VALUE   0x06u
 #define LAYOUT_SERIAL_GSI    4u
 #define LAYOUT_ACPI_GSI      9u
