@@ -14,7 +14,8 @@
 struct engine;
 
 enum exit_kind {
-	EXIT_INTERRUPTED, /* kicked, or a signal: look for requests, run again */
+	EXIT_INTERRUPTED, /* kicked, or a signal: look for requests, run again. No
+			     half-done instruction: an answered read has been finished */
 	EXIT_PIO,
 	EXIT_MMIO,
 	EXIT_SHUTDOWN, /* triple fault */
@@ -56,7 +57,7 @@ struct engine_params {
 	unsigned vcpus;
 	struct memory *memory;
 	uint64_t seed; /* sim */
-	void *device_ctx;
+	void *device_ctx; /* the struct vm */
 };
 
 struct engine_ops {
@@ -70,19 +71,21 @@ struct engine_ops {
 
 	int (*vcpu_boot)(struct engine *en, const struct boot_entry *entry,
 			 struct error *e);     /* vCPU 0 */
-	int (*vcpus_reset)(struct engine *en); /* all vCPUs and chips to power-on state */
-	/* Run on the vCPU's own thread until something needs the machine. */
+	/* All vCPUs and chips to the state that create() left; all vCPUs stand still. */
+	int (*vcpus_reset)(struct engine *en);
+	/* Run on the vCPU's own thread until something needs the machine. A stepped
+	 * engine makes one step of its fake guest. */
 	void (*vcpu_run)(struct engine *en, unsigned vcpu, struct vcpu_exit *exit);
-	/* Any thread: make vcpu_run() return soon (EXIT_INTERRUPTED), now or at its next call. */
+	/* Any thread: make vcpu_run() return EXIT_INTERRUPTED, now or at its next call
+	 * (after the exits that finish a half-done instruction). */
 	void (*vcpu_kick)(struct engine *en, unsigned vcpu);
-	/* Its own thread: finish a half-done instruction (an answered PIO or MMIO
-	 * read) without running further, so that the state is between instructions. */
-	int (*vcpu_settle)(struct engine *en, unsigned vcpu);
-
-	/* Sections of vCPUs, chips and clock. Save: all vCPUs stand still. */
+	/* Sections of vCPUs, chips and clock: ids from STATE_VCPU to below STATE_SERIAL.
+	 * All vCPUs stand still. The check changes nothing, looks at every section of
+	 * that range and refuses the mandatory ones that it does not know; the load is
+	 * only called with a state that passed the check. */
 	int (*state_save)(struct engine *en, struct buf *out, struct error *e);
+	int (*state_check)(struct engine *en, const struct state_view *state, struct error *e);
 	int (*state_load)(struct engine *en, const struct state_view *state, struct error *e);
-	/* After load, before run: nothing may be lost that was pending. */
 	int (*after_pause)(struct engine *en); /* each resume: KVM_KVMCLOCK_CTRL and the like */
 
 	int (*irq_line)(struct engine *en, unsigned gsi, bool level);
@@ -94,6 +97,9 @@ struct engine_ops {
 	int (*log_dirty)(struct engine *en, bool on);
 	int (*dirty_harvest)(struct engine *en, uint64_t *map); /* ORs in; RAM pages */
 };
+
+/* By name, or the best usable one for "auto"; NULL with the reason in `e`. */
+const struct engine_ops *engine_find(const char *name, struct error *e);
 
 extern const struct engine_ops engine_kvm;
 extern const struct engine_ops engine_sim;

@@ -4,6 +4,9 @@
  * 0, the rest from 4 GiB on. Whatever the VMM itself writes goes through here,
  * because no engine sees it: memory_mark() is the one call that logs it.
  * Mark after the write: a page marked first could be copied before it changes.
+ * Bits are set whether or not anyone logs, by one atomic OR: then a write is either
+ * before a harvest's exchange of that word (and seen by the copy that follows it)
+ * or reported by the next one. A flag "logging" would need a fence on each side.
  * Private to hypervisor/.
  */
 #ifndef POLLUX_HYPERVISOR_MEMORY_H
@@ -20,8 +23,7 @@ struct memory {
 	int fd;
 	uint8_t *base;
 	uint64_t size;
-	_Atomic uint64_t *dirty; /* one bit a RAM page; written by devices only */
-	atomic_bool logging;
+	_Atomic uint64_t *dirty; /* one bit a RAM page; set by memory_mark(), always */
 };
 
 struct memory_region {
@@ -37,7 +39,7 @@ void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
 void memory_mark(struct memory *m, uint64_t gpa, uint64_t len);
 int memory_read(const struct memory *m, uint64_t gpa, void *out, size_t len) MUST_CHECK;
 int memory_write(struct memory *m, uint64_t gpa, const void *data, size_t len) MUST_CHECK;
-/* Move the logged bits into `map` (OR) and forget them. */
+/* Move the logged bits into `map` (OR) and forget them; `map` may be NULL. */
 void memory_harvest(struct memory *m, uint64_t *map);
 
 #endif
