@@ -17,8 +17,8 @@
 /* ---- buses ----------------------------------------------------------- */
 
 struct bus_ops {
-	/* `at` is relative to the range. `data` holds 1, 2, 4 or 8 bytes; any other
-	 * access is split or refused by the bus. Device lock held. */
+	/* `at` is relative to the range, which holds the whole access of 1, 2, 4 or 8
+	 * bytes; any other is split into octets by the bus. Device lock held. */
 	void (*read)(void *dev, uint64_t at, void *data, unsigned size);
 	void (*write)(void *dev, uint64_t at, const void *data, unsigned size);
 };
@@ -29,9 +29,11 @@ struct bus_range {
 };
 #define BUS_RANGES_MAX 64
 struct bus {
-	struct bus_range ranges[BUS_RANGES_MAX];
+	struct bus_range ranges[BUS_RANGES_MAX]; /* smallest first */
 	unsigned count;
 };
+/* A range may lie wholly inside another: the innermost that holds the access gets
+ * it. -EEXIST when two are equal or cross. */
 int bus_add(struct bus *b, uint64_t base, uint64_t size, const struct bus_ops *ops,
 	    void *dev) MUST_CHECK;
 void bus_remove(struct bus *b, const void *dev, uint64_t base);

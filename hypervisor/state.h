@@ -23,6 +23,7 @@ enum state_id {
 	STATE_PIT = 5,
 	STATE_CLOCK = 6,
 	STATE_SIM = 7,
+	STATE_CPUID = 8,
 	STATE_SERIAL = 16,
 	STATE_RTC = 17,
 	STATE_ACPI = 18,
@@ -34,6 +35,7 @@ enum state_id {
 };
 #define STATE_MANDATORY    1u
 #define STATE_SECTIONS_MAX 128
+#define STATE_VERSION      1u
 
 struct state_section {
 	uint16_t id, instance, version, flags;
@@ -47,12 +49,12 @@ struct state_view {
 	unsigned count;
 };
 
-void state_start(struct buf *b);
-/* Returns where the section began, for state_section_end(). */
+/* Each returns where it began, for its end. */
+size_t state_start(struct buf *b);
 size_t state_section_begin(struct buf *b, uint16_t id, uint16_t instance, uint16_t version,
 			   uint16_t flags);
 void state_section_end(struct buf *b, size_t began);
-int state_finish(struct buf *b) MUST_CHECK;
+int state_finish(struct buf *b, size_t began) MUST_CHECK;
 
 int state_open(const void *data, size_t n, struct state_view *out, struct error *e) MUST_CHECK;
 /* NULL when there is none. */

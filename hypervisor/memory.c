@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hypervisor/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "hypervisor/hypervisor.h"
+
+#define MEMORY_ALIGN UINT64_C(0x200000)
+
+static int memory_file(uint64_t size, int *out, struct error *e)
+{
+	int rc, fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return error_set(e, -errno, "cannot make the file for guest memory: %s",
+				 strerror(errno));
+	/* A file that cannot shrink cannot raise SIGBUS in us. */
+	if (ftruncate(fd, (off_t)size) ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+		rc = -errno;
+		close(fd);
+		return error_set(e, rc, "cannot size guest memory to %llu bytes: %s",
+				 (unsigned long long)size, strerror(-rc));
+	}
+	*out = fd;
+	return 0;
+}
+
+static int memory_map(struct memory *m, struct error *e)
+{
+	void *base =
+		mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+
+	if (base == MAP_FAILED)
+		return error_set(e, -errno, "cannot map %llu bytes of guest memory: %s",
+				 (unsigned long long)m->size, strerror(errno));
+	m->base = base;
+	/* Advice only: without huge pages all works, slower. A core dump is not the
+	 * place for a guest's memory. */
+	(void)madvise(base, m->size, MADV_HUGEPAGE);
+	(void)madvise(base, m->size, MADV_DONTDUMP);
+	return 0;
+}
+
+int memory_create(struct memory *m, uint64_t size, struct error *e)
+{
+	int rc;
+
+	*m = (struct memory){.fd = -1, .size = size};
+	if (!size || size % MEMORY_ALIGN)
+		return error_set(e, -EINVAL, "guest memory must be a multiple of 2 MiB");
+	rc = memory_file(size, &m->fd, e);
+	if (rc)
+		return rc;
+	rc = memory_map(m, e);
+	if (rc)
+		goto out_fd;
+	m->dirty = calloc(bitmap_words(size / VM_PAGE_SIZE), sizeof(*m->dirty));
+	if (!m->dirty) {
+		rc = error_set(e, -ENOMEM, "no memory for the bitmap of dirty pages");
+		goto out_map;
+	}
+	return 0;
+
+out_map:
+	munmap(m->base, size);
+	m->base = NULL;
+out_fd:
+	close(m->fd);
+	m->fd = -1;
+	return rc;
+}
+
+void memory_destroy(struct memory *m)
+{
+	if (m->base)
+		munmap(m->base, m->size);
+	if (m->fd >= 0)
+		close(m->fd);
+	free(m->dirty);
+	*m = (struct memory){.fd = -1};
+}
+
+unsigned memory_regions(const struct memory *m, struct memory_region out[2])
+{
+	uint64_t low = m->size < MEMORY_HOLE_START ? m->size : MEMORY_HOLE_START;
+
+	out[0] = (struct memory_region){.gpa = 0, .offset = 0, .size = low};
+	if (low == m->size)
+		return 1;
+	out[1] = (struct memory_region){
+		.gpa = MEMORY_HIGH_START, .offset = low, .size = m->size - low};
+	return 2;
+}
+
+/* Where [gpa, gpa+len) lies in the file; false unless one region holds all of it. */
+static bool memory_offset(const struct memory *m, uint64_t gpa, uint64_t len, uint64_t *offset)
+{
+	struct memory_region regions[2];
+	unsigned count = memory_regions(m, regions);
+
+	for (unsigned i = 0; i < count; i++) {
+		const struct memory_region *r = &regions[i];
+
+		if (gpa < r->gpa || gpa - r->gpa >= r->size)
+			continue;
+		if (len > r->size - (gpa - r->gpa))
+			return false;
+		*offset = r->offset + (gpa - r->gpa);
+		return true;
+	}
+	return false;
+}
+
+void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len)
+{
+	uint64_t offset;
+
+	return memory_offset(m, gpa, len, &offset) ? m->base + offset : NULL;
+}
+
+void memory_mark(struct memory *m, uint64_t gpa, uint64_t len)
+{
+	uint64_t offset;
+
+	if (!len || !memory_offset(m, gpa, len, &offset))
+		return;
+	for (uint64_t page = offset / VM_PAGE_SIZE; page <= (offset + len - 1) / VM_PAGE_SIZE;
+	     page++)
+		atomic_fetch_or(&m->dirty[page / 64], UINT64_C(1) << (page % 64));
+}
+
+int memory_read(const struct memory *m, uint64_t gpa, void *out, size_t len)
+{
+	const void *at = memory_at(m, gpa, len);
+
+	if (!at)
+		return -EFAULT;
+	memcpy(out, at, len);
+	return 0;
+}
+
+int memory_write(struct memory *m, uint64_t gpa, const void *data, size_t len)
+{
+	void *at = memory_at(m, gpa, len);
+
+	if (!at)
+		return -EFAULT;
+	memcpy(at, data, len);
+	memory_mark(m, gpa, len);
+	return 0;
+}
+
+void memory_harvest(struct memory *m, uint64_t *map)
+{
+	size_t words = bitmap_words(m->size / VM_PAGE_SIZE);
+
+	for (size_t i = 0; i < words; i++) {
+		uint64_t bits;
+
+		/* The plain look may miss a bit set just now: the next harvest reports it,
+		 * and its page was written after this one began. */
+		if (!atomic_load_explicit(&m->dirty[i], memory_order_relaxed))
+			continue;
+		bits = atomic_exchange(&m->dirty[i], 0);
+		if (map)
+			map[i] |= bits;
+	}
+}
