@@ -70,10 +70,11 @@ int vm_config_parse(const char *text, const char *origin, struct vm_config *out,
 
 struct net_backend;
 struct net_backend_ops {
-	/* One Ethernet frame, without virtio header. Called with the device lock
-	 * held. 0 = taken (copied or sent). -EAGAIN = full: the NIC stops and keeps
-	 * the frame until `writable` is called. Other errors: the frame is dropped
-	 * and counted. */
+	/* One Ethernet frame, without virtio header. One call at a time, from any
+	 * thread (a NIC calls with the device lock held, a netbuf without).
+	 * 0 = taken (copied or sent). -EAGAIN = full: the sender stops and keeps the
+	 * frame until `writable` is called. Other errors: the frame is dropped and
+	 * counted. */
 	int (*send)(struct net_backend *b, const struct iovec *iov, int iov_count);
 	/* Stop or go on reading inbound frames (the guest has no free buffer). Device lock held. */
 	void (*set_receiving)(struct net_backend *b, bool on);
@@ -109,8 +110,9 @@ struct disk_request {
 };
 struct disk_backend;
 struct disk_backend_ops {
-	/* Queue the request; it ends in done(), never inside submit(). Device lock
-	 * held. An error return means that done() will not be called. */
+	/* Queue the request; it ends in done(), never inside submit(). One call at a
+	 * time, from any thread (virtio-blk calls with the device lock
+	 * held, a mirror without). An error return means that done() will not be called. */
 	int (*submit)(struct disk_backend *b, struct disk_request *r);
 	/* Returns when done() has returned for everything that was submitted; may call
 	 * done() itself. Any thread, device lock not held, nobody submits meanwhile. Before
