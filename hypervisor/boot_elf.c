@@ -119,14 +119,27 @@ static int entry_check(const struct kernel_image *k, struct error *e)
 {
 	if (!k->segment_count)
 		return bad(e, "it has nothing to load (PT_LOAD)");
-	if (!k->entry)
-		return bad(e, "it has no PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY; "
-			      "Linux: CONFIG_PVH)");
 	for (unsigned i = 0; i < k->segment_count; i++)
 		if (k->entry >= k->segments[i].gpa &&
 		    k->entry - k->segments[i].gpa < k->segments[i].file_size)
 			return 0;
 	return bad(e, "its PVH entry point lies outside of its segments");
+}
+
+/* Two rounds, notes first: of a program that is no kernel it is the missing note
+ * that should be named, not where its segments lie. */
+static int headers_read(const uint8_t *p, const Elf64_Ehdr *eh, size_t n, uint32_t type,
+			struct kernel_image *out, struct error *e)
+{
+	int rc = 0;
+	for (unsigned i = 0; !rc && i < eh->e_phnum; i++) {
+		Elf64_Phdr ph;
+		memcpy(&ph, p + eh->e_phoff + i * sizeof(ph), sizeof(ph));
+		if (ph.p_type != type)
+			continue;
+		rc = type == PT_LOAD ? segment_add(&ph, n, out, e) : notes_read(p, &ph, n, out, e);
+	}
+	return rc;
 }
 
 int elf_parse(const void *data, size_t n, struct kernel_image *out, struct error *e)
@@ -138,14 +151,13 @@ int elf_parse(const void *data, size_t n, struct kernel_image *out, struct error
 	out->initrd_limit = MEMORY_HOLE_START;
 	out->cmdline_max = BOOT_CMDLINE_MAX - 1;
 	int rc = header_check(p, n, &eh, e);
-	for (unsigned i = 0; !rc && i < eh.e_phnum; i++) {
-		Elf64_Phdr ph;
-		memcpy(&ph, p + eh.e_phoff + i * sizeof(ph), sizeof(ph));
-		if (ph.p_type == PT_LOAD)
-			rc = segment_add(&ph, n, out, e);
-		else if (ph.p_type == PT_NOTE)
-			rc = notes_read(p, &ph, n, out, e);
-	}
+	if (!rc)
+		rc = headers_read(p, &eh, n, PT_NOTE, out, e);
+	if (!rc && !out->entry)
+		rc = bad(e, "it has no PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY; "
+			    "Linux: CONFIG_PVH)");
+	if (!rc)
+		rc = headers_read(p, &eh, n, PT_LOAD, out, e);
 	return rc ? rc : entry_check(out, e);
 }
 
