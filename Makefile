@@ -159,6 +159,19 @@ one-test: $(BUILD)/$(T:.c=) $(GUESTS)
 sim: $(SIM)
 	$(SIM) $(SIM_ARGS)
 
+# ---- lint ------------------------------------------------------------------------
+
+.PHONY: lint layers
+lint:
+	tests/lint/lint.py
+# "folder: folders it may use", for lint
+layers:
+	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:
+
+.PHONY: deps
+deps:
+	packaging/install-packages.sh
+
 .PHONY: clean
 clean:
 	rm -rf build build-* $(PROGRAMS)
