@@ -41,7 +41,9 @@ struct disk_backend *mirror_source_backend(struct mirror_source *m);
  * a thread of its own, at most `bytes_per_second` (0 = no limit). */
 int mirror_source_start(struct mirror_source *m, mirror_emit_fn *emit, void *ctx,
 			uint64_t bytes_per_second, void (*on_synced)(void *ctx, int rc)) MUST_CHECK;
-void mirror_source_stop(struct mirror_source *m); /* no emit call is running or comes after this */
+/* No emit call is running or comes after this. One that waits must have been made
+ * to fail first: stop waits for it. */
+void mirror_source_stop(struct mirror_source *m);
 void mirror_source_progress(struct mirror_source *m, struct mirror_progress *out);
 
 /* ---- target ------------------------------------------------------------ */
