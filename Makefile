@@ -43,13 +43,15 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 EXTRA_CFLAGS ?=
 
-WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter -Wstrict-prototypes -Wmissing-prototypes -Wvla
+WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+	$(if $(filter clang%,$(CC)),-Wno-gnu-variable-sized-type-not-at-end)
 ifeq ($(SAN),)
 HARDENING := -O2 -D_FORTIFY_SOURCE=2
 else
 # gcc's flow warnings are guesses once the sanitizers have rewritten the code.
 HARDENING := -O1 -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all \
-	$(if $(filter gcc%,$(CC)),-Wno-maybe-uninitialized -Wno-format-truncation -Wno-stringop-overflow)
+	$(if $(filter gcc%,$(CC)),-Wno-maybe-uninitialized -Wno-format-truncation \
+		-Wno-stringop-overflow -Wno-tsan)
 LINK_SAN := -fsanitize=$(SAN)
 endif
 ifdef FUZZ
@@ -149,21 +151,75 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(call archives,$(call closure,agent))
 	$(call say,LINK)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(call libs,$(call closure,agent))
 $(BUILD)/tests/fuzz/%.o: WARNINGS += -Wno-missing-prototypes
 
-.PHONY: unit-programs unit one-test sim
+RUN_TESTS = @POLLUX_BUILD=$(BUILD) $(FIXED_ADDRESSES) tests/run_tests.py $(RESULTS:%=--results %) $(LABEL:%=--label %)
+# Thread sanitizer needs its shadow where some kernels' address randomisation would put the program.
+FIXED_ADDRESSES := $(if $(filter thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
+
+.PHONY: unit-programs sim-program fuzzers guests
 unit-programs: $(UNIT) $(GUESTS)
+sim-program: $(SIM)
+fuzzers: $(FUZZERS)
+guests: $(GUESTS)
+
+.PHONY: unit unit-run unit-threads-run one-test sim sim-run
 unit: unit-programs
-	@rc=0; for t in $(UNIT); do POLLUX_BUILD=$(BUILD) $$t || { rc=1; echo "FAILED $$t"; }; done; exit $$rc
+	$(RUN_TESTS) $(UNIT)
+# The -run targets build nothing: what did not build fails, the others still run.
+unit-run:
+	$(RUN_TESTS) $(UNIT)
+# Those that start threads, for SAN=thread.
+unit-threads-run:
+	$(RUN_TESTS) $$(for t in $(UNIT); do \
+		nm $$t 2>&1 | grep -Eq ' T thread_start$$| U pthread_create|No such file' && echo $$t; done)
 # make one-test T=tests/unit/base/test_buf.c
 one-test: $(BUILD)/$(T:.c=) $(GUESTS)
-	POLLUX_BUILD=$(BUILD) $(BUILD)/$(T:.c=)
+	POLLUX_BUILD=$(BUILD) $(FIXED_ADDRESSES) $(BUILD)/$(T:.c=)
+RUN_SIM = $(RUN_TESTS) --live --timeout 900 \
+	$(if $(SIM),"$(SIM) $(SIM_ARGS)","echo 'sim all skipped (tests/sim is empty)'")
 sim: $(SIM)
-	$(SIM) $(SIM_ARGS)
+	$(RUN_SIM)
+sim-run:
+	$(RUN_SIM)
+
+# `make fuzz-brief` is part of `make check`; `make fuzz` gives each an hour, or FUZZ_SECONDS.
+FUZZ_BUILD = BUILD=$(BUILD)-asan CC=clang SAN=address,undefined FUZZ=1
+FUZZ_SECONDS ?= 10
+fuzz_name = $(patsubst fuzz_%,%,$(notdir $1))
+fuzz_command = "$1 -seed=1 -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=3000 \
+	-artifact_prefix=$(BUILD)/corpus/$(call fuzz_name,$1)- -print_final_stats=1 \
+	$(BUILD)/corpus/$(call fuzz_name,$1) $(wildcard tests/fuzz/corpus/$(call fuzz_name,$1))"
+.PHONY: fuzz-run fuzz-brief fuzz
+fuzz-run:
+	@mkdir -p $(foreach f,$(FUZZERS),$(BUILD)/corpus/$(call fuzz_name,$f)) $(BUILD)
+	$(if $(FUZZERS),$(RUN_TESTS) --timeout $$(($(FUZZ_SECONDS) + 60)) \
+		$(foreach f,$(FUZZERS),$(call fuzz_command,$f)))
+fuzz-brief:
+	$(MAKE) $(FUZZ_BUILD) fuzzers
+	$(MAKE) $(FUZZ_BUILD) fuzz-run
+fuzz:
+	$(MAKE) $(FUZZ_BUILD) fuzzers
+	$(MAKE) $(FUZZ_BUILD) fuzz-run FUZZ_SECONDS=$(if $(filter-out file,$(origin FUZZ_SECONDS)),$(FUZZ_SECONDS),3600)
+
+# End to end, in emulated hosts; prints `scenario NAME ok|FAILED|skipped (reason)` lines.
+.PHONY: scenario scenario-run
+RUN_SCENARIO = $(RUN_TESTS) --live --timeout 1080 \
+	$(or $(wildcard tests/scenario/run-all),"echo 'scenario all skipped (tests/scenario/run-all is not there)'")
+scenario: programs guests
+	$(RUN_SCENARIO)
+scenario-run:
+	$(RUN_SCENARIO)
+
+.PHONY: check
+check: deps
+	tests/check.py $(BUILD)
 
 # ---- lint ------------------------------------------------------------------------
 
-.PHONY: lint layers
+.PHONY: lint lint-test layers
 lint:
-	tests/lint/lint.py
+	$(RUN_TESTS) tests/lint/lint.py
+lint-test:
+	$(RUN_TESTS) tests/lint/test_lint.sh
 # "folder: folders it may use", for lint
 layers:
 	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:

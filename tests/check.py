@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`make check`: every phase in turn, then the totals.
+
+Usage: check.py BUILD
+
+Each phase is a make target.  One that runs tests leaves its results in a file
+(see run_tests.py); any other counts as one test.  A failed phase does not stop
+the next.  Logs are kept in BUILD/check/.  The last line has the totals of all.
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+SANITIZED = ["CC=clang", "SAN=address,undefined", "FUZZ=1"]
+EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "guests"]
+
+
+def phases(build):
+    """(name, arguments for make)"""
+    yield "lint", [f"BUILD={build}", "lint"]
+    yield "lint-test", [f"BUILD={build}", "lint-test"]
+    yield "build-gcc", [f"BUILD={build}", "CC=gcc", *EVERYTHING]
+    yield "build-clang", [f"BUILD={build}-clang", "CC=clang", *EVERYTHING]
+    yield "unit", [f"BUILD={build}", "CC=gcc", "unit-run"]
+    yield "build-asan", [f"BUILD={build}-asan", *SANITIZED, *EVERYTHING, "fuzzers"]
+    yield "unit-asan", [f"BUILD={build}-asan", *SANITIZED, "unit-run"]
+    yield "build-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-programs"]
+    yield "unit-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-threads-run"]
+    yield "sim", [f"BUILD={build}", "CC=gcc", "sim-run"]
+    yield "fuzz", [f"BUILD={build}-asan", *SANITIZED, "fuzz-run"]
+    yield "scenario", [f"BUILD={build}", "CC=gcc", "scenario-run"]
+
+
+def results_read(path):
+    """[(verdict, label, name, reason)]"""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        return [tuple(line.rstrip("\n").split("\t")) for line in f]
+
+
+def make(name, arguments, folder, results):
+    """Run one phase, its output to the terminal only when it says something went wrong."""
+    log = os.path.join(folder, f"{name}.log")
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    command = ["make", "--no-print-directory", "-k", f"-j{os.cpu_count() or 1}",
+               f"RESULTS={results}", f"LABEL={name}", *arguments]
+    with open(log, "w", encoding="utf-8") as f:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   env=env, text=True, errors="replace")
+        for line in process.stdout:
+            f.write(line)
+            if line.startswith("    "):  # a result as it comes, of a phase that takes minutes
+                print(line, end="", flush=True)
+        code = process.wait()
+    if code:
+        with open(log, encoding="utf-8") as f:
+            print(f.read()[-12000:])
+    return code
+
+
+def count(results):
+    return {v: sum(r[0] == v for r in results) for v in ("ok", "FAILED", "skipped")}
+
+
+def sentence(results):
+    n = count(results)
+    return f"{n['ok']} passed, {n['FAILED']} failed, {n['skipped']} skipped"
+
+
+def main():
+    build = sys.argv[1]
+    folder = os.path.join(build, "check")
+    os.makedirs(folder, exist_ok=True)
+    everything, start = [], time.monotonic()
+    for name, arguments in phases(build):
+        print(f"{name} ...", flush=True)
+        path, before = os.path.join(folder, f"{name}.results"), time.monotonic()
+        if os.path.exists(path):
+            os.remove(path)
+        code = make(name, arguments, folder, path)
+        results = results_read(path)
+        if code and not count(results)["FAILED"]:
+            results.append(("FAILED", name, name, f"make exits {code}, see {folder}/{name}.log"))
+        if not code and not results:
+            results.append(("ok", name, name, ""))
+        print(f"{name}: {sentence(results)} in {time.monotonic() - before:.1f} s", flush=True)
+        everything += results
+    print()
+    for verdict, label, name, reason in everything:
+        if verdict != "ok":
+            print(f"{verdict} {label}: {name}{f' ({reason})' if reason else ''}")
+    print(f"All of it took {time.monotonic() - start:.0f} s; logs in {folder}/")
+    print(sentence(everything))
+    sys.exit(1 if count(everything)["FAILED"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs test programs and counts single tests.
+
+Usage: run_tests.py [--label L] [--results FILE] [--timeout S] [--jobs N] [--live] PROGRAM...
+
+A PROGRAM is a path, or a quoted command line.  Two kinds of output count:
+  cmocka's TAP (asked for through the environment): one result a test;
+  lines `test|sim|fuzz|scenario NAME ok|FAILED|skipped (REASON)`.
+A program that prints neither counts as one test by its exit code.  One that
+exits badly, ends early or takes too long is a failure whatever it printed.
+What a failing program said is shown; results are appended to FILE as
+`ok|FAILED|skipped<TAB>LABEL<TAB>NAME<TAB>REASON` lines.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+
+TAP_PLAN = re.compile(r"^1\.\.(\d+)\s*$")
+TAP_RESULT = re.compile(r"\b(not ok|ok) (\d+) (- |# SKIP )(\S+)\s*$")
+OUR_RESULT = re.compile(r"^(?:test|sim|fuzz|scenario) (\S+) (ok|FAILED|skipped)\b\s*(?:\((.*)\))?")
+
+
+class Result:
+    def __init__(self, verdict, name, reason=""):
+        self.verdict, self.name, self.reason = verdict, name, reason
+
+
+def parse(name, text):
+    """The single results in what a program printed. A skip's reason is the line before it."""
+    results, planned, tap_seen, said = [], 0, 0, ""
+    for line in text.splitlines():
+        plan, tap, ours = TAP_PLAN.match(line), TAP_RESULT.search(line), OUR_RESULT.match(line)
+        if plan:
+            planned += int(plan.group(1))
+        elif tap:
+            tap_seen += 1
+            test = f"{name}/{tap.group(4)}"
+            if tap.group(3) == "# SKIP ":
+                results.append(Result("skipped", test, said or "no reason given"))
+            else:
+                results.append(Result("ok" if tap.group(1) == "ok" else "FAILED", test))
+            said = ""
+        elif ours:
+            results.append(Result(ours.group(2), ours.group(1), ours.group(3) or ""))
+        elif line.strip() and not line.startswith("#"):
+            said = line.strip()
+    if tap_seen != planned:
+        results.append(Result("FAILED", name, f"{tap_seen} of {planned} tests were run"))
+    return results
+
+
+def conclude(name, results, code, overtime):
+    """Add what the exit code says and the output does not."""
+    failed = any(r.verdict == "FAILED" for r in results)
+    if overtime:
+        results.append(Result("FAILED", name, f"not done after {overtime} s"))
+    elif code < 0:
+        results.append(Result("FAILED", name, f"ended by {signal.Signals(-code).name}"))
+    elif code and not failed:
+        results.append(Result("FAILED", name, f"exit code {code}"))
+    elif not results:
+        results.append(Result("ok", name))
+    return results
+
+
+def output(process, live):
+    """Everything a program prints; single results also go to the terminal at once."""
+    text = []
+    for raw in process.stdout:
+        line = raw.decode(errors="replace")
+        text.append(line)
+        if live and OUR_RESULT.match(line):
+            print("    " + line.rstrip(), flush=True)
+    return "".join(text)
+
+
+def run(command, timeout, live):
+    words = shlex.split(command)
+    name = re.sub(r"^.*?tests/(unit/)?", "", words[0])
+    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="TAP")
+    late = threading.Event()
+    try:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, env=env, start_new_session=True)
+    except OSError as e:
+        return name, f"{command}: {e}\n", [Result("FAILED", name, str(e))]
+
+    def expire():
+        late.set()
+        os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(timeout, expire)
+    timer.start()
+    text = output(process, live)
+    code = process.wait()
+    timer.cancel()
+    return name, text, conclude(name, parse(name, text), code, timeout if late.is_set() else 0)
+
+
+def show(name, text, results):
+    failures = [r for r in results if r.verdict == "FAILED"]
+    if not failures:
+        return
+    print(f"---- {name} " + "-" * max(0, 70 - len(name)))
+    print(text[-8000:].rstrip())
+    for r in failures:
+        print(f"FAILED {r.name}{': ' + r.reason if r.reason else ''}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--label", default="")
+    parser.add_argument("--results")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds for one program")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--live", action="store_true", help="show single results as they come")
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM")
+    args = parser.parse_args()
+    everything = []
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [pool.submit(run, p, args.timeout, args.live) for p in args.programs]
+        for job in concurrent.futures.as_completed(jobs):
+            name, text, results = job.result()
+            show(name, text, results)
+            sys.stdout.flush()
+            everything += results
+    if args.results:
+        with open(args.results, "a", encoding="utf-8") as f:
+            for r in sorted(everything, key=lambda r: r.name):
+                f.write(f"{r.verdict}\t{args.label}\t{r.name}\t{r.reason}\n")
+    count = {v: sum(r.verdict == v for r in everything) for v in ("ok", "FAILED", "skipped")}
+    for r in everything:
+        if r.verdict == "skipped" and not args.results:
+            print(f"skipped {r.name} ({r.reason})")
+    print(f"{count['ok']} passed, {count['FAILED']} failed, {count['skipped']} skipped")
+    sys.exit(1 if count["FAILED"] else 0)
+
+
+if __name__ == "__main__":
+    main()
