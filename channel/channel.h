@@ -10,8 +10,9 @@
  *
  * Threads. One thread may receive while others send; senders take turns.
  *          channel_shutdown() may be called from any thread and ends all waits.
- * Time.    Every operation has a deadline in clock_ns() time; past it -ETIMEDOUT,
- *          and the channel is then of no more use but to be closed.
+ * Time.    Every operation has a deadline in clock_ns() time, UINT64_MAX = none; past it
+ *          -ETIMEDOUT. A send that ends so leaves half a record behind: the channel can
+ *          then only be closed. A receive may be repeated, nothing is lost.
  */
 #ifndef POLLUX_CHANNEL_H
 #define POLLUX_CHANNEL_H
@@ -22,6 +23,7 @@
 
 #define SESSION_ID_SIZE     16
 #define SESSION_KEY_SIZE    32
+#define RECORD_HEADER_SIZE  8
 #define CHANNEL_RECORD_MAX  (8u << 20) /* payload bytes of one record */
 #define CHANNEL_STREAMS_MAX 17         /* control and 16 bulk streams */
 
@@ -55,7 +57,8 @@ void channel_identity_free(struct channel_identity *id);
 
 struct channel_auth {
 	const struct channel_identity *identity; /* certificates, or NULL for a PSK: */
-	const char *expect_peer; /* client: the name (DNS SAN) that the server must prove */
+	const char *expect_peer; /* client: the name (DNS SAN) that the server must prove; its
+				    role must be "peer". A server checks the role itself. */
 	uint8_t session[SESSION_ID_SIZE];
 	uint16_t stream; /* bound into the PSK identity: a stream cannot pose as another */
 	uint8_t key[SESSION_KEY_SIZE];
@@ -81,20 +84,23 @@ struct record {
 
 int channel_send(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
 		 int iov_count, uint64_t deadline) MUST_CHECK;
-/* -EPIPE: the peer closed in good order (close_notify); -ECONNRESET: it did not. */
+/* -EPIPE: the peer closed in good order (close_notify) between two records;
+ * -ECONNRESET: it did not; -EACCES: it refused us (a TLS alert). With deadline 0 it
+ * does not wait: -EAGAIN when no whole record has come yet. */
 int channel_receive(struct channel *c, struct record *out, uint64_t deadline) MUST_CHECK;
-/* For an event loop: the socket, and whether a receive would find bytes that are
- * already decrypted (then do not wait for the socket). */
+/* For an event loop: the socket; and whether a receive with deadline 0 would give
+ * something (a record or the end) without further bytes from the socket. */
 int channel_fd(const struct channel *c);
-bool channel_pending(const struct channel *c);
-uint64_t channel_bytes_sent(const struct channel *c);
+bool channel_pending(struct channel *c);
+uint64_t channel_bytes_sent(const struct channel *c); /* on the wire, encrypted */
 uint64_t channel_bytes_received(const struct channel *c);
 
 void channel_shutdown(struct channel *c); /* wake everyone; all later calls fail with -ESHUTDOWN */
 void channel_close(struct channel *c);    /* send close_notify if that does not block; free */
 
 /* Decode one record header and payload from bytes: the parser that receive uses,
- * for fuzzing and for captured streams. Returns bytes used, 0 = need more, or -errno. */
+ * for fuzzing and for captured streams. Returns bytes used, 0 = need more, or
+ * -EBADMSG (type 0, unknown flag), -EMSGSIZE (longer than CHANNEL_RECORD_MAX). */
 int64_t record_decode(const uint8_t *data, size_t n, struct record *out);
 
 /* ---- certificates (pollux pki) ----------------------------------------- */
