@@ -59,7 +59,8 @@ HARDENING += -fsanitize=fuzzer-no-link
 endif
 
 PACKAGES := $(sort $(foreach f,$(FOLDERS),$(pkg_$f)))
-CPPFLAGS += -I. -D_GNU_SOURCE $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+PACKAGE_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+CPPFLAGS += -I. -D_GNU_SOURCE $(PACKAGE_CFLAGS)
 CFLAGS = -std=gnu17 -g $(HARDENING) $(WARNINGS) -fstack-protector-strong -pthread $(EXTRA_CFLAGS)
 LDFLAGS += -pthread $(LINK_SAN) -Wl,-z,relro,-z,now
 
@@ -209,27 +210,64 @@ scenario: programs guests
 scenario-run:
 	$(RUN_SCENARIO)
 
-.PHONY: check
-check: deps
-	tests/check.py $(BUILD)
+# ---- lint, packages, the whole check ------------------------------------------------
 
-# ---- lint ------------------------------------------------------------------------
-
-.PHONY: lint lint-test layers
+.PHONY: lint tools-test layers deps check
 lint:
 	$(RUN_TESTS) tests/lint/lint.py
-lint-test:
-	$(RUN_TESTS) tests/lint/test_lint.sh
+# Whether lint refuses what it must, results are counted right, packages get installed.
+tools-test:
+	$(RUN_TESTS) $(wildcard tests/tools/test_*.sh)
 # "folder: folders it may use", for lint
 layers:
 	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:
-
-.PHONY: deps
 deps:
-	packaging/install-packages.sh
+	@packaging/install-packages.sh
+check: deps
+	tests/check.py $(BUILD)
 
-.PHONY: clean
+# ---- install ------------------------------------------------------------------------
+
+# pollux and polluxd look for pollux-vm beside themselves.
+bindir := $(PREFIX)/bin
+mandir := $(PREFIX)/share/man
+unitdir := $(PREFIX)/lib/systemd/system
+exampledir := $(PREFIX)/share/doc/pollux/examples
+INSTALL ?= install
+
+.PHONY: install uninstall
+install: programs
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(unitdir) $(DESTDIR)$(exampledir)
+	$(INSTALL) -m 755 $(BUILT) $(DESTDIR)$(bindir)
+	$(INSTALL) -m 644 $(wildcard packaging/examples/*) $(DESTDIR)$(exampledir)
+	sed 's|@bindir@|$(bindir)|' packaging/polluxd.service >$(DESTDIR)$(unitdir)/polluxd.service
+	chmod 644 $(DESTDIR)$(unitdir)/polluxd.service
+	for page in $(wildcard docs/man/*.[158]); do \
+		$(INSTALL) -D -m 644 $$page $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/} || exit 1; done
+uninstall:
+	rm -f $(PROGRAMS:%=$(DESTDIR)$(bindir)/%) $(DESTDIR)$(unitdir)/polluxd.service
+	rm -f $(foreach m,$(wildcard docs/man/*.[158]),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $m))/$(notdir $m))
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/pollux
+
+.PHONY: clean help
 clean:
 	rm -rf build build-* $(PROGRAMS)
+
+help:
+	@echo 'make            build ./pollux, ./polluxd and ./pollux-vm (in build/)'
+	@echo 'make check      everything: packages, lint, builds, unit tests, simulation, fuzzing, scenarios'
+	@echo 'make demo       a VM survives the death of its host, in a lab of emulated hosts'
+	@echo 'make lab        the same lab, left up;  make lab-down ends it'
+	@echo 'make bench      measure, and print the tables'
+	@echo 'make unit       the unit tests;  make one-test T=tests/unit/base/test_buf.c'
+	@echo 'make sim        the seeded simulation;  SIM_ARGS are its arguments'
+	@echo 'make scenario   the end-to-end tests in the lab'
+	@echo 'make fuzz-brief each fuzzer for FUZZ_SECONDS=10;  make fuzz: for an hour'
+	@echo 'make lint       format, layering, sizes, static analysis'
+	@echo 'make deps       install the Debian packages that are missing (packaging/packages.txt)'
+	@echo 'make install    PREFIX=/usr/local DESTDIR=;  make uninstall'
+	@echo 'make clean      remove build/ and build-*/'
+	@echo
+	@echo 'Variables: BUILD=folder  CC=clang  SAN=address,undefined  SAN=thread  EXTRA_CFLAGS=  V=1'
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

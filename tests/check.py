@@ -21,7 +21,7 @@ EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "guests"]
 def phases(build):
     """(name, arguments for make)"""
     yield "lint", [f"BUILD={build}", "lint"]
-    yield "lint-test", [f"BUILD={build}", "lint-test"]
+    yield "tools-test", [f"BUILD={build}", "tools-test"]
     yield "build-gcc", [f"BUILD={build}", "CC=gcc", *EVERYTHING]
     yield "build-clang", [f"BUILD={build}-clang", "CC=clang", *EVERYTHING]
     yield "unit", [f"BUILD={build}", "CC=gcc", "unit-run"]
