@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's kernel packages, fetched and unpacked into the cache without installing them."""
+import ctypes
+import fcntl
+import lzma
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import zlib
+
+from .place import LabError, cache_dir
+
+HOST_KERNEL = "linux-image-amd64"
+GUEST_KERNEL = "linux-image-cloud-amd64"
+
+
+def _run(argv, **kwargs):
+    try:
+        return subprocess.run(argv, check=True, capture_output=True, **kwargs).stdout
+    except FileNotFoundError:
+        raise LabError(f"{argv[0]} is not installed") from None
+    except subprocess.CalledProcessError as err:
+        detail = err.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["failed"]
+        raise LabError(f"{' '.join(map(str, argv))}: {detail[0]}") from None
+
+
+def package_name(meta):
+    """linux-image-amd64 -> linux-image-6.1.0-NN-amd64, as the package lists have it now; the
+    newest that the cache holds where the lists are absent."""
+    try:
+        text = _run(["apt-cache", "depends", meta], text=True)
+    except LabError:
+        text = ""
+    match = re.search(r"Depends: (linux-image-\d\S*)", text)
+    if match:
+        return match.group(1)
+    pattern = meta.replace("linux-image-", "linux-image-[0-9.]*-[0-9]*-")
+    cached = [p for p in cache_dir().glob(pattern) if re.search(r"-\d+-(cloud-)?amd64$", p.name)]
+    cached = [p for p in cached if ("-cloud-" in p.name) == ("-cloud-" in meta)]
+    if cached:
+        return max(cached, key=lambda p: p.stat().st_mtime).name
+    raise LabError(f"no kernel package {meta} in the package lists: run `apt-get update` as root")
+
+
+def _lz4_legacy(data):
+    """Blocks of at most 8 MiB, each after its compressed size, as `lz4 -l` makes them; the kernel
+    build appends the whole's size. The library is there wherever apt is."""
+    try:
+        decompress = ctypes.CDLL("liblz4.so.1").LZ4_decompress_safe
+    except OSError:
+        raise LabError("liblz4.so.1 is not installed (package liblz4-1)") from None
+    out, at = [], 0
+    buffer = ctypes.create_string_buffer(8 << 20)
+    while at + 8 < len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        got = decompress(data[at + 4:at + 4 + size], buffer, size, len(buffer))
+        if got < 0 or at + 4 + size > len(data):
+            raise LabError("damaged lz4 data in the kernel image")
+        out.append(buffer.raw[:got])
+        at += 4 + size
+    return b"".join(out)
+
+
+def elf_from_bzimage(image):
+    """The ELF kernel inside a bzImage, by the setup header's payload_offset and payload_length
+    (Documentation/arch/x86/boot.rst)."""
+    if len(image) < 0x250 or image[0x202:0x206] != b"HdrS":
+        raise LabError("not a bzImage")
+    setup = (image[0x1f1] or 4) + 1
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    payload = image[setup * 512 + offset:setup * 512 + offset + length]
+    if payload.startswith(b"\xfd7zXZ\0"):
+        elf = lzma.LZMADecompressor().decompress(payload)
+    elif payload.startswith(b"\x1f\x8b"):
+        elf = zlib.decompressobj(31).decompress(payload)
+    elif payload.startswith(b"\x28\xb5\x2f\xfd"):
+        elf = _run(["zstd", "-dc"], input=payload)
+    elif payload.startswith(b"\x02\x21\x4c\x18"):
+        elf = _lz4_legacy(payload[4:])
+    else:
+        raise LabError(f"kernel payload of an unknown kind: {payload[:6].hex()}")
+    if not elf.startswith(b"\x7fELF"):
+        raise LabError("the kernel's payload is not ELF")
+    return elf
+
+
+def _unpack(package, into, say):
+    say(f"fetching {package}")
+    with tempfile.TemporaryDirectory(dir=into.parent) as work:
+        work = pathlib.Path(work)
+        _run(["apt-get", "download", package], cwd=work)
+        (deb,) = work.glob("*.deb")
+        tree = work / "tree"
+        _run(["dpkg", "-x", deb, tree])
+        (bzimage,) = (tree / "boot").glob("vmlinuz-*")
+        (modules,) = (tree / "lib/modules").iterdir()
+        out = work / "out"
+        out.mkdir()
+        shutil.copy(bzimage, out / "vmlinuz")
+        (out / "vmlinux").write_bytes(elf_from_bzimage(bzimage.read_bytes()))
+        modules.rename(out / "modules")
+        out.rename(into)
+
+
+class Kernel:
+    """An unpacked kernel package: vmlinuz (bzImage), vmlinux (ELF, PVH), modules/."""
+
+    def __init__(self, meta, say=print):
+        self.name = package_name(meta)
+        self.path = cache_dir() / self.name
+        with open(cache_dir() / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.path.exists():
+                _unpack(self.name, self.path, say)
+        self.vmlinuz = self.path / "vmlinuz"
+        self.vmlinux = self.path / "vmlinux"
+
+    def modules(self, wanted):
+        """The files of the wanted modules and what they depend on, in loading order; those built
+        into the kernel are passed over."""
+        files = {}
+        for root, _, names in os.walk(self.path / "modules" / "kernel"):
+            for name in names:
+                if name.endswith(".ko"):
+                    files[name[:-3].replace("-", "_")] = pathlib.Path(root) / name
+        builtin = {os.path.basename(line)[:-3].replace("-", "_") for line in
+                   (self.path / "modules" / "modules.builtin").read_text().split()}
+        order = {}
+
+        def add(name):
+            name = name.replace("-", "_")
+            if name in order or name in builtin:
+                return
+            if name not in files:
+                raise LabError(f"{self.name} has no module {name}")
+            data = files[name].read_bytes()
+            depends = re.search(rb"\0depends=([^\0]*)\0", data)
+            for dependency in filter(None, depends.group(1).decode().split(",") if depends else []):
+                add(dependency)
+            order[name] = files[name]
+
+        for name in wanted:
+            add(name)
+        return order
