@@ -7,7 +7,7 @@
  *
  * Rules for whoever drives a core
  *   - One caller at a time (one lock around event and, where the order matters,
- *     its actions). Time never goes back.
+ *     its actions). A time before that of the last event counts as that one.
  *   - Do the actions in the order given. What an action begins (SEAL, SEND,
  *     COMMIT, LOAD) is answered later, or at once, by an event.
  *   - An event that is refused (-EPROTO, or -EINVAL for values that cannot be)
@@ -41,7 +41,7 @@ struct core_action {
 	uint64_t epoch;  /* SEAL, SEND, RELEASE, HOLD; ACK, COMMIT */
 	bool hold;       /* SEAL: output passes until now; in this pause, hold(epoch + 1) */
 	int state;       /* REPORT: enum replicator_state or enum replica_state */
-	const char *why; /* REPORT, ASK, REFUSE: a sentence with static lifetime */
+	const char *why; /* REPORT, ASK: a sentence with static lifetime */
 };
 struct core_actions {
 	unsigned count;
@@ -119,7 +119,8 @@ struct primary_core {
 	uint64_t sealed_at[CORE_WINDOW_MAX];  /* of epoch n: [n % CORE_WINDOW_MAX] */
 	uint64_t heard_at, seen_at, asked_at; /* asked_at: connect or BYE began */
 	uint64_t seal_after;                  /* not before this, after a failure */
-	bool sealing, output, stalled, holding;
+	uint64_t forgive_until;               /* a tick came late: judge silence after this */
+	bool synced, sealing, output, stalled, holding;
 	bool exposed;  /* the standby may hold a whole epoch: it might promote */
 	bool stop;     /* a good end was asked for */
 	bool owned;    /* ownership is confirmed, policy stall waits */
@@ -202,7 +203,7 @@ struct standby_core {
 	enum standby_state state;
 	uint64_t begun[CHANNEL_STREAMS_MAX], ended[CHANNEL_STREAMS_MAX]; /* epochs, by stream */
 	uint64_t whole, committing, committed; /* committing: 0 = none is running */
-	uint64_t heard_at, seen_at;
+	uint64_t heard_at, seen_at, forgive_until;
 	uint64_t new_term;
 	bool indulged;
 };
