@@ -99,10 +99,15 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(COMPILE)
 
+# The list of members is a prerequisite: a source that went away leaves the archive too.
 define library
-$(BUILD)/lib$1.a: $$(patsubst %.c,$(BUILD)/%.o,$$(call sources,$1)) $(if $(filter base,$1),$(BUILD)/base/version.o)
+members_$1 := $$(patsubst %.c,$(BUILD)/%.o,$$(call sources,$1)) $(if $(filter base,$1),$(BUILD)/base/version.o)
+$(BUILD)/lib$1.members: FORCE
+	@mkdir -p $$(@D)
+	@echo '$$(members_$1)' | cmp -s - $$@ || echo '$$(members_$1)' > $$@
+$(BUILD)/lib$1.a: $$(members_$1) $(BUILD)/lib$1.members
 	@rm -f $$@
-	$$(call say,AR  )$$(AR) rcs $$@ $$^
+	$$(call say,AR  )$$(AR) rcs $$@ $$(members_$1)
 endef
 $(foreach f,$(FOLDERS),$(eval $(call library,$f)))
 
