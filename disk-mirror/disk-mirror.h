@@ -60,6 +60,7 @@ int mirror_target_receive(struct mirror_target *m, uint64_t epoch, bool direct,
 int mirror_target_commit(struct mirror_target *m, uint64_t epoch, struct error *e) MUST_CHECK;
 void mirror_target_discard(struct mirror_target *m); /* everything staged */
 int mirror_target_flush(struct mirror_target *m, struct error *e) MUST_CHECK;
+/* Any thread; the rest belongs to the one that serves the standby. */
 uint64_t mirror_target_staged_bytes(const struct mirror_target *m);
 
 #endif

@@ -26,7 +26,7 @@ struct mirror_target {
 	uint64_t size;
 	uint16_t disk;
 	struct staged *first, **last;
-	uint64_t staged_bytes;
+	_Atomic uint64_t staged_bytes; /* read by any thread */
 };
 
 int mirror_target_create(int fd, uint64_t size, uint16_t disk, struct mirror_target **out)

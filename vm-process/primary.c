@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vm-process/process.h"
+
+#define LOG_MODULE    "primary"
+#define STOP_PATIENCE (10 * NS_PER_SEC)
+
+/* ---- what replicate/ sees of a disk and of a NIC ---------------------------- */
+
+static int member_start(void *ctx, int (*emit)(void *emit_ctx, const struct iovec *iov, int n),
+			void *emit_ctx, void (*on_synced)(void *emit_ctx, int rc))
+{
+	struct process_disk *d = ctx;
+
+	return mirror_source_start(d->source, emit, emit_ctx,
+				   d->process->session.disk_bytes_per_second, on_synced);
+}
+
+static void member_stop(void *ctx)
+{
+	mirror_source_stop(((struct process_disk *)ctx)->source);
+}
+
+static int member_receive(void *ctx, uint64_t epoch, bool direct, const uint8_t *payload,
+			  size_t len, struct error *e)
+{
+	struct process_disk *d = ctx;
+
+	return mirror_target_receive(d->target, epoch, direct, payload, len, e);
+}
+
+static int member_commit(void *ctx, uint64_t epoch, struct error *e)
+{
+	return mirror_target_commit(((struct process_disk *)ctx)->target, epoch, e);
+}
+
+static void member_discard(void *ctx)
+{
+	mirror_target_discard(((struct process_disk *)ctx)->target);
+}
+
+void members_fill(struct process *p)
+{
+	p->member_count = 0;
+	for (unsigned i = 0; i < p->config.disk_count; i++) {
+		if (p->disks[i].file->readonly)
+			continue;
+		p->members[p->member_count++] = (struct epoch_member){
+			.id = (uint16_t)i,
+			.ctx = &p->disks[i],
+			.start = member_start,
+			.stop = member_stop,
+			.receive = member_receive,
+			.commit = member_commit,
+			.discard = member_discard,
+		};
+	}
+}
+
+static void output_hold(void *ctx, uint64_t open_epoch)
+{
+	netbuf_hold(ctx, open_epoch);
+}
+
+static void output_pass(void *ctx)
+{
+	netbuf_pass(ctx);
+}
+
+static void output_seal(void *ctx, uint64_t epoch)
+{
+	netbuf_seal(ctx, epoch);
+}
+
+static void output_release(void *ctx, uint64_t acknowledged_epoch)
+{
+	netbuf_release(ctx, acknowledged_epoch);
+}
+
+static unsigned outputs_fill(struct process *p, struct epoch_output out[EPOCH_OUTPUTS_MAX])
+{
+	for (unsigned i = 0; i < p->config.nic_count; i++)
+		out[i] = (struct epoch_output){.ctx = p->nics[i].netbuf,
+					       .hold = output_hold,
+					       .pass = output_pass,
+					       .seal = output_seal,
+					       .release = output_release};
+	return p->config.nic_count;
+}
+
+/* ---- events ------------------------------------------------------------------- */
+
+struct posted_state {
+	struct process *process;
+	struct replicator *replicator;
+	enum replicator_state state;
+	char why[200];
+};
+
+static void replicator_drop(struct process *p)
+{
+	struct replicator *r = p->replicator;
+
+	pthread_mutex_lock(&p->lock);
+	p->replicator = NULL;
+	pthread_mutex_unlock(&p->lock);
+	loop_timer_set(p->progress, 0);
+	if (r)
+		replicator_destroy(r);
+}
+
+static void run_state(void *ctx)
+{
+	struct posted_state *s = ctx;
+	struct process *p = s->process;
+
+	/* An event of a session that has been replaced meanwhile says nothing now. */
+	if (s->replicator && s->replicator != p->replicator)
+		goto out;
+	p->replicator_state = s->state;
+	strcpy(p->state_why, s->why);
+	if (s->state == REPLICATOR_UNPROTECTED)
+		replicator_drop(p);
+	else
+		loop_timer_set(p->progress, s->state == REPLICATOR_SYNCING ? clock_ns() : 0);
+	process_event(p, json_pack("{s:s, s:s, s:s, s:I}", "event", "state", "state",
+				   replicator_state_name(s->state), "why", s->why, "term",
+				   (json_int_t)p->session.term));
+out:
+	free(s);
+}
+
+static void on_state(void *ctx, enum replicator_state state, const char *why)
+{
+	struct process *p = ctx;
+	struct posted_state *s = calloc(1, sizeof *s);
+
+	if (!s) {
+		log_error("no memory to report a change of state");
+		return;
+	}
+	s->process = p;
+	pthread_mutex_lock(&p->lock);
+	s->replicator = p->replicator; /* NULL while replicator_start() has not returned */
+	pthread_mutex_unlock(&p->lock);
+	s->state = state;
+	if (why)
+		strncpy(s->why, why, sizeof s->why - 1);
+	process_post(p, run_state, s);
+}
+
+void primary_output(struct process *p)
+{
+	pthread_mutex_lock(&p->lock);
+	if (p->replicator)
+		replicator_output(p->replicator);
+	pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- requests --------------------------------------------------------------- */
+
+int primary_protect(struct process *p, const json_t *request, struct error *e)
+{
+	struct replicator_events events = {.state = on_state, .ctx = p};
+	struct epoch_output outputs[EPOCH_OUTPUTS_MAX];
+	struct replicate_config c;
+	struct replicator *r = NULL;
+	unsigned output_count;
+	int rc = session_parse(request, &c, e);
+
+	if (rc)
+		return rc;
+	if (!c.port)
+		return error_set(e, -EINVAL, "protect needs the \"address\" of the standby");
+	if (p->replicator && p->replicator_state != REPLICATOR_LOST)
+		return error_set(e, -EBUSY,
+				 "the vm has a replication session already: unprotect first");
+	if (!p->vm_started || p->vm_ended || p->paused)
+		return error_set(e, -EINVAL, "only a running vm can be protected");
+	/* After a loss without a verdict, what is held stays held into the new session. */
+	replicator_drop(p);
+	p->session = c;
+	members_fill(p);
+	output_count = outputs_fill(p, outputs);
+	p->replicator_state = REPLICATOR_CONNECTING;
+	rc = replicator_start(p->vm, &c, p->members, p->member_count, outputs, output_count,
+			      &events, &r, e);
+	if (rc) {
+		p->replicator_state = REPLICATOR_UNPROTECTED;
+		return rc;
+	}
+	pthread_mutex_lock(&p->lock);
+	p->replicator = r;
+	pthread_mutex_unlock(&p->lock);
+	return 0;
+}
+
+int primary_unprotect(struct process *p, struct error *e)
+{
+	int rc;
+
+	if (!p->replicator)
+		return 0;
+	rc = replicator_stop(p->replicator, clock_ns() + STOP_PATIENCE, e);
+	if (rc)
+		return rc;
+	replicator_drop(p);
+	p->replicator_state = REPLICATOR_UNPROTECTED;
+	return 0;
+}
+
+int primary_ownership(struct process *p, const json_t *request, struct error *e)
+{
+	const char *answer = json_string_value(json_object_get(request, "answer"));
+
+	if (!p->replicator)
+		return error_set(e, -EINVAL, "there is no session that asked");
+	if (answer && !strcmp(answer, "confirmed"))
+		replicator_ownership(p->replicator, OWNERSHIP_CONFIRMED);
+	else if (answer && !strcmp(answer, "denied"))
+		replicator_ownership(p->replicator, OWNERSHIP_DENIED);
+	else
+		return error_set(e, -EINVAL, "\"answer\" must be confirmed or denied");
+	return 0;
+}
+
+void primary_close(struct process *p)
+{
+	struct error e = {0};
+
+	if (primary_unprotect(p, &e))
+		log_warn("the session did not end in good order: %s", e.text);
+	replicator_drop(p);
+}

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The control side: requests in, replies and events out. */
+#include "vm-process/process.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "vm-process/vm-process.h"
+
+#define LOG_MODULE    "process"
+#define ANNOUNCEMENTS ARRAY_LEN(announce_after_ms)
+
+/* ---- requests ----------------------------------------------------------------- */
+
+struct request {
+	const json_t *body;
+	int fds[CONTROL_FDS_MAX]; /* a handler that keeps one sets it to -1 */
+	unsigned fd_count;
+	json_t *reply;
+};
+
+static int fd_take(struct request *q, unsigned i)
+{
+	int fd = i < q->fd_count ? q->fds[i] : -1;
+
+	if (fd >= 0)
+		q->fds[i] = -1;
+	return fd;
+}
+
+static int do_create(struct process *p, struct request *q, struct error *e)
+{
+	const char *text = json_string_value(json_object_get(q->body, "config"));
+	const char *origin = json_string_value(json_object_get(q->body, "origin"));
+	const char *role = json_string_value(json_object_get(q->body, "role"));
+	int in, out, rc;
+
+	if (p->vm)
+		return error_set(e, -EBUSY, "this process holds a vm already");
+	if (!text || !role || (strcmp(role, "primary") && strcmp(role, "standby")))
+		return error_set(e, -EINVAL, "create needs \"config\" and \"role\"");
+	rc = vm_config_parse(text, origin ? origin : "config", &p->config, e);
+	if (rc)
+		return rc;
+	log_context_vm(p->config.name);
+	p->role = strcmp(role, "primary") ? ROLE_STANDBY : ROLE_PRIMARY;
+	in = fd_take(q, 0);
+	out = fd_take(q, 1);
+	rc = parts_open(p, in, out < 0 ? in : out, e);
+	/* Taps and disks are open: no privilege is needed now. Threads come after,
+	 * for each thread has capabilities of its own. */
+	if (!rc)
+		rc = sandbox_enter(e);
+	if (!rc)
+		rc = parts_run(p, e);
+	if (rc) {
+		parts_close(p);
+		p->role = ROLE_NONE;
+		return rc;
+	}
+	json_object_set_new(q->reply, "engine", json_string(vm_engine_name(p->vm)));
+	return 0;
+}
+
+static int do_boot(struct process *p, struct request *q, struct error *e)
+{
+	int rc;
+
+	(void)q;
+	if (!p->vm || p->role != ROLE_PRIMARY || p->vm_started)
+		return error_set(e, -EINVAL, "only a new primary can boot");
+	rc = vm_boot(p->vm, e);
+	if (!rc)
+		rc = vm_start(p->vm, e);
+	p->vm_started = !rc;
+	return rc;
+}
+
+static int do_protect(struct process *p, struct request *q, struct error *e)
+{
+	if (p->role != ROLE_PRIMARY)
+		return error_set(e, -EINVAL, "only a primary can be protected");
+	return primary_protect(p, q->body, e);
+}
+
+static int do_standby(struct process *p, struct request *q, struct error *e)
+{
+	if (p->role != ROLE_STANDBY)
+		return error_set(e, -EINVAL, "this process is no standby");
+	return standby_prepare(p, q->body, e);
+}
+
+static int do_stream(struct process *p, struct request *q, struct error *e)
+{
+	int fd = fd_take(q, 0);
+
+	if (fd < 0)
+		return error_set(e, -EINVAL, "stream needs the accepted socket");
+	return standby_stream(p, q->body, fd, e);
+}
+
+static int do_ownership(struct process *p, struct request *q, struct error *e)
+{
+	return primary_ownership(p, q->body, e);
+}
+
+static int do_unprotect(struct process *p, struct request *q, struct error *e)
+{
+	(void)q;
+	return primary_unprotect(p, e);
+}
+
+static int do_promote(struct process *p, struct request *q, struct error *e)
+{
+	return standby_promote(p, q->body, q->reply, e);
+}
+
+static int do_shutdown(struct process *p, struct request *q, struct error *e)
+{
+	(void)q;
+	if (!p->vm_started)
+		return error_set(e, -EINVAL, "the vm does not run here");
+	vm_power_button(p->vm);
+	return 0;
+}
+
+static int do_quit(struct process *p, struct request *q, struct error *e)
+{
+	(void)q;
+	(void)e;
+	p->quitting = true;
+	return 0;
+}
+
+static int do_stats(struct process *p, struct request *q, struct error *e)
+{
+	(void)e;
+	json_object_set_new(q->reply, "stats", stats_json(p));
+	return 0;
+}
+
+/* A pause belongs to one thread, and in a session that is the replicator's. */
+static int may_pause(struct process *p, bool paused, struct error *e)
+{
+	if (!p->vm_started || p->vm_ended)
+		return error_set(e, -EINVAL, "the vm does not run here");
+	if (p->replicator)
+		return error_set(e, -EBUSY, "a protected vm cannot be paused: unprotect first");
+	if (p->paused == paused)
+		return error_set(e, -EALREADY, "the vm is %s already",
+				 paused ? "paused" : "running");
+	return 0;
+}
+
+static int do_pause(struct process *p, struct request *q, struct error *e)
+{
+	int rc = may_pause(p, true, e);
+
+	(void)q;
+	if (rc)
+		return rc;
+	rc = vm_pause(p->vm);
+	p->paused = !rc;
+	return rc ? error_set(e, rc, "the vm does not pause: %s", strerror(-rc)) : 0;
+}
+
+static int do_resume(struct process *p, struct request *q, struct error *e)
+{
+	int rc = may_pause(p, false, e);
+
+	(void)q;
+	if (rc)
+		return rc;
+	rc = vm_resume(p->vm);
+	p->paused = rc != 0;
+	return rc ? error_set(e, rc, "the vm does not resume: %s", strerror(-rc)) : 0;
+}
+
+static int do_console(struct process *p, struct request *q, struct error *e)
+{
+	int in = fd_take(q, 0), out = fd_take(q, 1), rc;
+
+	if (!p->console || in < 0) {
+		if (in >= 0)
+			close(in);
+		if (out >= 0)
+			close(out);
+		return error_set(e, -EINVAL, "console needs a vm and a descriptor");
+	}
+	rc = console_attach(p->console, in, out < 0 ? in : out);
+	return rc ? error_set(e, rc, "cannot attach to the console: %s", strerror(-rc)) : 0;
+}
+
+static const struct {
+	const char *name;
+	int (*handle)(struct process *p, struct request *q, struct error *e);
+} requests[] = {
+	{"create", do_create},       {"boot", do_boot},       {"protect", do_protect},
+	{"standby", do_standby},     {"stream", do_stream},   {"ownership", do_ownership},
+	{"unprotect", do_unprotect}, {"promote", do_promote}, {"shutdown", do_shutdown},
+	{"quit", do_quit},           {"stats", do_stats},     {"pause", do_pause},
+	{"resume", do_resume},       {"console", do_console},
+};
+
+static int request_handle(struct process *p, struct request *q, struct error *e)
+{
+	const char *name = json_string_value(json_object_get(q->body, "do"));
+
+	for (size_t i = 0; name && i < ARRAY_LEN(requests); i++)
+		if (!strcmp(name, requests[i].name))
+			return requests[i].handle(p, q, e);
+	return error_set(e, -EINVAL, "unknown request \"%s\"", name ? name : "");
+}
+
+static void director_lost(struct process *p);
+
+static void request_reply(struct process *p, struct request *q)
+{
+	struct error e = {0};
+	int rc, sent;
+
+	q->reply = json_pack("{s:O?}", "reply", json_object_get(q->body, "id"));
+	rc = request_handle(p, q, &e);
+	json_object_set_new(q->reply, "ok", json_boolean(!rc));
+	if (rc) {
+		json_object_set_new(q->reply, "code", json_integer(rc));
+		json_object_set_new(q->reply, "error",
+				    json_string(e.text[0] ? e.text : strerror(-rc)));
+	}
+	sent = p->director_fd >= 0 ? control_send(p->director_fd, q->reply, NULL, 0) : 0;
+	if (sent)
+		log_warn_rc(sent, "cannot answer the director");
+	json_decref(q->reply);
+}
+
+static void on_director(void *ctx, uint32_t events)
+{
+	struct process *p = ctx;
+	struct request q = {0};
+	struct error e = {0};
+	json_t *body;
+	int rc = control_receive(p->director_fd, &body, q.fds, &q.fd_count, &e);
+
+	(void)events;
+	if (rc == -EAGAIN)
+		return;
+	if (rc == -EBADMSG) {
+		log_warn("%s", e.text);
+		return;
+	}
+	if (rc) {
+		director_lost(p);
+		return;
+	}
+	q.body = body;
+	request_reply(p, &q);
+	for (unsigned i = 0; i < q.fd_count; i++)
+		if (q.fds[i] >= 0)
+			close(q.fds[i]);
+	json_decref(body);
+	if (p->quitting)
+		loop_stop(p->control);
+}
+
+/* ---- the director ------------------------------------------------------------- */
+
+static void director_close(struct process *p)
+{
+	if (p->director_watch)
+		loop_unwatch(p->director_watch);
+	p->director_watch = NULL;
+	if (p->director_fd >= 0)
+		close(p->director_fd);
+	p->director_fd = -1;
+}
+
+/* An owner goes on without a director; a twin without one is nobody's. */
+static void director_lost(struct process *p)
+{
+	director_close(p);
+	if (p->role == ROLE_PRIMARY && p->vm_started && !p->vm_ended && p->control_path) {
+		log_warn("the director is gone; the vm goes on, listening on %s", p->control_path);
+		return;
+	}
+	log_info("the director is gone; ending");
+	loop_stop(p->control);
+}
+
+static int director_set(struct process *p, int fd)
+{
+	director_close(p);
+	p->director_fd = fd;
+	return loop_watch(p->control, fd, EPOLLIN, on_director, p, &p->director_watch);
+}
+
+static void on_listen(void *ctx, uint32_t events)
+{
+	struct process *p = ctx;
+	int fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int rc;
+
+	(void)events;
+	if (fd < 0)
+		return;
+	rc = director_set(p, fd);
+	if (rc)
+		log_error_rc(rc, "cannot serve a new director");
+	else
+		log_info("a director has connected");
+}
+
+static int listen_open(struct process *p, struct error *e)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int rc;
+
+	if (!p->control_path)
+		return 0;
+	if (strlen(p->control_path) >= sizeof a.sun_path)
+		return error_set(e, -ENAMETOOLONG, "--control %s: the path is too long",
+				 p->control_path);
+	strcpy(a.sun_path, p->control_path);
+	unlink(p->control_path);
+	p->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (p->listen_fd < 0 || bind(p->listen_fd, (struct sockaddr *)&a, sizeof a) ||
+	    listen(p->listen_fd, 4))
+		return error_set(e, -errno, "--control %s: %s", p->control_path, strerror(errno));
+	rc = loop_watch(p->control, p->listen_fd, EPOLLIN, on_listen, p, &p->listen_watch);
+	return rc ? error_set(e, rc, "--control %s: %s", p->control_path, strerror(-rc)) : 0;
+}
+
+void process_event(struct process *p, json_t *event)
+{
+	int rc = p->director_fd >= 0 ? control_send(p->director_fd, event, NULL, 0) : 0;
+
+	if (rc)
+		log_warn_rc(rc, "an event did not reach the director");
+	json_decref(event);
+}
+
+void process_post(struct process *p, loop_fn *fn, void *ctx)
+{
+	int rc = loop_post(p->control, fn, ctx);
+
+	if (rc)
+		log_error_rc(rc, "an event is lost");
+}
+
+void process_vm_event(struct process *p, enum vm_event event, const char *detail)
+{
+	static const char *const names[] = {"poweroff", "reboot", "crash"};
+	struct error e = {0};
+
+	log_info("guest: %s%s%s", names[event], *detail ? ": " : "", detail);
+	if (event != VM_EVENT_REBOOT) {
+		p->vm_ended = true;
+		/* The standby must learn from us that this end is no failure (I6). */
+		if (p->replicator && primary_unprotect(p, &e))
+			log_warn("the standby could not be told of the end: %s", e.text);
+	}
+	process_event(p, json_pack("{s:s, s:s, s:s}", "event", "vm", "what", names[event], "detail",
+				   detail));
+	if (p->vm_ended && p->director_fd < 0)
+		loop_stop(p->control);
+}
+
+/* ---- timers --------------------------------------------------------------------- */
+
+/* Switches learn the guest's new place from any frame; several, as any may be lost. */
+static const unsigned announce_after_ms[] = {0, 50, 200, 500, 1000, 2000};
+
+static void on_announce(void *ctx)
+{
+	struct process *p = ctx;
+
+	if (p->vm_ended)
+		return;
+	vm_announce(p->vm);
+	if (++p->announced < ANNOUNCEMENTS)
+		loop_timer_set(p->announce,
+			       clock_ns() + announce_after_ms[p->announced] * NS_PER_MS);
+}
+
+static void on_progress(void *ctx)
+{
+	struct process *p = ctx;
+	json_t *event = stats_json(p);
+
+	json_object_set_new(event, "event", json_string("progress"));
+	process_event(p, event);
+	loop_timer_set(p->progress, clock_ns() + NS_PER_SEC);
+}
+
+/* ---- life ----------------------------------------------------------------------- */
+
+static void on_signal(void *ctx, uint32_t events)
+{
+	struct process *p = ctx;
+
+	(void)events;
+	log_info("asked to end by a signal");
+	loop_stop(p->control);
+}
+
+/* The signals are blocked by main(), before there are threads. */
+static int signals_watch(struct process *p)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	p->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (p->signal_fd < 0)
+		return -errno;
+	return loop_watch(p->control, p->signal_fd, EPOLLIN, on_signal, p, &p->signal_watch);
+}
+
+static int process_open(struct process *p, int director_fd, struct error *e)
+{
+	int rc;
+
+	if ((rc = loop_create(&p->control)) || (rc = loop_create(&p->io)) ||
+	    (rc = loop_timer(p->control, on_announce, p, &p->announce)) ||
+	    (rc = loop_timer(p->control, on_progress, p, &p->progress)) || (rc = signals_watch(p)))
+		return error_set(e, rc, "cannot make the event loops: %s", strerror(-rc));
+	rc = listen_open(p, e);
+	if (rc || director_fd < 0)
+		return rc;
+	rc = director_set(p, director_fd);
+	return rc ? error_set(e, rc, "fd %d is no control socket: %s", director_fd, strerror(-rc))
+		  : 0;
+}
+
+static void process_close(struct process *p)
+{
+	primary_close(p);
+	standby_close(p);
+	parts_close(p);
+	director_close(p);
+	if (p->listen_watch)
+		loop_unwatch(p->listen_watch);
+	if (p->listen_fd >= 0) {
+		close(p->listen_fd);
+		unlink(p->control_path);
+	}
+	if (p->signal_watch)
+		loop_unwatch(p->signal_watch);
+	if (p->signal_fd >= 0)
+		close(p->signal_fd);
+	if (p->announce)
+		loop_timer_free(p->announce);
+	if (p->progress)
+		loop_timer_free(p->progress);
+	if (p->io)
+		loop_destroy(p->io);
+	if (p->control)
+		loop_destroy(p->control);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}
+
+int process_run(int director_fd, const char *control_path, struct error *e)
+{
+	struct process *p = calloc(1, sizeof *p);
+	int rc;
+
+	if (!p)
+		return error_set(e, -ENOMEM, "no memory");
+	pthread_mutex_init(&p->lock, NULL);
+	p->listen_fd = p->director_fd = p->signal_fd = -1;
+	p->control_path = control_path;
+	p->replicator_state = REPLICATOR_UNPROTECTED;
+	rc = process_open(p, director_fd, e);
+	if (!rc) {
+		rc = loop_run(p->control);
+		if (rc)
+			error_set(e, rc, "the control loop ended: %s", strerror(-rc));
+	}
+	process_close(p);
+	return rc;
+}

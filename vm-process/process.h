@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The inside of pollux-vm. Private to vm-process/.
+ *
+ * Threads. The main thread runs the control loop: requests, events to the
+ * director, decisions. A second one runs the loop of the devices, so that a slow
+ * request never delays the guest. vCPU and replication threads belong to the
+ * folders below; what they report is posted to the control loop.
+ */
+#ifndef POLLUX_VM_PROCESS_PRIVATE_H
+#define POLLUX_VM_PROCESS_PRIVATE_H
+
+#include <jansson.h>
+#include <stdatomic.h>
+
+#include "base/base.h"
+#include "disk-mirror/disk-mirror.h"
+#include "hypervisor/hypervisor.h"
+#include "netbuf/netbuf.h"
+#include "replicate/replicate.h"
+
+enum process_role { ROLE_NONE, ROLE_PRIMARY, ROLE_STANDBY };
+
+struct process;
+
+/* A NIC: the wire, and the buffer that holds its output back. */
+struct process_nic {
+	struct net_backend *wire;
+	struct netbuf *netbuf;
+	struct process *process;
+};
+
+/* A disk: the file, the mirror's source on top, and its target beside it. */
+struct process_disk {
+	struct disk_backend *file;
+	struct mirror_source *source;
+	struct mirror_target *target; /* standby only, until promotion */
+	int target_fd;
+	struct process *process;
+};
+
+struct console;
+
+struct process {
+	struct loop *control, *io;
+	pthread_t io_thread;
+	bool io_running;
+
+	int listen_fd, director_fd, signal_fd; /* -1: none */
+	struct loop_watch *listen_watch, *director_watch, *signal_watch;
+	const char *control_path;
+
+	enum process_role role;
+	struct vm_config config;
+	struct vm *vm;
+	bool vm_started, vm_ended, paused;
+	struct process_nic nics[VM_NICS_MAX];
+	struct process_disk disks[VM_DISKS_MAX];
+	struct console *console;
+
+	struct replicate_config session;
+	struct epoch_member members[EPOCH_MEMBERS_MAX];
+	unsigned member_count;
+	/* `lock` guards the pointer for the NICs' threads; only the main thread changes it. */
+	pthread_mutex_t lock;
+	struct replicator *replicator;
+	struct replica *replica;
+	enum replicator_state replicator_state;
+	enum replica_state replica_state;
+	char state_why[256];
+
+	struct loop_timer *announce;
+	unsigned announced;
+	pthread_t flush_thread; /* after a promotion: the twin's disks to stable storage */
+	bool flush_running;
+	struct loop_timer *progress;
+	bool quitting;
+};
+
+/* ---- parts.c: back ends and the vm --------------------------------------- */
+int parts_open(struct process *p, int console_in, int console_out, struct error *e) MUST_CHECK;
+/* Run the device loop: its watches were set by parts_open(), before it has a thread. */
+int parts_run(struct process *p, struct error *e) MUST_CHECK;
+void parts_close(struct process *p);
+
+/* ---- primary.c, standby.c ------------------------------------------------- */
+int session_parse(const json_t *request, struct replicate_config *out, struct error *e) MUST_CHECK;
+int primary_protect(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
+int primary_unprotect(struct process *p, struct error *e) MUST_CHECK;
+int primary_ownership(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
+void primary_output(struct process *p); /* any thread */
+void primary_close(struct process *p);
+
+int standby_prepare(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
+int standby_stream(struct process *p, const json_t *request, int fd, struct error *e) MUST_CHECK;
+int standby_promote(struct process *p, const json_t *request, json_t *reply,
+		    struct error *e) MUST_CHECK;
+void standby_close(struct process *p);
+void members_fill(struct process *p);
+
+/* ---- stats.c ------------------------------------------------------------- */
+json_t *stats_json(struct process *p);
+const char *replicator_state_name(enum replicator_state s);
+const char *replica_state_name(enum replica_state s);
+
+/* ---- process.c: life, requests, events to the director --------------------- */
+/* Until told to end. director_fd may be -1, control_path NULL. */
+int process_run(int director_fd, const char *control_path, struct error *e) MUST_CHECK;
+/* Main thread; takes over `event`. Without a director the event is only logged. */
+void process_event(struct process *p, json_t *event);
+/* Any thread: run on the main thread. Never lost but for lack of memory, which is logged. */
+void process_post(struct process *p, loop_fn *fn, void *ctx);
+/* From the main thread only. */
+void process_vm_event(struct process *p, enum vm_event event, const char *detail);
+
+/* ---- console.c ------------------------------------------------------------- */
+int console_create(struct loop *control, struct console **out, struct error *e) MUST_CHECK;
+void console_destroy(struct console *c);
+int console_vm_fd(struct console *c); /* for vm_parts, both directions */
+/* Replay what was kept, then connect; the fds are taken over. in may equal out. */
+int console_attach(struct console *c, int in, int out) MUST_CHECK;
+
+/* ---- sandbox.c --------------------------------------------------------------- */
+int sandbox_enter(struct error *e) MUST_CHECK;
+
+#endif
