@@ -95,9 +95,8 @@ static int number_parse(const char **at, unsigned long most, unsigned otherwise,
 		return 0;
 	if ((*at)[1] < '0' || (*at)[1] > '9')
 		return -EINVAL;
-	errno = 0;
 	v = strtoul(*at + 1, &end, 10);
-	if (errno || v < 1 || v > most)
+	if (v < 1 || v > most)
 		return -EINVAL;
 	*out = (unsigned)v;
 	*at = end;

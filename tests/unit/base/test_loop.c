@@ -197,9 +197,22 @@ static void test_timer_never_early(void **state)
 	loop_timer_set(t.timer, at + NS_PER_SEC * 1000);
 	loop_timer_set(t.timer, at);
 	while (!t.calls)
-		assert_int_equal(loop_step(*state, -1), 0);
+		assert_int_equal(loop_step(*state, 0), 0);
 	assert_true(clock_ns() >= at);
 	assert_int_equal(t.calls, 1);
+	loop_timer_free(t.timer);
+}
+
+static void test_timer_ends_a_wait(void **state)
+{
+	uint64_t at = clock_ns() + 3 * NS_PER_MS;
+	struct ticker t;
+
+	ticker_open(&t, *state);
+	loop_timer_set(t.timer, at);
+	assert_int_equal(loop_step(*state, -1), 0);
+	assert_int_equal(t.calls, 1);
+	assert_true(clock_ns() >= at);
 	loop_timer_free(t.timer);
 }
 
@@ -394,15 +407,23 @@ static void test_stop_from_another_thread(void **state)
 	pthread_join(t, NULL);
 }
 
+static void stop_when_run(void *ctx)
+{
+	struct posts *p = ctx;
+
+	p->calls++;
+	loop_stop(p->loop);
+}
+
 static void test_early_stop_counts_once(void **state)
 {
 	struct posts p = {.loop = *state};
 
-	assert_int_equal(loop_post(*state, post_again, &p), 0);
+	assert_int_equal(loop_post(*state, stop_when_run, &p), 0);
 	loop_stop(*state);
 	assert_int_equal(loop_run(*state), 0);
 	assert_int_equal(p.calls, 0);
-	assert_int_equal(loop_step(*state, 0), 0);
+	assert_int_equal(loop_run(*state), 0);
 	assert_int_equal(p.calls, 1);
 }
 
@@ -417,6 +438,7 @@ int main(void)
 		LOOP_TEST(test_reused_descriptor),
 		LOOP_TEST(test_timers_run_in_order),
 		LOOP_TEST(test_timer_never_early),
+		LOOP_TEST(test_timer_ends_a_wait),
 		LOOP_TEST(test_timer_set_again_waits_for_the_next_round),
 		LOOP_TEST(test_due_timer_switched_off_by_another),
 		LOOP_TEST(test_timers_freed_by_a_timer),
