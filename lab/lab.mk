@@ -27,7 +27,7 @@ lab-guest: lab-tools
 
 lab: lab-tools
 	$(LAB) up
-	@lab/lab help-text
+	@$(LAB) how-to
 
 lab-down:
 	lab/lab down

@@ -29,10 +29,9 @@ def cmd_down(place, _o):
 
 
 def cmd_exec(place, o):
-    words = o.command[1:] if o.command[:1] == ["--"] else o.command
-    if not words:
+    if not o.command:
         raise LabError("no command given")
-    line = words[0] if len(words) == 1 else shlex.join(words)
+    line = o.command[0] if len(o.command) == 1 else shlex.join(o.command)
     code = remote.execute(place, o.host, line, None if o.n else 0, timeout=o.timeout)
     if code == remote.TIMED_OUT and o.timeout is not None:
         say(f"{o.host}: timed out after {o.timeout:g} s: {line}")
@@ -114,6 +113,23 @@ def cmd_status(place, o):
         print(f"  fence of {name}: broken ({mode})")
 
 
+HOW_TO = """The lab is up. In {folder}/share is what its hosts see as /lab, in /pollux the build folder.
+  a shell on a host          {lab} shell {first}
+  one command                {lab} exec {first} -- COMMAND
+  cut a network, or a host   {lab} cut repl            {lab} cut front {first} --dir out
+  heal all                   {lab} heal
+  kill a host, start it      {lab} kill {first}           {lab} start {first}
+  freeze it, let it go on    {lab} freeze {first}         {lab} thaw {first}
+  record a network           {lab} pcap repl on
+  what is there              {lab} status
+  end it                     {lab} down"""
+
+
+def cmd_how_to(place, _o):
+    status = wire.request(place, "status")
+    print(HOW_TO.format(lab="lab/lab", folder=place.path, first=next(iter(status["hosts"]))))
+
+
 def cmd_supervise(place, o):
     from . import supervisor
     supervisor.main(place, json.loads(o.config), o.control)
@@ -139,7 +155,9 @@ def _shape_arguments(p, value):
     p.add_argument("host", nargs="?", default="*", help="frames to this host")
 
 
-def parser():
+def parser(dashes=False):
+    """dashes: the command to run was given after "--" and is not among the arguments; else it
+    begins with the first word after the host."""
     top = argparse.ArgumentParser(prog="lab", description="Several emulated hosts on one machine.")
     top.add_argument("--dir", dest="folder", default=default_dir(),
                      help="the lab's folder (default %(default)s); cut and heal take it only here")
@@ -162,7 +180,7 @@ def parser():
             "host")
     p.add_argument("-t", "--timeout", type=float, help="seconds; then exit 124")
     p.add_argument("-n", action="store_true", help="no standard input")
-    p.add_argument("command", nargs=argparse.REMAINDER)
+    p.add_argument("command", nargs="*" if dashes else argparse.REMAINDER)
     sub("push", cmd_push, "copy a file to a host", "host", "source", "target")
     sub("pull", cmd_pull, "copy a file from a host", "host", "source", "target")
     sub("shell", cmd_shell, "a shell on a host", "host")
@@ -183,6 +201,7 @@ def parser():
     p.add_argument("--mode", choices=("fail", "hang"), default="fail")
     p.add_argument("--repair", metavar="HOST", nargs="?", const="")
     sub("status", cmd_status, "what is there").add_argument("--json", action="store_true")
+    sub("how-to", cmd_how_to, "how to use the lab that is up")
     sub("down", cmd_down, "end the lab and remove its folder")
     sub("guest", cmd_guest, "make the guest's kernel and initramfs; prints their folder"
         ).add_argument("--build")
@@ -193,7 +212,10 @@ def parser():
 
 
 def main(argv):
-    o = parser().parse_args(argv)
+    dashes = argv.index("--") if "--" in argv else None
+    o = parser(dashes is not None).parse_args(argv[:dashes])
+    if dashes is not None:
+        o.command = argv[dashes + 1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return o.run(Place(o.folder), o) or 0

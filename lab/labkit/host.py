@@ -13,8 +13,8 @@ from .kernel import HOST_KERNEL, Kernel
 from .place import CHECKOUT, LabError, cache_dir
 
 BOOT_MODULES = ("virtio_ring", "virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "9p",
-                "9pnet_virtio", "ext4", "crc32c_generic", "kvm_amd", "kvm_intel", "tun", "bridge")
-LATER_MODULES = ("sch_plug", "sch_netem", "sch_ingress", "cls_matchall", "act_mirred", "act_gact",
+                "9pnet_virtio", "ext4", "crc32c_generic", "tun", "bridge")
+LATER_MODULES = ("kvm_amd", "kvm_intel", "sch_plug", "sch_netem", "sch_ingress", "cls_matchall", "act_mirred", "act_gact",
                  "veth", "ifb", "nbd", "loop", "vhost_net")
 DISK_BYTES = 1 << 30
 REPL_MTU = 60000
@@ -53,12 +53,12 @@ def hosts_file(hosts):
 
 def initramfs_file(kernel, tools):
     """The hosts' initramfs, in the cache under a name made of all that goes into it."""
-    later = kernel.modules(LATER_MODULES)
+    later = {name: kernel.modules([name]) for name in LATER_MODULES}
     order = kernel.modules(BOOT_MODULES)
     init = (CHECKOUT / "lab/host-init").read_text()
     programs = {"labbin/labd": tools / "labd", "labbin/fence-lab": tools / "fence-lab",
                 "labbin/lab-modprobe": CHECKOUT / "lab/lab-modprobe"}
-    digest = hashlib.sha256(json.dumps([kernel.name, init, list(order), list(later)]).encode())
+    digest = hashlib.sha256(json.dumps([kernel.name, init, *order, *later]).encode())
     digest.update(initramfs.busybox())
     digest.update(pathlib.Path(initramfs.__file__).read_bytes())
     for path in programs.values():
@@ -67,8 +67,7 @@ def initramfs_file(kernel, tools):
     if not out.exists():
         for old in cache_dir().glob("host-*.cpio"):
             old.unlink(missing_ok=True)
-        image = initramfs.build(init, {**order, **later}, programs, folders=("labbin",),
-                                later=set(later) - set(order))
+        image = initramfs.build(init, order, programs, folders=("labbin",), later=later)
         temporary = out.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(image)
         temporary.rename(out)

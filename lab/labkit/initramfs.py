@@ -60,20 +60,25 @@ def _stripped(path, work):
     return out.read_bytes()
 
 
-def build(init, modules, programs, folders=(), later=()):
-    """init: the /init script's text; it finds only /bb/busybox. modules: name -> file, in loading order; those in `later` are
-    not loaded at boot. programs: name in the archive -> file."""
+def build(init, modules, programs, folders=(), later=None):
+    """init: the /init script's text; it finds only /bb/busybox. modules: name -> file, loaded at
+    boot in this order. later: name -> (name -> file), those that are there to be loaded when wanted,
+    each with all that it needs. programs: name in the archive -> file."""
     archive = Archive()
     for name in FOLDERS + tuple(folders):
         archive.folder(name)
     archive.console()
     archive.file("bb/busybox", busybox(), 0o755)
     archive.file("init", init.encode(), 0o755)
+    files = dict(modules)
+    for needed in (later or {}).values():
+        files.update(needed)
     with tempfile.TemporaryDirectory() as work:
-        for name, path in modules.items():
+        for name, path in files.items():
             archive.file(f"mod/{name}.ko", _stripped(path, work))
-    archive.file("mod/order", "".join(f"{m}\n" for m in modules if m not in later).encode())
-    archive.file("mod/later", "".join(f"{m}\n" for m in modules if m in later).encode())
+    archive.file("mod/order", "".join(f"{m}\n" for m in modules).encode())
+    for name, needed in (later or {}).items():
+        archive.file(f"mod/{name}.order", "".join(f"{m}\n" for m in needed).encode())
     for name, path in programs.items():
         archive.file(name, pathlib.Path(path).read_bytes(), 0o755)
     return archive.bytes()
