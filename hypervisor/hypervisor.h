@@ -48,7 +48,7 @@ struct nic_config {
 
 struct vm_config {
 	char name[VM_NAME_MAX + 1];
-	uint64_t memory; /* bytes, a multiple of 2 MiB */
+	uint64_t memory; /* bytes, a multiple of 2 MiB; engine "sim": of 64 KiB */
 	unsigned vcpus;
 	char engine[16]; /* "auto", "kvm", "sim" */
 	char kernel[256], initrd[256], cmdline[1024];
@@ -209,8 +209,57 @@ int vm_dirty_harvest(struct vm *vm, uint64_t *map) MUST_CHECK;
  * is RARP, which teaches bridges and switches): after a promotion, several times. */
 void vm_announce(struct vm *vm);
 
-/* Engine sim only: run the fake guest for some steps on the calling thread,
- * instead of vm_start(). -EOPNOTSUPP on other engines. */
+/* ---- engine sim: a seeded fake guest, for simulation and tests ------------
+ * It finds the virtio devices on the PCI bus and drives them as a guest would: it
+ * scribbles in RAM, sends and receives frames, writes, reads and flushes blocks,
+ * and turns itself off when the power button is pressed. All that it knows is in
+ * RAM and in STATE_SIM, so a twin goes on bit by bit the same, given the same
+ * frames and completions at the same steps. RAM may be as small as 256 KiB. */
+
+/* Run the fake guest for some steps on the calling thread, instead of vm_start().
+ * -EOPNOTSUPP on other engines. */
 int vm_step(struct vm *vm, unsigned steps) MUST_CHECK;
+
+struct sim_report {
+	uint64_t seed, steps;
+	uint64_t sent, received;   /* frames */
+	uint64_t written, flushed; /* disk_sequence of the last write begun; of the last
+				      one that a completed flush covers (least of all disks) */
+	uint64_t hash;             /* of all that the guest has done and seen */
+	bool running;              /* the devices are set up */
+};
+int vm_sim_report(struct vm *vm, struct sim_report *out) MUST_CHECK;
+/* Is RAM exactly what the guest left there? -EBADMSG when it is not, or when the guest
+ * itself has seen something that cannot be: rings, blocks or completions gone wrong. */
+int vm_sim_check(struct vm *vm, struct error *e) MUST_CHECK;
+/* Could these bytes be disk number `disk` of this guest, now? Every block must hold the
+ * last write that was completed, or one that is in flight. */
+int vm_sim_check_disk(struct vm *vm, unsigned disk, const void *bytes, uint64_t size,
+		      struct error *e) MUST_CHECK;
+
+/* What a frame of the fake guest says. Two frames of one seed and sequence number
+ * must be equal in all: else the guest has lived twice (invariant I1). */
+struct sim_frame {
+	uint64_t seed, sequence, hash;
+	uint64_t flushed; /* as in the report */
+};
+#define SIM_ETHERTYPE 0x88b5u /* IEEE 802: local experiments */
+bool sim_frame_parse(const void *frame, size_t len, struct sim_frame *out);
+
+/* A network of nobody: each frame that is sent goes to `on_frame`, whose result is
+ * that of send(). Frames come in by net_memory_deliver(), on the loop's thread:
+ * -EAGAIN while the guest takes none. */
+typedef int net_memory_fn(void *ctx, const void *frame, size_t len);
+int net_memory_create(net_memory_fn *on_frame, void *ctx, struct net_backend **out) MUST_CHECK;
+int net_memory_deliver(struct net_backend *b, const void *frame, size_t len) MUST_CHECK;
+
+/* A disk of `size` bytes of the caller's memory. Requests wait until
+ * disk_memory_complete(), the `pick`-th of those that wait; a flush only completes what
+ * has completed before. -ENOENT: there is none. */
+int disk_memory_create(void *bytes, uint64_t size, struct disk_backend **out) MUST_CHECK;
+unsigned disk_memory_waiting(const struct disk_backend *b);
+int disk_memory_complete(struct disk_backend *b, unsigned pick) MUST_CHECK;
+/* The host has crashed: nothing reaches the bytes any more, requests end with -EIO. */
+void disk_memory_crash(struct disk_backend *b);
 
 #endif

@@ -75,8 +75,29 @@ struct vm {
 	unsigned device_count;
 	struct pci_bus *pci;
 	struct run_state *run; /* vCPU threads, pause state: run.c */
+	int (*load)(struct vm *vm, struct boot_entry *out, struct error *e);
 };
 
+/* What a vm is made of. vm_create() is machine_create() with all devices and
+ * boot_load(); tests make smaller ones. */
+struct machine_plan {
+	const struct engine_ops *engine;
+	int (*devices)(struct vm *vm, struct error *e);
+	int (*load)(struct vm *vm, struct boot_entry *out, struct error *e);
+};
+int machine_create(const struct machine_plan *plan, const struct vm_config *c,
+		   const struct vm_parts *parts, struct vm **out, struct error *e) MUST_CHECK;
+/* All vCPUs parked, device lock not held: power-on state, boot data loaded again. */
+int machine_reset(struct vm *vm, struct error *e) MUST_CHECK;
+
+/* run.c */
+int run_create(struct vm *vm) MUST_CHECK;
+void run_destroy(struct vm *vm); /* ends the threads */
+bool run_is_started(const struct vm *vm);
+bool run_is_paused(const struct vm *vm);
+void run_loaded(struct vm *vm); /* devices resume before vCPUs run again */
+
+/* From here on the vm owns `d` and destroys it, in the reverse order of adding. */
 int vm_device_add(struct vm *vm, struct device *d) MUST_CHECK;
 /* Device lock held or not; engine calls are thread-safe. */
 void vm_irq(struct vm *vm, unsigned gsi, bool level);
@@ -105,7 +126,6 @@ int virtio_console_create(struct vm *vm, struct error *e) MUST_CHECK;
 #define LAYOUT_LAPIC         UINT64_C(0xfee00000)
 #define LAYOUT_ACPI_TABLES   UINT64_C(0x000e0000) /* RSDP and tables, reserved in the E820 map */
 #define LAYOUT_PM_BASE       0x600u               /* PM1a event 4 bytes, control 2 bytes */
-#define LAYOUT_S5_TYPE       5u                   /* SLP_TYP that turns the machine off */
 #define LAYOUT_S5_TYPE       5u                   /* SLP_TYP of S5, also in \_S5 of the DSDT */
 #define LAYOUT_RESET_PORT    0xcf9u               /* write 6 (bit 2 resets); pci.c owns 0xcf8.. */
 #define LAYOUT_RESET_VALUE   0x06u

@@ -10,7 +10,7 @@
 
 #include "hypervisor/hypervisor.h"
 
-#define MEMORY_ALIGN UINT64_C(0x200000)
+#define MEMORY_ALIGN UINT64_C(0x10000)
 
 static int memory_file(uint64_t size, int *out, struct error *e)
 {
@@ -53,7 +53,7 @@ int memory_create(struct memory *m, uint64_t size, struct error *e)
 
 	*m = (struct memory){.fd = -1, .size = size};
 	if (!size || size % MEMORY_ALIGN)
-		return error_set(e, -EINVAL, "guest memory must be a multiple of 2 MiB");
+		return error_set(e, -EINVAL, "guest memory must be a multiple of 64 KiB");
 	rc = memory_file(size, &m->fd, e);
 	if (rc)
 		return rc;
