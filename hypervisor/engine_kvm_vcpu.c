@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One vCPU's state between KVM and engine->image.
+ *
+ * Order. KVM_GET_MP_STATE lets KVM act upon a pending INIT or SIPI, which changes
+ * registers: it comes first. KVM_SET_VCPU_EVENTS comes last, because setting
+ * registers drops pending exceptions. The LAPIC is set before the MSRs, because the
+ * TSC deadline is only kept while the LAPIC timer is in that mode.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hypervisor/engine_kvm.h"
+
+#define TSC_TOLERANCE_PERCENT 1u
+
+typedef int vcpu_step(struct engine *en, unsigned vcpu, struct error *e);
+
+static int vcpu_ioctl(struct engine *en, unsigned vcpu, unsigned long request, void *arg,
+		      const char *what, struct error *e)
+{
+	int rc = kvm_call(en->vcpu[vcpu].fd, request, arg);
+
+	return rc < 0 ? error_set(e, rc, "vCPU %u: KVM refuses %s: %s", vcpu, what, strerror(-rc))
+		      : 0;
+}
+
+#define STEP(name, request, field)                                                                 \
+	static int name(struct engine *en, unsigned vcpu, struct error *e)                         \
+	{                                                                                          \
+		return vcpu_ioctl(en, vcpu, request, field, #request, e);                          \
+	}
+
+STEP(mp_state_get, KVM_GET_MP_STATE, &en->image.mp_state)
+STEP(regs_get, KVM_GET_REGS, &en->image.regs)
+STEP(sregs_get, KVM_GET_SREGS2, &en->image.sregs)
+STEP(xsave2_get, KVM_GET_XSAVE2, en->image.xsave)
+STEP(xsave1_get, KVM_GET_XSAVE, en->image.xsave)
+STEP(xcrs_get, KVM_GET_XCRS, &en->image.xcrs)
+STEP(debugregs_get, KVM_GET_DEBUGREGS, &en->image.debugregs)
+STEP(lapic_get, KVM_GET_LAPIC, &en->image.lapic)
+STEP(events_get, KVM_GET_VCPU_EVENTS, &en->image.events)
+
+STEP(mp_state_set, KVM_SET_MP_STATE, &en->image.mp_state)
+STEP(regs_set, KVM_SET_REGS, &en->image.regs)
+STEP(sregs_set, KVM_SET_SREGS2, &en->image.sregs)
+STEP(xsave_set, KVM_SET_XSAVE, en->image.xsave)
+STEP(debugregs_set, KVM_SET_DEBUGREGS, &en->image.debugregs)
+STEP(lapic_set, KVM_SET_LAPIC, &en->image.lapic)
+STEP(events_set, KVM_SET_VCPU_EVENTS, &en->image.events)
+
+static int xsave_get(struct engine *en, unsigned vcpu, struct error *e)
+{
+	return en->xsave2 ? xsave2_get(en, vcpu, e) : xsave1_get(en, vcpu, e);
+}
+
+static int xcrs_set(struct engine *en, unsigned vcpu, struct error *e)
+{
+	if (!en->image.xcrs.nr_xcrs)
+		return 0;
+	return vcpu_ioctl(en, vcpu, KVM_SET_XCRS, &en->image.xcrs, "KVM_SET_XCRS", e);
+}
+
+static int tsc_khz_get(struct engine *en, unsigned vcpu, struct error *e)
+{
+	int khz = kvm_call(en->vcpu[vcpu].fd, KVM_GET_TSC_KHZ, NULL);
+
+	en->image.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	return 0;
+}
+
+/* Hosts of one model measure their TSC a little differently. Where the CPU cannot
+ * scale, a guest on kvm-clock does not mind a small difference. */
+static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
+{
+	uint32_t want = en->image.tsc_khz;
+	int own = kvm_call(en->vcpu[vcpu].fd, KVM_GET_TSC_KHZ, NULL);
+	uint32_t apart;
+
+	if (!want || own <= 0 || (uint32_t)own == want)
+		return 0;
+	if (kvm_call(en->vcpu[vcpu].fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)want) >= 0)
+		return 0;
+	apart = (uint32_t)own > want ? (uint32_t)own - want : want - (uint32_t)own;
+	if (apart <= want / 100 * TSC_TOLERANCE_PERCENT)
+		return 0;
+	return error_set(e, -EINVAL,
+			 "vCPU %u: the guest's TSC runs at %u kHz, this host's at %d, and this CPU "
+			 "cannot scale it",
+			 vcpu, want, own);
+}
+
+static vcpu_step *const get_order[] = {
+	mp_state_get,  regs_get,  sregs_get,    xsave_get,   xcrs_get,
+	debugregs_get, lapic_get, kvm_msrs_get, tsc_khz_get, events_get,
+};
+static vcpu_step *const set_order[] = {
+	tsc_khz_set, mp_state_set,  regs_set,  sregs_set,    xsave_set,
+	xcrs_set,    debugregs_set, lapic_set, kvm_msrs_set, events_set,
+};
+
+int kvm_vcpu_get(struct engine *en, unsigned vcpu, struct error *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < ARRAY_LEN(get_order); i++)
+		rc = get_order[i](en, vcpu, e);
+	return rc;
+}
+
+int kvm_vcpu_set(struct engine *en, unsigned vcpu, struct error *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < ARRAY_LEN(set_order); i++)
+		rc = set_order[i](en, vcpu, e);
+	return rc;
+}

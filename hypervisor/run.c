@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vCPU threads: running, parking, and what is done while all of them are parked.
+ *
+ * A vCPU parks when a request is set and its engine has returned EXIT_INTERRUPTED:
+ * then no instruction is half done. Whoever wants something sets the request under
+ * run->lock, then kicks; a vCPU looks at the requests after the engine took back the
+ * kick (see engine_kvm_run.c): so none is missed.
+ *
+ * The guest's own wishes (reset, power off) and its crash are an action. The last
+ * vCPU to park carries it out, before a pauser gets its turn. Locks: the device lock
+ * may be held when run->lock is taken, never the other way round.
+ */
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hypervisor/machine.h"
+
+#define LOG_MODULE "run"
+
+enum request {
+	REQUEST_PAUSE = 1,
+	REQUEST_ACTION = 2,
+	REQUEST_STOPPED = 4, /* powered off or crashed: for good */
+	REQUEST_QUIT = 8,
+};
+
+enum action { ACTION_NONE, ACTION_RESET, ACTION_POWEROFF, ACTION_CRASH };
+
+struct vcpu_thread {
+	struct vm *vm;
+	unsigned index;
+	pthread_t thread;
+};
+
+struct run_state {
+	pthread_mutex_t lock;
+	pthread_cond_t parking; /* all are parked, or the action is done */
+	pthread_cond_t leaving; /* a request was taken back, or QUIT */
+	struct vcpu_thread vcpus[VM_VCPUS_MAX];
+	unsigned threads, parked;
+	atomic_uint requests; /* changed under lock */
+	atomic_bool started;
+	bool loaded; /* devices must signal again before vCPUs run */
+	enum action action;
+	bool acting;
+	char detail[160];
+};
+
+int run_create(struct vm *vm)
+{
+	struct run_state *run = calloc(1, sizeof(*run));
+
+	if (!run)
+		return -ENOMEM;
+	pthread_mutex_init(&run->lock, NULL);
+	pthread_cond_init(&run->parking, NULL);
+	pthread_cond_init(&run->leaving, NULL);
+	vm->run = run;
+	return 0;
+}
+
+static void vcpus_kick(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->run->threads; i++)
+		vm->engine_ops->vcpu_kick(vm->engine, i);
+}
+
+/* run->lock held. */
+static void request_set(struct vm *vm, unsigned request)
+{
+	atomic_fetch_or(&vm->run->requests, request);
+	vcpus_kick(vm);
+}
+
+static void request_clear(struct vm *vm, unsigned request)
+{
+	atomic_fetch_and(&vm->run->requests, ~request);
+	pthread_cond_broadcast(&vm->run->leaving);
+}
+
+/* ---- actions ---------------------------------------------------------------- */
+
+/* The first one counts. Any thread; the device lock may be held. */
+static void action_request(struct vm *vm, enum action action, const char *detail)
+{
+	struct run_state *run = vm->run;
+
+	pthread_mutex_lock(&run->lock);
+	if (run->action == ACTION_NONE && !(atomic_load(&run->requests) & REQUEST_STOPPED)) {
+		run->action = action;
+		snprintf(run->detail, sizeof(run->detail), "%s", detail);
+		request_set(vm, REQUEST_ACTION);
+	}
+	pthread_mutex_unlock(&run->lock);
+}
+
+void vm_request_poweroff(struct vm *vm)
+{
+	action_request(vm, ACTION_POWEROFF, "the guest turned itself off");
+}
+
+void vm_request_reset(struct vm *vm)
+{
+	action_request(vm, ACTION_RESET, "the guest asked for a reset");
+}
+
+static enum vm_event action_carry_out(struct vm *vm, enum action action, char *detail, size_t room)
+{
+	struct error e = {0};
+
+	if (action == ACTION_POWEROFF)
+		return VM_EVENT_POWEROFF;
+	if (action == ACTION_CRASH)
+		return VM_EVENT_CRASH;
+	if (!machine_reset(vm, &e))
+		return VM_EVENT_REBOOT;
+	snprintf(detail, room, "the reset failed: %.120s", e.text);
+	return VM_EVENT_CRASH;
+}
+
+/* All vCPUs are parked; run->lock held, dropped meanwhile. */
+static void action_perform(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+	char detail[sizeof(run->detail)];
+	enum action action = run->action;
+	enum vm_event event;
+
+	memcpy(detail, run->detail, sizeof(detail));
+	run->acting = true;
+	pthread_mutex_unlock(&run->lock);
+	event = action_carry_out(vm, action, detail, sizeof(detail));
+	pthread_mutex_lock(&run->lock);
+	if (event != VM_EVENT_REBOOT)
+		atomic_fetch_or(&run->requests, REQUEST_STOPPED);
+	run->acting = false;
+	run->action = ACTION_NONE;
+	request_clear(vm, REQUEST_ACTION);
+	pthread_cond_broadcast(&run->parking);
+	pthread_mutex_unlock(&run->lock);
+	vm->parts.on_event(vm->parts.ctx, event, detail);
+	pthread_mutex_lock(&run->lock);
+}
+
+/* ---- vCPU threads --------------------------------------------------------------- */
+
+/* False: end the thread. */
+static bool vcpu_park(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+	unsigned requests;
+
+	pthread_mutex_lock(&run->lock);
+	run->parked++;
+	while ((requests = atomic_load(&run->requests)) && !(requests & REQUEST_QUIT)) {
+		if (run->parked == run->threads && run->action && !run->acting) {
+			action_perform(vm);
+			continue;
+		}
+		if (run->parked == run->threads)
+			pthread_cond_broadcast(&run->parking);
+		pthread_cond_wait(&run->leaving, &run->lock);
+	}
+	run->parked--;
+	pthread_mutex_unlock(&run->lock);
+	return !(requests & REQUEST_QUIT);
+}
+
+static void exit_access(struct vm *vm, struct bus *bus, struct vcpu_exit *exit)
+{
+	pthread_mutex_lock(&vm->lock);
+	for (unsigned i = 0; i < exit->count; i++)
+		bus_access(bus, exit->address, exit->data + (size_t)i * exit->size, exit->size,
+			   exit->write);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void exit_handle(struct vm *vm, struct vcpu_exit *exit)
+{
+	switch (exit->kind) {
+	case EXIT_PIO:
+		exit_access(vm, &vm->ports, exit);
+		break;
+	case EXIT_MMIO:
+		exit_access(vm, &vm->mmio, exit);
+		break;
+	case EXIT_SHUTDOWN:
+	case EXIT_FAILED:
+		action_request(vm, ACTION_CRASH, exit->detail);
+		break;
+	case EXIT_INTERRUPTED:
+		break;
+	}
+}
+
+/* A vCPU that cannot go on parks at once: to run it again is no way to stop it. */
+static bool exit_may_park(const struct vcpu_exit *exit)
+{
+	return exit->kind == EXIT_INTERRUPTED || exit->kind == EXIT_SHUTDOWN ||
+	       exit->kind == EXIT_FAILED;
+}
+
+static void *vcpu_loop(void *ctx)
+{
+	struct vcpu_thread *t = ctx;
+	struct vm *vm = t->vm;
+	struct vcpu_exit exit;
+
+	log_context_vm(vm->config.name);
+	do {
+		vm->engine_ops->vcpu_run(vm->engine, t->index, &exit);
+		exit_handle(vm, &exit);
+	} while (!exit_may_park(&exit) || !atomic_load(&vm->run->requests) || vcpu_park(vm));
+	return NULL;
+}
+
+static void threads_end(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+
+	pthread_mutex_lock(&run->lock);
+	request_set(vm, REQUEST_QUIT);
+	pthread_cond_broadcast(&run->leaving);
+	pthread_mutex_unlock(&run->lock);
+	for (unsigned i = 0; i < run->threads; i++)
+		pthread_join(run->vcpus[i].thread, NULL);
+	run->threads = run->parked = 0;
+}
+
+/* They start parked, so that all run or none does. */
+static int threads_start(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+	int rc = 0;
+
+	pthread_mutex_lock(&run->lock);
+	atomic_fetch_or(&run->requests, REQUEST_PAUSE);
+	for (unsigned i = 0; !rc && i < vm->config.vcpus; i++) {
+		struct vcpu_thread *t = &run->vcpus[i];
+		char name[16];
+
+		t->vm = vm;
+		t->index = i;
+		snprintf(name, sizeof(name), "vcpu%u", i);
+		vm->engine_ops->vcpu_kick(vm->engine, i);
+		rc = thread_start(&t->thread, name, vcpu_loop, t);
+		if (!rc)
+			run->threads++;
+	}
+	if (!rc)
+		request_clear(vm, REQUEST_PAUSE);
+	pthread_mutex_unlock(&run->lock);
+	if (rc) {
+		threads_end(vm);
+		atomic_fetch_and(&run->requests, ~(unsigned)(REQUEST_QUIT | REQUEST_PAUSE));
+	}
+	return rc;
+}
+
+void run_destroy(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+
+	if (!run)
+		return;
+	threads_end(vm);
+	pthread_cond_destroy(&run->parking);
+	pthread_cond_destroy(&run->leaving);
+	pthread_mutex_destroy(&run->lock);
+	free(run);
+	vm->run = NULL;
+}
+
+/* ---- start, pause, resume --------------------------------------------------------- */
+
+void run_loaded(struct vm *vm)
+{
+	vm->run->loaded = true;
+}
+
+/* After a load, before vCPUs run. Device lock held. */
+static void devices_resume(struct vm *vm)
+{
+	if (!vm->run->loaded)
+		return;
+	vm->run->loaded = false;
+	for (unsigned i = 0; i < vm->device_count; i++)
+		vm->devices[i]->ops->resume(vm->devices[i]);
+}
+
+int vm_start(struct vm *vm, struct error *e)
+{
+	struct run_state *run = vm->run;
+	int rc = 0;
+
+	if (atomic_load(&run->started) || run_is_paused(vm))
+		return error_set(e, -EBUSY, "the vm has been started already");
+	pthread_mutex_lock(&vm->lock);
+	devices_resume(vm);
+	pthread_mutex_unlock(&vm->lock);
+	if (!vm->engine_ops->stepped)
+		rc = threads_start(vm);
+	if (rc)
+		return error_set(e, rc, "cannot start the vCPU threads: %s", strerror(-rc));
+	atomic_store(&run->started, true);
+	return 0;
+}
+
+bool run_is_paused(const struct vm *vm)
+{
+	return atomic_load(&vm->run->requests) & REQUEST_PAUSE;
+}
+
+bool run_is_started(const struct vm *vm)
+{
+	return atomic_load(&vm->run->started);
+}
+
+bool vm_is_running(const struct vm *vm)
+{
+	return atomic_load(&vm->run->started) && !atomic_load(&vm->run->requests);
+}
+
+int vm_pause(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+
+	if (run_is_paused(vm))
+		return -EBUSY;
+	pthread_mutex_lock(&run->lock);
+	request_set(vm, REQUEST_PAUSE);
+	while (run->parked < run->threads || run->action || run->acting)
+		pthread_cond_wait(&run->parking, &run->lock);
+	pthread_mutex_unlock(&run->lock);
+	pthread_mutex_lock(&vm->lock);
+	return 0;
+}
+
+int vm_resume(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+	int rc;
+
+	if (!run_is_paused(vm))
+		return -EINVAL;
+	rc = vm->engine_ops->after_pause(vm->engine);
+	if (rc)
+		log_warn_rc(rc, "the guest may take the pause for a lockup");
+	if (atomic_load(&run->started))
+		devices_resume(vm);
+	pthread_mutex_unlock(&vm->lock);
+	pthread_mutex_lock(&run->lock);
+	request_clear(vm, REQUEST_PAUSE);
+	pthread_mutex_unlock(&run->lock);
+	return 0;
+}
+
+/* ---- engines without threads ---------------------------------------------------------- */
+
+int vm_step(struct vm *vm, unsigned steps)
+{
+	struct run_state *run = vm->run;
+	struct vcpu_exit exit;
+
+	if (!vm->engine_ops->stepped)
+		return -EOPNOTSUPP;
+	if (run_is_paused(vm))
+		return -EBUSY;
+	pthread_mutex_lock(&vm->lock);
+	devices_resume(vm);
+	pthread_mutex_unlock(&vm->lock);
+	for (unsigned i = 0; i < steps; i++) {
+		if (atomic_load(&run->requests) & REQUEST_STOPPED)
+			return -ESHUTDOWN;
+		vm->engine_ops->vcpu_run(vm->engine, 0, &exit);
+		exit_handle(vm, &exit);
+		pthread_mutex_lock(&run->lock);
+		if (run->action)
+			action_perform(vm);
+		pthread_mutex_unlock(&run->lock);
+	}
+	return 0;
+}

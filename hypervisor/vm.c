@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hypervisor/machine.h"
+
+#define LOG_MODULE "vm"
+
+/* ---- devices ------------------------------------------------------------------ */
+
+int vm_device_add(struct vm *vm, struct device *d)
+{
+	for (unsigned i = 0; i < vm->device_count; i++)
+		if (vm->devices[i]->ops->section == d->ops->section &&
+		    vm->devices[i]->instance == d->instance)
+			return -EEXIST;
+	if (vm->device_count == DEVICES_MAX)
+		return -ENOSPC;
+	d->vm = vm;
+	vm->devices[vm->device_count++] = d;
+	return 0;
+}
+
+void vm_irq(struct vm *vm, unsigned gsi, bool level)
+{
+	int rc = vm->engine_ops->irq_line(vm->engine, gsi, level);
+
+	if (rc)
+		log_error_rc(rc, "GSI %u cannot be %s", gsi, level ? "raised" : "lowered");
+}
+
+void vm_msi(struct vm *vm, uint64_t address, uint32_t data)
+{
+	int rc = vm->engine_ops->msi(vm->engine, address, data);
+
+	if (rc)
+		log_error_rc(rc, "an MSI to %#llx is lost", (unsigned long long)address);
+}
+
+/* ---- creation ----------------------------------------------------------------- */
+
+static void event_ignore(void *ctx, enum vm_event event, const char *detail)
+{
+}
+
+static int config_check(const struct vm_config *c, struct error *e)
+{
+	if (!c->vcpus || c->vcpus > VM_VCPUS_MAX)
+		return error_set(e, -EINVAL, "a vm has 1 to %u vCPUs, not %u", VM_VCPUS_MAX,
+				 c->vcpus);
+	if (c->disk_count > VM_DISKS_MAX || c->nic_count > VM_NICS_MAX)
+		return error_set(e, -EINVAL, "a vm has at most %u disks and %u NICs", VM_DISKS_MAX,
+				 VM_NICS_MAX);
+	return 0;
+}
+
+static int engine_start(struct vm *vm, struct error *e)
+{
+	struct engine_params params = {.vcpus = vm->config.vcpus,
+				       .memory = &vm->memory,
+				       .seed = vm->config.seed,
+				       .device_ctx = vm};
+
+	return vm->engine_ops->create(&params, &vm->engine, e);
+}
+
+int machine_create(const struct machine_plan *plan, const struct vm_config *c,
+		   const struct vm_parts *parts, struct vm **out, struct error *e)
+{
+	struct vm *vm;
+	int rc = config_check(c, e);
+
+	if (rc)
+		return rc;
+	vm = calloc(1, sizeof(*vm));
+	if (!vm)
+		return error_set(e, -ENOMEM, "no memory for a vm");
+	vm->config = *c;
+	vm->parts = *parts;
+	if (!vm->parts.on_event)
+		vm->parts.on_event = event_ignore;
+	vm->engine_ops = plan->engine;
+	vm->load = plan->load;
+	vm->memory.fd = -1;
+	pthread_mutex_init(&vm->lock, NULL);
+	rc = run_create(vm);
+	if (!rc)
+		rc = memory_create(&vm->memory, c->memory, e);
+	if (!rc)
+		rc = engine_start(vm, e);
+	if (!rc)
+		rc = plan->devices(vm, e);
+	if (rc) {
+		error_set(e, rc, "cannot make the vm: %s", strerror(-rc));
+		vm_destroy(vm);
+		return rc;
+	}
+	*out = vm;
+	return 0;
+}
+
+/* No transfer to guest memory is in flight when this returns. Device lock not held. */
+static void disks_drain(struct vm *vm)
+{
+	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+		if (vm->parts.disks[i])
+			vm->parts.disks[i]->ops->drain(vm->parts.disks[i]);
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (run_is_paused(vm))
+		pthread_mutex_unlock(&vm->lock);
+	run_destroy(vm);
+	disks_drain(vm);
+	while (vm->device_count) {
+		struct device *d = vm->devices[--vm->device_count];
+
+		d->ops->destroy(d);
+	}
+	if (vm->engine)
+		vm->engine_ops->destroy(vm->engine);
+	if (vm->memory.base)
+		memory_destroy(&vm->memory);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm);
+}
+
+/* ---- boot and reset ---------------------------------------------------------------- */
+
+/* Device lock held: the loader's tables read what devices there are. */
+static int machine_boot(struct vm *vm, struct error *e)
+{
+	struct boot_entry entry = {0};
+	int rc = vm->load(vm, &entry, e);
+
+	return rc ? rc : vm->engine_ops->vcpu_boot(vm->engine, &entry, e);
+}
+
+int vm_boot(struct vm *vm, struct error *e)
+{
+	int rc;
+
+	if (run_is_started(vm))
+		return error_set(e, -EBUSY, "the vm runs already");
+	pthread_mutex_lock(&vm->lock);
+	rc = machine_boot(vm, e);
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
+}
+
+/* Devices first: they ask for no more transfers. Then those in flight end, and only
+ * then is memory written. */
+int machine_reset(struct vm *vm, struct error *e)
+{
+	int rc;
+
+	pthread_mutex_lock(&vm->lock);
+	for (unsigned i = 0; i < vm->device_count; i++)
+		vm->devices[i]->ops->reset(vm->devices[i]);
+	pthread_mutex_unlock(&vm->lock);
+	disks_drain(vm);
+	pthread_mutex_lock(&vm->lock);
+	rc = vm->engine_ops->vcpus_reset(vm->engine);
+	if (rc)
+		error_set(e, rc, "the vCPUs cannot be reset: %s", strerror(-rc));
+	else
+		rc = machine_boot(vm, e);
+	pthread_mutex_unlock(&vm->lock);
+	return rc;
+}
+
+/* ---- what is in it -------------------------------------------------------------------- */
+
+const char *vm_engine_name(const struct vm *vm)
+{
+	return vm->engine_ops->name;
+}
+
+uint8_t *vm_ram(const struct vm *vm)
+{
+	return vm->memory.base;
+}
+
+uint64_t vm_ram_pages(const struct vm *vm)
+{
+	return vm->memory.size / VM_PAGE_SIZE;
+}
+
+int vm_ram_fd(const struct vm *vm)
+{
+	return vm->memory.fd;
+}
+
+/* ---- log-dirty ----------------------------------------------------------------------------- */
+
+int vm_log_dirty(struct vm *vm, bool on)
+{
+	int rc = vm->engine_ops->log_dirty(vm->engine, on);
+
+	if (!rc && on)
+		memory_harvest(&vm->memory, NULL);
+	return rc;
+}
+
+int vm_dirty_harvest(struct vm *vm, uint64_t *map)
+{
+	int rc = vm->engine_ops->dirty_harvest(vm->engine, map);
+
+	if (!rc)
+		memory_harvest(&vm->memory, map);
+	return rc;
+}

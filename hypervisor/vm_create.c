@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The machine with everything in it. The order of creation is the order of PCI slots. */
+#include "hypervisor/machine.h"
+
+static int (*const platform[])(struct vm *vm, struct error *e) = {serial_create, rtc_create,
+								  acpi_create, pci_create};
+
+static int (*const extras[])(struct vm *vm, struct error *e) = {virtio_rng_create,
+								virtio_console_create};
+
+static int devices_create(struct vm *vm, struct error *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < ARRAY_LEN(platform); i++)
+		rc = platform[i](vm, e);
+	for (unsigned i = 0; !rc && i < vm->config.nic_count; i++)
+		rc = virtio_net_create(vm, i, e);
+	for (unsigned i = 0; !rc && i < vm->config.disk_count; i++)
+		rc = virtio_blk_create(vm, i, e);
+	for (unsigned i = 0; !rc && i < ARRAY_LEN(extras); i++)
+		rc = extras[i](vm, e);
+	return rc;
+}
+
+int vm_create(const struct vm_config *c, const struct vm_parts *parts, struct vm **out,
+	      struct error *e)
+{
+	struct machine_plan plan = {.devices = devices_create, .load = boot_load};
+	struct error why = {0};
+
+	plan.engine = engine_find(c->engine, &why);
+	if (!plan.engine)
+		return error_set(e, why.code, "%s", why.text);
+	return machine_create(&plan, c, parts, out, e);
+}
