@@ -46,7 +46,7 @@ struct peer_config {
 
 struct agent_config {
 	char name[AGENT_NAME_MAX + 1];
-	char address[256]; /* where to listen */
+	char address[256]; /* where to listen; "" = any */
 	uint16_t port;
 	char state_dir[192], run_dir[64], vm_program[256];
 	char ca[256], cert[256], key[256];

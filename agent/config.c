@@ -357,7 +357,6 @@ static const struct key top_keys[] = {
 static void defaults(struct agent_config *c)
 {
 	*c = (struct agent_config){
-		.address = "::",
 		.port = AGENT_PORT,
 		.state_dir = "/var/lib/pollux",
 		.run_dir = "/run/pollux",
