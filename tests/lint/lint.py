@@ -153,7 +153,8 @@ def check_format(tree):
 
 def check_shell(tree):
     names = [n for n, kind in tree.scripts.items() if kind == "sh"]
-    return tool(tree, ["shellcheck", "-x"], names)
+    # The lab's hosts run busybox sh, and read /proc/cmdline by words.
+    return tool(tree, ["shellcheck", "-x", "--exclude=SC2187,SC2013"], names)
 
 
 def check_python(tree):
