@@ -21,9 +21,9 @@ EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "guests"]
 def phases(build):
     """(name, arguments for make)"""
     yield "lint", [f"BUILD={build}", "lint"]
-    yield "tools-test", [f"BUILD={build}", "tools-test"]
     yield "build-gcc", [f"BUILD={build}", "CC=gcc", *EVERYTHING]
     yield "build-clang", [f"BUILD={build}-clang", "CC=clang", *EVERYTHING]
+    yield "tools-test", [f"BUILD={build}", "CC=gcc", "tools-test"]
     yield "unit", [f"BUILD={build}", "CC=gcc", "unit-run"]
     yield "build-asan", [f"BUILD={build}-asan", *SANITIZED, *EVERYTHING, "fuzzers"]
     yield "unit-asan", [f"BUILD={build}-asan", *SANITIZED, "unit-run"]
