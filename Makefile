@@ -143,9 +143,10 @@ FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 GUESTS :=
 -include tests/guests/guests.mk lab/lab.mk bench/bench.mk
 
-# $(call test_program,SOURCE,FOLDER)
+# $(call test_program,SOURCE,FOLDER); sources beside it that are not tests are shared by them.
+test_helpers = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/unit/$1/test_%,$(wildcard tests/unit/$1/*.c)))
 define test_program
-$(BUILD)/$(1:.c=): $(BUILD)/$(1:.c=.o) $(call archives,$(call closure,$2))
+$(BUILD)/$(1:.c=): $(BUILD)/$(1:.c=.o) $(call test_helpers,$2) $(call archives,$(call closure,$2))
 	$$(call say,LINK)$$(CC) $$(LDFLAGS) -o $$@ $$^ $$(call libs,$(call closure,$2)) $$(call pkg_libs,cmocka)
 endef
 $(foreach f,$(FOLDERS),$(foreach t,$(wildcard tests/unit/$f/test_*.c),$(eval $(call test_program,$t,$f))))

@@ -21,7 +21,7 @@ EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "guests"]
 def phases(build):
     """(name, arguments for make)"""
     yield "lint", [f"BUILD={build}", "lint"]
-    yield "build-gcc", [f"BUILD={build}", "CC=gcc", *EVERYTHING]
+    yield "build-gcc", [f"BUILD={build}", "CC=gcc", *EVERYTHING, "lab-tools"]
     yield "build-clang", [f"BUILD={build}-clang", "CC=clang", *EVERYTHING]
     yield "tools-test", [f"BUILD={build}", "CC=gcc", "tools-test"]
     yield "unit", [f"BUILD={build}", "CC=gcc", "unit-run"]
