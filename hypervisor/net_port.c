@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hypervisor/net_port.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define LOG_MODULE "net"
+
+static struct net_port *port_of(struct net_backend *b)
+{
+	return CONTAINER_OF(b, struct net_port, base);
+}
+
+static void port_wake(struct net_port *p)
+{
+	const uint64_t one = 1;
+
+	(void)!write(p->wake_fd, &one, sizeof(one));
+}
+
+static void port_ready(void *ctx, uint32_t events);
+
+/* Watch for what is wanted. For nothing at all a descriptor is left alone: even then
+ * a hang-up would be reported, again and again. */
+static void port_rewatch(struct net_port *p)
+{
+	uint32_t events = 0;
+	int rc = 0;
+
+	if (p->fd < 0)
+		return;
+	if (atomic_load(&p->receiving))
+		events |= EPOLLIN;
+	if (atomic_load(&p->blocked))
+		events |= EPOLLOUT;
+	if (events == p->events)
+		return;
+	if (!events) {
+		loop_unwatch(p->watch);
+		p->watch = NULL;
+	} else if (p->watch) {
+		rc = loop_rewatch(p->watch, events);
+	} else {
+		rc = loop_watch(p->io, p->fd, events, port_ready, p, &p->watch);
+	}
+	if (rc)
+		log_error_rc(rc, "a network back end cannot be watched");
+	p->events = events;
+}
+
+static void port_ready(void *ctx, uint32_t events)
+{
+	struct net_port *p = ctx;
+
+	if ((events & EPOLLOUT) && p->ops->output(p)) {
+		atomic_store(&p->blocked, false);
+		if (p->base.front.writable)
+			p->base.front.writable(p->base.front.ctx);
+	}
+	if (p->fd >= 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		p->ops->input(p);
+	port_rewatch(p);
+}
+
+static void port_awake(void *ctx, uint32_t events)
+{
+	struct net_port *p = ctx;
+	uint64_t count;
+
+	if (read(p->wake_fd, &count, sizeof(count)) < 0)
+		return;
+	if (p->fd >= 0 && atomic_load(&p->receiving))
+		p->ops->input(p);
+	port_rewatch(p);
+}
+
+int net_port_deliver(struct net_port *p, const void *frame, size_t len)
+{
+	if (!p->base.front.receive)
+		return 0;
+	if (!atomic_load(&p->receiving))
+		return -EAGAIN;
+	return p->base.front.receive(p->base.front.ctx, frame, len);
+}
+
+int net_port_block(struct net_port *p)
+{
+	atomic_store(&p->blocked, true);
+	port_wake(p);
+	return -EAGAIN;
+}
+
+void net_port_set_receiving(struct net_backend *b, bool on)
+{
+	atomic_store(&port_of(b)->receiving, on);
+	port_wake(port_of(b));
+}
+
+void net_port_attach(struct net_port *p, int fd)
+{
+	p->fd = fd;
+	p->events = 0;
+	port_rewatch(p);
+}
+
+void net_port_detach(struct net_port *p)
+{
+	if (p->watch)
+		loop_unwatch(p->watch);
+	p->watch = NULL;
+	if (p->fd >= 0)
+		close(p->fd);
+	p->fd = -1;
+}
+
+int net_port_open(struct net_port *p, struct loop *io, const struct net_port_ops *ops,
+		  struct error *e)
+{
+	int rc;
+
+	p->ops = ops;
+	p->io = io;
+	p->fd = -1;
+	atomic_init(&p->receiving, true);
+	atomic_init(&p->blocked, false);
+	p->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	rc = p->wake_fd < 0 ? -errno : loop_watch(io, p->wake_fd, EPOLLIN, port_awake, p, &p->wake);
+	if (rc)
+		return error_set(e, rc, "network: %s", strerror(-rc));
+	return 0;
+}
+
+void net_port_close(struct net_port *p)
+{
+	net_port_detach(p);
+	if (p->wake)
+		loop_unwatch(p->wake);
+	if (p->wake_fd >= 0)
+		close(p->wake_fd);
+}
+
+/* ---- a NIC that is not connected ---------------------------------------------------- */
+
+static int none_send(struct net_backend *b, const struct iovec *iov, int iov_count)
+{
+	return 0;
+}
+
+static void none_set_receiving(struct net_backend *b, bool on)
+{
+}
+
+static void none_destroy(struct net_backend *b)
+{
+	free(b);
+}
+
+static const struct net_backend_ops none_ops = {none_send, none_set_receiving, none_destroy};
+
+static int net_none_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
+			 struct error *e)
+{
+	*out = calloc(1, sizeof(**out));
+	if (!*out)
+		return error_set(e, -ENOMEM, "network: out of memory");
+	(*out)->ops = &none_ops;
+	return 0;
+}
+
+int net_backend_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		     struct error *e)
+{
+	static int (*const open[])(const struct nic_config *c, struct loop *io,
+				   struct net_backend **out, struct error *e) = {
+		[NIC_TAP] = net_tap_open,
+		[NIC_STREAM] = net_stream_open,
+		[NIC_NONE] = net_none_open,
+	};
+
+	return open[c->kind](c, io, out, e);
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What network back ends on a descriptor share: waiting, in both directions. A
+ * device may call from any thread, but a descriptor is watched by the loop's
+ * thread only: an eventfd carries the wish there. Private to hypervisor/.
+ */
+#ifndef POLLUX_HYPERVISOR_NET_PORT_H
+#define POLLUX_HYPERVISOR_NET_PORT_H
+
+#include <stdatomic.h>
+
+#include "hypervisor/hypervisor.h"
+
+#define NET_FRAME_MOST 65550u
+
+struct net_port;
+/* On the loop's thread. */
+struct net_port_ops {
+	/* Deliver frames with net_port_deliver() until there are none or it gives -EAGAIN. */
+	void (*input)(struct net_port *p);
+	/* The descriptor is writable. True: send() may be called again. */
+	bool (*output)(struct net_port *p);
+};
+
+struct net_port {
+	struct net_backend base;
+	const struct net_port_ops *ops;
+	struct loop *io;
+	int fd; /* -1: not connected now */
+	struct loop_watch *watch;
+	uint32_t events;
+	int wake_fd;
+	struct loop_watch *wake;
+	atomic_bool receiving;
+	atomic_bool blocked; /* send() gave -EAGAIN */
+};
+
+int net_port_open(struct net_port *p, struct loop *io, const struct net_port_ops *ops,
+		  struct error *e) MUST_CHECK;
+void net_port_close(struct net_port *p); /* also the descriptor */
+void net_port_attach(struct net_port *p, int fd);
+void net_port_detach(struct net_port *p);
+int net_port_deliver(struct net_port *p, const void *frame, size_t len) MUST_CHECK;
+/* From send(): come back when the descriptor is writable; gives -EAGAIN. */
+int net_port_block(struct net_port *p) MUST_CHECK;
+void net_port_set_receiving(struct net_backend *b, bool on);
+
+int net_tap_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		 struct error *e) MUST_CHECK;
+int net_stream_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		    struct error *e) MUST_CHECK;
+
+#endif
