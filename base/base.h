@@ -168,6 +168,7 @@ int loop_post(struct loop *l, loop_fn *fn,
 
 /* ---- threads, files -------------------------------------------------- */
 
+/* With all signals blocked; `name` is cut to 15 bytes. */
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *ctx) MUST_CHECK;
 
 int fd_read_all(int fd, void *data, size_t n) MUST_CHECK; /* -EPIPE at an early end */
@@ -175,7 +176,8 @@ int fd_write_all(int fd, const void *data, size_t n) MUST_CHECK;
 /* A whole file of at most `most` bytes, appended to `out`. */
 int file_read(const char *path, size_t most, struct buf *out, struct error *e) MUST_CHECK;
 /* Replace a file so that after a crash it is wholly the old or wholly the new
- * one: temporary file, fsync, rename, fsync of the folder. */
+ * one: temporary file (PATH.XXXXXX, which a crash may leave behind), fsync,
+ * rename, fsync of the folder. */
 int file_replace(const char *path, const void *data, size_t n, unsigned mode,
 		 struct error *e) MUST_CHECK;
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/base.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* Signals are for the main thread: a new thread starts with all of them blocked,
  * save those that report its own faults. */
@@ -15,19 +17,37 @@ static void signals_for_thread(sigset_t *set)
 		sigdelset(set, own[i]);
 }
 
+struct thread_begin {
+	void *(*fn)(void *);
+	void *ctx;
+	char name[16]; /* the kernel's limit; pthread_setname_np() refuses more */
+};
+
+/* The thread names itself: its starter's handle is no longer good when it detaches and ends. */
+static void *thread_main(void *ctx)
+{
+	struct thread_begin begin = *(struct thread_begin *)ctx;
+
+	free(ctx);
+	pthread_setname_np(pthread_self(), begin.name);
+	return begin.fn(begin.ctx);
+}
+
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *ctx)
 {
-	char short_name[16]; /* the kernel's limit, pthread_setname_np refuses more */
+	struct thread_begin *begin = malloc(sizeof(*begin));
 	sigset_t blocked, before;
 	int rc;
 
+	if (!begin)
+		return -ENOMEM;
+	*begin = (struct thread_begin){.fn = fn, .ctx = ctx};
+	snprintf(begin->name, sizeof(begin->name), "%s", name);
 	signals_for_thread(&blocked);
 	pthread_sigmask(SIG_SETMASK, &blocked, &before);
-	rc = pthread_create(t, NULL, fn, ctx);
+	rc = -pthread_create(t, NULL, thread_main, begin);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (rc)
-		return -rc;
-	snprintf(short_name, sizeof(short_name), "%s", name);
-	pthread_setname_np(*t, short_name);
-	return 0;
+		free(begin);
+	return rc;
 }

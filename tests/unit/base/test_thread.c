@@ -6,7 +6,9 @@
 
 #include <cmocka.h>
 
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -38,26 +40,37 @@ static void test_runs_with_signals_blocked(void **state)
 
 static void *name_copy(void *ctx)
 {
-	pthread_mutex_t *named = ctx;
-	static char name[16];
-
-	pthread_mutex_lock(named);
-	pthread_mutex_unlock(named);
-	pthread_getname_np(pthread_self(), name, sizeof(name));
-	return name;
+	pthread_getname_np(pthread_self(), ctx, 16);
+	return NULL;
 }
 
 static void test_long_name_is_cut(void **state)
 {
-	pthread_mutex_t named = PTHREAD_MUTEX_INITIALIZER;
 	pthread_t t;
-	void *name;
+	char name[16];
 
-	pthread_mutex_lock(&named);
-	assert_int_equal(thread_start(&t, "a-name-of-more-than-15", name_copy, &named), 0);
-	pthread_mutex_unlock(&named);
-	pthread_join(t, &name);
+	assert_int_equal(thread_start(&t, "a-name-of-more-than-15", name_copy, name), 0);
+	pthread_join(t, NULL);
 	assert_string_equal(name, "a-name-of-more-");
+}
+
+static void *detached(void *ctx)
+{
+	pthread_detach(pthread_self());
+	atomic_fetch_add((atomic_int *)ctx, 1);
+	return NULL;
+}
+
+/* They may be gone before thread_start() returns. */
+static void test_threads_that_detach(void **state)
+{
+	static atomic_int ended;
+	pthread_t t;
+
+	for (int i = 0; i < 200; i++)
+		assert_int_equal(thread_start(&t, "detached", detached, &ended), 0);
+	while (atomic_load(&ended) < 200)
+		sched_yield();
 }
 
 static void test_clock_moves_forward(void **state)
@@ -72,6 +85,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_runs_with_signals_blocked),
 		cmocka_unit_test(test_long_name_is_cut),
+		cmocka_unit_test(test_threads_that_detach),
 		cmocka_unit_test(test_clock_moves_forward),
 	};
 
