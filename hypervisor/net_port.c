@@ -87,11 +87,10 @@ int net_port_deliver(struct net_port *p, const void *frame, size_t len)
 	return p->base.front.receive(p->base.front.ctx, frame, len);
 }
 
-int net_port_block(struct net_port *p)
+void net_port_block(struct net_port *p)
 {
 	atomic_store(&p->blocked, true);
 	port_wake(p);
-	return -EAGAIN;
 }
 
 void net_port_set_receiving(struct net_backend *b, bool on)

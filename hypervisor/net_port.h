@@ -41,8 +41,8 @@ void net_port_close(struct net_port *p); /* also the descriptor */
 void net_port_attach(struct net_port *p, int fd);
 void net_port_detach(struct net_port *p);
 int net_port_deliver(struct net_port *p, const void *frame, size_t len) MUST_CHECK;
-/* From send(): come back when the descriptor is writable; gives -EAGAIN. */
-int net_port_block(struct net_port *p) MUST_CHECK;
+/* From send(): come back when the descriptor is writable. Any thread. */
+void net_port_block(struct net_port *p);
 void net_port_set_receiving(struct net_backend *b, bool on);
 
 int net_tap_open(const struct nic_config *c, struct loop *io, struct net_backend **out,

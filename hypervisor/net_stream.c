@@ -153,9 +153,9 @@ static int stream_send(struct net_backend *b, const struct iovec *iov, int iov_c
 	pthread_mutex_lock(&s->lock);
 	rc = frame_send(s, all, iov_count + 1, PREFIX + len);
 	pthread_mutex_unlock(&s->lock);
-	if (rc == 1)
-		(void)net_port_block(&s->port);
-	return rc == -EAGAIN ? net_port_block(&s->port) : rc < 0 ? rc : 0;
+	if (rc == 1 || rc == -EAGAIN)
+		net_port_block(&s->port);
+	return rc < 0 ? rc : 0;
 }
 
 static bool stream_output(struct net_port *p)

@@ -32,7 +32,10 @@ static int tap_send(struct net_backend *b, const struct iovec *iov, int iov_coun
 
 	if (writev(p->fd, iov, iov_count) >= 0)
 		return 0;
-	return errno == EAGAIN ? net_port_block(p) : -errno;
+	if (errno != EAGAIN)
+		return -errno;
+	net_port_block(p);
+	return -EAGAIN;
 }
 
 static void tap_input(struct net_port *p)
