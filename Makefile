@@ -2,7 +2,7 @@
 #
 # `make help` lists the targets.  Each folder is a library of all its *.c files
 # (its program's main excepted); a library may use those named in its deps_ line,
-# top first, and no others.  No path may contain a space.
+# top first, and no others.  No path may contain a space, a comma or a colon.
 
 FOLDERS := cli agent vm-process replicate netbuf disk-mirror hypervisor channel base
 
