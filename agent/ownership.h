@@ -8,7 +8,7 @@
  *           so that "the twin of term t" names one replica, and what a host says about
  *           a term never ceases to be true (but for ALIVE, on which nothing rests).
  *             protect +1, unprotected +1, promoted +2, promoted or run by force +2^32
- *           A promotion thus always beats what the old primary may have stored since.
+ *           A promotion thus beats what the old primary may have stored since.
  * Record    what a host knows for good. STORE writes it durably (file_replace), and
  *           only STORED lets the machine go on: there is never more than one STORE
  *           under way, and nothing that rests on it is done before.
@@ -135,16 +135,18 @@ struct ownership {
 	struct ownership_config config;
 	enum ownership_state state;
 	struct ownership_record record;  /* durable */
-	struct ownership_record pending; /* being stored */
-	bool storing, store_failed;
+	struct ownership_record pending; /* being stored, for the state `next` */
+	enum ownership_state next;
+	bool storing;
+	uint64_t store_at; /* not before this, after a failure */
 
 	/* Facts; what follows from them is worked out when no STORE is under way. */
 	bool vm_alive, session_lost, session_over, session_started;
-	bool replica, replica_ready, replica_lost;
+	bool replica, replica_ready, replica_lost, replica_reset;
 	bool peer_up, standby_can_fence;
-	bool forced; /* an operator's word, for the state it was given in */
-	bool waiting_reported;
-	uint64_t owner_term; /* the newest that the peer owns */
+	bool start, forced; /* an operator's word, for the state it was given in */
+	bool waiting_told;
+	uint64_t owner_term; /* the newest that the peer is known to own */
 	uint64_t released_term, dropped_term, drop_term, offer_term;
 	uint64_t lost_at, say_at, fence_at, fence_wait;
 	unsigned fence_id;
@@ -158,7 +160,7 @@ struct ownership_input {
 	bool alive, forced, reset, ok, can_fence;
 	unsigned id;
 	enum ownership_word word;
-	uint64_t term;
+	uint64_t term; /* WORD, SESSION_*, REPLICA_*, PROMOTED (of the session): others are stale */
 };
 
 void ownership_init(struct ownership *o, const struct ownership_config *c);

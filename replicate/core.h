@@ -194,15 +194,17 @@ enum standby_action {
 struct standby_config {
 	uint64_t heartbeat_ns, loss_ns;
 	unsigned streams; /* that carry epochs, 1..CHANNEL_STREAMS_MAX */
-	unsigned window;  /* epochs that may be begun beyond the last whole one */
-	uint64_t term;    /* of the session */
+	/* Epochs that may be begun beyond the last whole one, and acknowledged beyond the last
+	 * committed one: what bounds the memory for staging, when the disk is slow. */
+	unsigned window;
+	uint64_t term; /* of the session */
 };
 
 struct standby_core {
 	struct standby_config config;
 	enum standby_state state;
 	uint64_t begun[CHANNEL_STREAMS_MAX], ended[CHANNEL_STREAMS_MAX]; /* epochs, by stream */
-	uint64_t whole, committing, committed; /* committing: 0 = none is running */
+	uint64_t whole, acknowledged, committing, committed; /* committing: 0 = none is running */
 	uint64_t heard_at, seen_at, forgive_until;
 	uint64_t new_term;
 	bool indulged;

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <assert.h>
 #include <errno.h>
 
 #include "replicate/core_util.h"
@@ -399,7 +398,8 @@ static int on_disowned(struct primary_core *c, const struct primary_input *in,
 	if (c->state == PRIMARY_FENCED)
 		return 0;
 	core_act(out, PRIMARY_CLOSE);
-	core_act_epoch(out, PRIMARY_HOLD, c->sealed + 1);
+	if (!c->holding)
+		core_act_epoch(out, PRIMARY_HOLD, c->sealed + 1);
 	core_act(out, PRIMARY_STOP_VCPUS);
 	c->holding = true;
 	enter(c, PRIMARY_FENCED, out, "a newer term owns the vm");

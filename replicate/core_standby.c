@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <assert.h>
 #include <errno.h>
 
 #include "replicate/core_util.h"
@@ -106,6 +105,16 @@ static void fail(struct standby_core *c, struct core_actions *out, const char *w
 	enter(c, STANDBY_BROKEN, out, why);
 }
 
+static void acknowledge(struct standby_core *c, struct core_actions *out)
+{
+	uint64_t most = core_earlier(c->whole, c->committed + c->config.window);
+
+	if (most <= c->acknowledged || !(OPEN & BIT(c->state)))
+		return;
+	c->acknowledged = most;
+	core_act_epoch(out, STANDBY_ACK, most);
+}
+
 static void commit_next(struct standby_core *c, struct core_actions *out)
 {
 	if (c->committing)
@@ -185,7 +194,7 @@ static int on_end(struct standby_core *c, const struct standby_input *in, struct
 	c->whole++;
 	if (c->state == STANDBY_SYNCING)
 		enter(c, STANDBY_READY, out, NULL);
-	core_act_epoch(out, STANDBY_ACK, c->whole);
+	acknowledge(c, out);
 	commit_next(c, out);
 	return 0;
 }
@@ -213,6 +222,7 @@ static int on_committed(struct standby_core *c, const struct standby_input *in,
 		return -EINVAL;
 	c->committed = in->epoch;
 	c->committing = 0;
+	acknowledge(c, out);
 	if (!(ENDED & BIT(c->state)))
 		commit_next(c, out);
 	return 0;

@@ -3,6 +3,8 @@
 #ifndef POLLUX_REPLICATE_CORE_UTIL_H
 #define POLLUX_REPLICATE_CORE_UTIL_H
 
+#include <assert.h>
+
 #include "replicate/core.h"
 
 #define BIT(n) (1u << (n))
@@ -11,6 +13,7 @@ static inline struct core_action *core_act(struct core_actions *out, int type)
 {
 	struct core_action *a = &out->item[out->count++];
 
+	assert(out->count <= CORE_ACTIONS_MAX);
 	*a = (struct core_action){.type = type};
 	return a;
 }

@@ -46,7 +46,8 @@ void replicate_config_defaults(struct replicate_config *c);
 
 /* Something with records of its own in each epoch (a disk). Nothing here knows which. */
 struct epoch_member {
-	uint16_t id;
+	uint16_t id;   /* 1..; the same on both sides */
+	uint64_t size; /* of what it mirrors, in bytes; must be equal on both sides */
 	void *ctx;
 	/* primary */
 	int (*start)(void *ctx, int (*emit)(void *emit_ctx, const struct iovec *iov, int n),
@@ -112,6 +113,7 @@ void replicator_output(struct replicator *r);
 /* The answer to REPLICATOR_LOST. */
 enum ownership_answer {
 	OWNERSHIP_CONFIRMED, /* the standby cannot and will not promote: go on by policy */
+	OWNERSHIP_FORCED,    /* an operator says: go on, whatever the policy */
 	OWNERSHIP_DENIED,    /* a newer term exists: stop for good */
 };
 void replicator_ownership(struct replicator *r, enum ownership_answer a);

@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/ownership_steps.h"
+
+/*
+ * Why at most one copy makes output (I3); docs/ownership.md has it in full
+ *
+ *   The twin of term t can become the vm only on a host whose durable record is
+ *   STANDBY t, and only after the primary of t is fenced or has stored RELEASED t.
+ *   The primary of t lets output pass without the standby only after that record is
+ *   gone for good (DROPPED t), or the twin with its host (fenced), or when nobody but
+ *   an operator could promote it (no fence there), or on an operator's word; and only
+ *   after it has stored a newer term of its own. Each of the two thus needs a fact
+ *   that excludes the other's, and no fact but ALIVE ever ceases to be true.
+ */
+
+void ownership_tell(struct ownership *o, struct ownership_actions *out, enum ownership_word word,
+		    uint64_t term)
+{
+	struct ownership_action *a;
+
+	if (!o->peer_up)
+		return;
+	a = ownership_act(out, OWN_TELL);
+	a->word = word;
+	a->term = term;
+	a->can_fence = o->config.can_fence;
+}
+
+void ownership_enter(struct ownership *o, enum ownership_state next, struct ownership_actions *out,
+		     const char *why)
+{
+	struct ownership_action *a = ownership_act(out, OWN_REPORT);
+
+	assert(ownership_may_become(o->state, next));
+	o->state = next;
+	a->state = next;
+	a->why = why;
+}
+
+void ownership_store(struct ownership *o, enum ownership_role role, uint64_t term,
+		     enum ownership_state next, struct ownership_actions *out)
+{
+	assert(!o->storing && term >= o->record.term);
+	o->pending = (struct ownership_record){.term = term, .role = role};
+	o->next = next;
+	o->storing = true;
+	ownership_act(out, OWN_STORE)->record = o->pending;
+}
+
+static uint64_t later(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* ---- what needs no answer ------------------------------------------------- */
+
+static void say(struct ownership *o, uint64_t now, struct ownership_actions *out,
+		enum ownership_word word)
+{
+	if (!o->peer_up || now < o->say_at)
+		return;
+	ownership_tell(o, out, word, o->record.term);
+	o->say_at = now + o->config.retry_ns;
+}
+
+static void fence_if_due(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (!o->config.can_fence || o->fencing || now < o->fence_at)
+		return;
+	o->fencing = true;
+	ownership_act(out, OWN_FENCE)->id = ++o->fence_id;
+}
+
+static void drop_replica(struct ownership *o, struct ownership_actions *out)
+{
+	if (o->replica)
+		ownership_act(out, OWN_DROP_REPLICA);
+	o->replica = o->replica_ready = o->replica_lost = false;
+}
+
+/* ---- steps: true when something was begun or the state has changed --------- */
+
+typedef bool step_fn(struct ownership *o, uint64_t now, struct ownership_actions *out);
+
+/* The peer's claim beats ours. Equal terms come from two operators' forces, or from
+ * a record that an operator's force outran: a copy that does not run yields. */
+static bool peer_owns(const struct ownership *o)
+{
+	bool owner = o->record.role == ROLE_OWNER || o->record.role == ROLE_PRIMARY;
+	bool runs = o->vm_alive || o->state == OWN_PROMOTING;
+
+	if (o->owner_term != o->record.term)
+		return o->owner_term > o->record.term;
+	return o->owner_term != 0 && owner && !(runs && o->config.senior);
+}
+
+static bool step_yield(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (!peer_owns(o))
+		return false;
+	if (o->vm_alive)
+		ownership_act(out, OWN_KILL_VM);
+	o->vm_alive = false;
+	drop_replica(o, out);
+	ownership_store(o, ROLE_NONE, o->owner_term, OWN_NONE, out);
+	return true;
+}
+
+static bool step_none(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->offer_term > o->record.term && o->offer_term > o->drop_term)
+		ownership_store(o, ROLE_STANDBY, o->offer_term, OWN_STANDBY, out);
+	else if (o->drop_term > o->record.term)
+		ownership_store(o, ROLE_NONE, o->drop_term, OWN_NONE, out);
+	else
+		return false;
+	return true;
+}
+
+/* OWN makes a peer with a newer term say so, and any other one drop what is older. */
+static bool step_unsure(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->dropped_term == o->record.term) {
+		ownership_enter(o, OWN_IDLE, out, "the peer has no newer copy");
+		return true;
+	}
+	say(o, now, out, WORD_OWN);
+	return false;
+}
+
+static bool step_alone(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->vm_alive)
+		return false;
+	ownership_enter(o, OWN_IDLE, out, "the vm has ended");
+	return true;
+}
+
+static bool primary_offers(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (now >= o->lost_at + o->config.retry_max_ns) {
+		o->session_over = true;
+		return true;
+	}
+	say(o, now, out, WORD_OFFER);
+	return false;
+}
+
+static bool step_primary(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	bool dropped = o->dropped_term == o->record.term;
+
+	if (o->session_over || (dropped && !o->session_started)) {
+		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_ALONE, out);
+		return true;
+	}
+	if (!o->vm_alive) {
+		ownership_store(o, ROLE_RELEASED, o->record.term, OWN_RELEASED, out);
+		return true;
+	}
+	if (o->session_lost) {
+		o->lost_at = o->say_at = now;
+		o->fence_at = now + o->config.fence_delay_ns;
+		ownership_enter(o, OWN_ASKING, out, "the standby is lost");
+		return true;
+	}
+	if (!o->session_started)
+		return primary_offers(o, now, out);
+	if (dropped && now >= o->say_at) {
+		ownership_act(out, OWN_END_SESSION);
+		o->say_at = now + o->config.retry_ns;
+	}
+	return false;
+}
+
+/* Nobody but an operator could promote: a last chance to hear of one, then go on. */
+static bool standby_cannot_fence(const struct ownership *o, uint64_t now)
+{
+	return !o->standby_can_fence && now >= o->lost_at + o->config.ask_ns;
+}
+
+static bool step_asking(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	bool alone = o->dropped_term == o->record.term || o->fenced;
+
+	if (alone || (o->vm_alive && (o->forced || standby_cannot_fence(o, now)))) {
+		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_ALONE, out);
+		return true;
+	}
+	if (!o->vm_alive) {
+		ownership_store(o, ROLE_RELEASED, o->record.term, OWN_RELEASED, out);
+		return true;
+	}
+	say(o, now, out, WORD_DROP);
+	if (o->config.continue_alone)
+		fence_if_due(o, now, out);
+	return false;
+}
+
+/* A fence that confirms after the vm died took the twin with its host. */
+static bool step_released(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->dropped_term == o->record.term || o->fenced) {
+		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_IDLE, out);
+		return true;
+	}
+	say(o, now, out, WORD_RELEASED);
+	return false;
+}
+
+static bool promote(struct ownership *o, uint64_t more, struct ownership_actions *out)
+{
+	ownership_store(o, ROLE_OWNER, o->record.term + more, OWN_PROMOTING, out);
+	return true;
+}
+
+/* While a fence is under way the primary may be dying of it: its wish to go on alone
+ * waits for the fence's result, or both copies would be gone. */
+static bool replica_is_unwanted(const struct ownership *o)
+{
+	if (!o->replica || (!o->replica_ready && o->replica_lost))
+		return true;
+	if (o->released_term == o->record.term && !o->replica_ready)
+		return true;
+	return !o->fencing && (o->drop_term >= o->record.term || o->offer_term > o->record.term);
+}
+
+static bool step_replica(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->forced && o->replica_ready)
+		return promote(o, TERM_FORCED, out);
+	if (replica_is_unwanted(o)) {
+		drop_replica(o, out);
+		ownership_store(o, ROLE_NONE, later(o->record.term, o->drop_term), OWN_NONE, out);
+		return true;
+	}
+	if (o->released_term == o->record.term)
+		return promote(o, TERM_PROMOTED, out);
+	return false;
+}
+
+static bool step_standby(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (step_replica(o, now, out))
+		return true;
+	if (!o->replica_lost)
+		return false;
+	o->lost_at = o->say_at = o->fence_at = now;
+	if (o->peer_up)
+		o->fence_at += o->replica_reset ? o->config.reset_ns : o->config.ask_ns;
+	ownership_enter(o, OWN_DECIDING, out, "the primary is lost");
+	return true;
+}
+
+static bool step_deciding(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (step_replica(o, now, out))
+		return true;
+	if (o->fenced)
+		return promote(o, TERM_PROMOTED, out);
+	say(o, now, out, WORD_ASK);
+	fence_if_due(o, now, out);
+	if (!o->config.can_fence && !o->waiting_told) {
+		o->waiting_told = true;
+		ownership_enter(o, OWN_DECIDING, out,
+				"no fence is configured: waiting for the primary or an operator");
+	}
+	return false;
+}
+
+static bool step_promoting(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->vm_alive)
+		ownership_enter(o, OWN_ALONE, out, "promoted");
+	else if (!o->replica)
+		ownership_enter(o, OWN_IDLE, out, "the promotion failed");
+	else
+		return false;
+	return true;
+}
+
+static bool step_nothing(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	return false;
+}
+
+static step_fn *const steps[OWN_STATES] = {
+	[OWN_NEW] = step_nothing,         [OWN_NONE] = step_none,
+	[OWN_UNSURE] = step_unsure,       [OWN_IDLE] = step_nothing,
+	[OWN_ALONE] = step_alone,         [OWN_PRIMARY] = step_primary,
+	[OWN_ASKING] = step_asking,       [OWN_RELEASED] = step_released,
+	[OWN_STANDBY] = step_standby,     [OWN_DECIDING] = step_deciding,
+	[OWN_PROMOTING] = step_promoting,
+};
+
+void ownership_pursue(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	bool more = o->state != OWN_NEW && now >= o->store_at;
+
+	if (more)
+		o->store_at = 0;
+	while (more && !o->storing)
+		more = step_yield(o, now, out) || steps[o->state](o, now, out);
+}
+
+/* ---- after a STORE ------------------------------------------------------------ */
+
+static void facts_forget(struct ownership *o, uint64_t now)
+{
+	o->session_lost = o->session_over = o->session_started = false;
+	o->fencing = o->fenced = o->forced = o->start = o->waiting_told = false;
+	o->standby_can_fence = true;
+	o->say_at = o->lost_at = now;
+	o->fence_wait = o->config.retry_ns;
+}
+
+typedef void stored_fn(struct ownership *o, struct ownership_actions *out, bool forced,
+		       enum ownership_state from);
+
+static void stored_none(struct ownership *o, struct ownership_actions *out, bool forced,
+			enum ownership_state from)
+{
+	ownership_tell(o, out, WORD_DROPPED, o->record.term);
+}
+
+/* A newer owner that became known meanwhile is obeyed before anything is confirmed. */
+static void stored_owner(struct ownership *o, struct ownership_actions *out, bool forced,
+			 enum ownership_state from)
+{
+	if (peer_owns(o))
+		return;
+	if (o->state == OWN_PROMOTING)
+		ownership_act(out, OWN_PROMOTE)->term = o->record.term;
+	else if (from == OWN_ASKING && o->vm_alive)
+		ownership_act(out, forced ? OWN_CONFIRM_FORCED : OWN_CONFIRM);
+	ownership_tell(o, out, WORD_OWN, o->record.term);
+}
+
+static void stored_standby(struct ownership *o, struct ownership_actions *out, bool forced,
+			   enum ownership_state from)
+{
+	o->replica = true;
+	o->replica_ready = o->replica_lost = o->replica_reset = false;
+	ownership_act(out, OWN_CREATE_REPLICA)->term = o->record.term;
+	ownership_tell(o, out, WORD_ACCEPT, o->record.term);
+}
+
+/* PRIMARY and RELEASED are told by their steps, again and again. */
+static void stored_quiet(struct ownership *o, struct ownership_actions *out, bool forced,
+			 enum ownership_state from)
+{
+}
+
+static stored_fn *const stored_fns[ROLE_COUNT] = {
+	[ROLE_NONE] = stored_none,      [ROLE_OWNER] = stored_owner,
+	[ROLE_PRIMARY] = stored_quiet,  [ROLE_STANDBY] = stored_standby,
+	[ROLE_RELEASED] = stored_quiet,
+};
+
+static void start_vm(struct ownership *o, struct ownership_actions *out)
+{
+	o->vm_alive = true;
+	ownership_act(out, OWN_START_VM)->term = o->record.term;
+}
+
+void ownership_stored(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	enum ownership_state from = o->state;
+	bool forced = o->forced, start = o->start;
+
+	o->storing = false;
+	o->record = o->pending;
+	facts_forget(o, now);
+	ownership_enter(o, o->next, out, NULL);
+	stored_fns[o->record.role](o, out, forced, from);
+	if (start && o->record.role == ROLE_OWNER && !peer_owns(o))
+		start_vm(o, out);
+	ownership_pursue(o, now, out);
+}
