@@ -10,6 +10,7 @@ the next.  Logs are kept in BUILD/check/.  The last line has the totals of all.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,14 @@ def results_read(path):
         return [tuple(line.rstrip("\n").split("\t")) for line in f]
 
 
+def interrupted(process, number):
+    """Let the phase clean up (a lab has hosts to take down), then stop."""
+    print("Interrupted: ending what runs.", flush=True)
+    process.send_signal(number)
+    process.communicate()
+    sys.exit(128 + number)
+
+
 def make(name, arguments, folder, results):
     """Run one phase, its output to the terminal only when it says something went wrong."""
     log = os.path.join(folder, f"{name}.log")
@@ -51,6 +60,8 @@ def make(name, arguments, folder, results):
     with open(log, "w", encoding="utf-8") as f:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    env=env, text=True, errors="replace")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: interrupted(process, number))
         for line in process.stdout:
             f.write(line)
             if line.startswith("    "):  # a result as it comes, of a phase that takes minutes

@@ -7,8 +7,8 @@ Usage: run_tests.py [--label L] [--results FILE] [--timeout S] [--jobs N] [--liv
 A PROGRAM is a path, or a quoted command line.  Two kinds of output count:
   cmocka's TAP (asked for through the environment): one result a test;
   lines `test|sim|fuzz|scenario NAME ok|FAILED|skipped (REASON)`.
-A program that prints neither counts as one test by its exit code.  One that
-exits badly, ends early or takes too long is a failure whatever it printed.
+A program that prints neither counts as one test by its exit code.  One that exits
+badly, ends early, takes too long or leaves processes is a failure whatever it printed.
 What a failing program said is shown; results are appended to FILE as
 `ok|FAILED|skipped<TAB>LABEL<TAB>NAME<TAB>REASON` lines.
 """
@@ -17,12 +17,15 @@ import argparse
 import concurrent.futures
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
 import threading
 
+GRACE_PIPE = 3  # seconds that a pipe may stay open after its program's end
+GRACE = 30  # seconds between asking a program to end and making it
 TAP_PLAN = re.compile(r"^1\.\.(\d+)\s*$")
 TAP_RESULT = re.compile(r"\b(not ok|ok) (\d+) (- |# SKIP )(\S+)\s*$")
 OUR_RESULT = re.compile(r"^(?:test|sim|fuzz|scenario) (\S+) (ok|FAILED|skipped)\b\s*(?:\((.*)\))?")
@@ -72,37 +75,88 @@ def conclude(name, results, code, overtime):
 
 
 def output(process, live):
-    """Everything a program prints; single results also go to the terminal at once."""
-    text = []
-    for raw in process.stdout:
-        line = raw.decode(errors="replace")
-        text.append(line)
-        if live and OUR_RESULT.match(line):
-            print("    " + line.rstrip(), flush=True)
-    return "".join(text)
+    """What a program prints until its end: its text, and whether something that it left
+    behind keeps the pipe open.  Single results also go to the terminal at once."""
+    data, line, left = b"", b"", False
+    while True:
+        ready = select.select([process.stdout], [], [], GRACE_PIPE)[0]
+        if not ready and process.poll() is not None:
+            left = True
+            break
+        chunk = os.read(process.stdout.fileno(), 65536) if ready else None
+        if chunk == b"":
+            break
+        data += chunk or b""
+        *whole, line = (line + (chunk or b"")).split(b"\n")
+        for text in (w.decode(errors="replace") for w in whole) if live else ():
+            if OUR_RESULT.match(text):
+                print("    " + text, flush=True)
+    return data.decode(errors="replace"), left
 
 
-def run(command, timeout, live):
+class Running:
+    """The programs under way, each the leader of a session of its own, so that what it
+    started can be ended with it: asked first, as a lab has hosts to take down."""
+
+    def __init__(self):
+        self.lock, self.processes, self.over = threading.Lock(), set(), False
+
+    def start(self, words, env):
+        with self.lock:
+            if self.over:
+                raise OSError("interrupted")
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT, env=env, start_new_session=True)
+            self.processes.add(process)
+            return process
+
+    def done(self, process):
+        with self.lock:
+            self.processes.discard(process)
+
+    def end(self, process):
+        signal_group(process, signal.SIGTERM)
+        killer = threading.Timer(GRACE, signal_group, (process, signal.SIGKILL))
+        killer.daemon = True
+        killer.start()
+
+    def end_all(self, *_):
+        self.over = True
+        for process in list(self.processes):
+            self.end(process)
+
+
+def signal_group(process, number):
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def run(running, command, timeout, live):
     words = shlex.split(command)
     name = re.sub(r"^.*?tests/(unit/)?", "", words[0])
-    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="TAP")
     late = threading.Event()
     try:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        process = running.start(words, dict(os.environ, CMOCKA_MESSAGE_OUTPUT="TAP"))
     except OSError as e:
         return name, f"{command}: {e}\n", [Result("FAILED", name, str(e))]
 
     def expire():
         late.set()
-        os.killpg(process.pid, signal.SIGKILL)
+        running.end(process)
 
     timer = threading.Timer(timeout, expire)
     timer.start()
-    text = output(process, live)
+    text, left = output(process, live)
     code = process.wait()
     timer.cancel()
-    return name, text, conclude(name, parse(name, text), code, timeout if late.is_set() else 0)
+    running.done(process)
+    signal_group(process, signal.SIGKILL)  # whatever it left behind
+    results = conclude(name, parse(name, text), code, timeout if late.is_set() else 0)
+    if left:
+        results.append(Result("FAILED", name, "left a process behind that holds its output open"))
+    return name, text, results
 
 
 def show(name, text, results):
@@ -124,9 +178,11 @@ def main():
     parser.add_argument("--live", action="store_true", help="show single results as they come")
     parser.add_argument("programs", nargs="*", metavar="PROGRAM")
     args = parser.parse_args()
-    everything = []
+    everything, running = [], Running()
+    signal.signal(signal.SIGINT, running.end_all)
+    signal.signal(signal.SIGTERM, running.end_all)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(run, p, args.timeout, args.live) for p in args.programs]
+        jobs = [pool.submit(run, running, p, args.timeout, args.live) for p in args.programs]
         for job in concurrent.futures.as_completed(jobs):
             name, text, results = job.result()
             show(name, text, results)
@@ -141,7 +197,7 @@ def main():
         if r.verdict == "skipped" and not args.results:
             print(f"skipped {r.name} ({r.reason})")
     print(f"{count['ok']} passed, {count['FAILED']} failed, {count['skipped']} skipped")
-    sys.exit(1 if count["FAILED"] else 0)
+    sys.exit(130 if running.over else 1 if count["FAILED"] else 0)
 
 
 if __name__ == "__main__":

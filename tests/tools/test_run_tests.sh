@@ -63,6 +63,11 @@ END
 expect refuses-to-wait-for-ever 1 "0 passed, 1 failed, 0 skipped" "not done after 3 s" <<'END'
 sleep 60 & wait
 END
+expect refuses-what-leaves-processes 1 "1 passed, 1 failed, 0 skipped" "left a process behind" <<'END'
+echo 1..1
+echo "ok 1 - test_a"
+setsid sleep 8 &
+END
 expect counts-our-lines 1 "2 passed, 1 failed, 1 skipped" "no lab here" <<'END'
 echo "scenario kill-primary ok 12 ms"
 echo "scenario cut-link FAILED"
