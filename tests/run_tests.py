@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 
-GRACE_PIPE = 3  # seconds that a pipe may stay open after its program's end
+GRACE_PIPE = 1  # seconds that a pipe may stay open after its program's end
 GRACE = 30  # seconds between asking a program to end and making it
 TAP_PLAN = re.compile(r"^1\.\.(\d+)\s*$")
 TAP_RESULT = re.compile(r"\b(not ok|ok) (\d+) (- |# SKIP )(\S+)\s*$")
