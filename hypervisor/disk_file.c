@@ -34,6 +34,7 @@
 #define RING_ENTRIES 256u
 #define ALIGNMENT    4096u
 #define ZEROS_LEN    (256u * 1024)
+#define BOUNCE_LEN   (256u * 1024)
 #define DRAIN_POLL   10 /* ms; only a longstop, the ring's descriptor wakes it */
 
 struct file_disk {
@@ -82,32 +83,41 @@ static bool iov_aligned(const struct disk_request *r)
 	return true;
 }
 
-static void bounce_copy(struct file_io *io, bool to_guest)
+/* `len` bytes between the bounce buffer and the guest's buffers, from io->done on. */
+static void bounce_copy(const struct file_io *io, size_t len, bool to_guest)
 {
 	const struct disk_request *r = io->request;
 	uint8_t *at = io->bounce;
+	uint64_t skip = io->done;
 
-	for (int i = 0; i < r->iov_count; i++) {
-		if (to_guest)
-			memcpy(r->iov[i].iov_base, at, r->iov[i].iov_len);
-		else
-			memcpy(at, r->iov[i].iov_base, r->iov[i].iov_len);
-		at += r->iov[i].iov_len;
+	for (int i = 0; i < r->iov_count && len; i++) {
+		size_t n = r->iov[i].iov_len;
+		uint8_t *guest = r->iov[i].iov_base;
+
+		if (skip >= n) {
+			skip -= n;
+			continue;
+		}
+		guest += skip;
+		n -= skip;
+		skip = 0;
+		n = n < len ? n : len;
+		memcpy(to_guest ? guest : at, to_guest ? at : guest, n);
+		at += n;
+		len -= n;
 	}
 }
 
-static int bounce_make(struct file_io *io)
+/* The next piece that goes through the bounce buffer. */
+static void bounce_aim(struct file_io *io)
 {
-	struct disk_request *r = io->request;
-	int rc = posix_memalign((void **)&io->bounce, ALIGNMENT, r->length);
+	uint64_t left = io->request->length - io->done;
+	size_t n = left < BOUNCE_LEN ? (size_t)left : BOUNCE_LEN;
 
-	if (rc)
-		return -rc;
-	if (r->op == DISK_WRITE)
-		bounce_copy(io, false);
-	io->iov[0] = (struct iovec){io->bounce, r->length};
+	if (io->request->op == DISK_WRITE)
+		bounce_copy(io, n, false);
+	io->iov[0] = (struct iovec){io->bounce, n};
 	io->iov_count = 1;
-	return 0;
 }
 
 static enum step first_step(const struct file_disk *d, enum disk_op op)
@@ -125,7 +135,6 @@ static int io_make(struct file_disk *d, struct disk_request *r, struct file_io *
 {
 	size_t pieces = r->iov_count ? (size_t)r->iov_count : 1;
 	struct file_io *io = calloc(1, sizeof(*io) + pieces * sizeof(io->iov[0]));
-	int rc = 0;
 
 	if (!io)
 		return -ENOMEM;
@@ -134,14 +143,14 @@ static int io_make(struct file_disk *d, struct disk_request *r, struct file_io *
 	io->step = first_step(d, r->op);
 	io->durable = r->durable || d->base.write_through;
 	io->iov_count = r->iov_count;
-	if (transfers(r)) {
+	if (transfers(r))
 		memcpy(io->iov, r->iov, (size_t)r->iov_count * sizeof(io->iov[0]));
-		if (d->direct && !iov_aligned(r))
-			rc = bounce_make(io);
-	}
-	if (rc) {
-		free(io);
-		return rc;
+	if (transfers(r) && d->direct && !iov_aligned(r)) {
+		io->bounce = aligned_alloc(ALIGNMENT, BOUNCE_LEN);
+		if (!io->bounce) {
+			free(io);
+			return -ENOMEM;
+		}
 	}
 	*out = io;
 	return 0;
@@ -160,6 +169,8 @@ static void prepare_transfer(struct file_io *io, struct io_uring_sqe *sqe)
 	uint64_t at = io->request->offset + io->done;
 	int fd = io->disk->base.fd;
 
+	if (io->bounce)
+		bounce_aim(io);
 	if (io->request->op == DISK_READ)
 		io_uring_prep_readv(sqe, fd, io->iov, (unsigned)io->iov_count, at);
 	else
@@ -208,8 +219,11 @@ static int after_transfer(struct file_io *io, int result)
 {
 	if (result <= 0)
 		return result ? result : -EIO; /* the file is shorter than it was */
+	if (io->bounce && io->request->op == DISK_READ)
+		bounce_copy(io, (size_t)result, true);
+	else if (!io->bounce)
+		iov_advance(io, (size_t)result);
 	io->done += (unsigned)result;
-	iov_advance(io, (size_t)result);
 	if (io->done >= io->request->length)
 		io->step = STEP_END;
 	return 0;
@@ -330,8 +344,6 @@ static void io_finish(struct file_io *io, int rc)
 {
 	struct file_disk *d = io->disk;
 
-	if (!rc && io->bounce && io->request->op == DISK_READ)
-		bounce_copy(io, true);
 	io->request->done(io->request, rc);
 	io_free(io);
 	pthread_mutex_lock(&d->lock);
