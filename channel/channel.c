@@ -328,8 +328,10 @@ static int plain_record(struct channel *c, struct record *out)
 
 	b->start += c->consumed;
 	c->consumed = 0;
-	if (b->start == b->end)
+	if (b->start == b->end) {
 		b->start = b->end = 0;
+		return -EAGAIN; /* there may be no buffer yet */
+	}
 	n = record_decode(b->data + b->start, b->end - b->start, out);
 	if (n <= 0)
 		return n ? (int)n : -EAGAIN;
