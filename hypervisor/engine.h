@@ -72,7 +72,7 @@ struct engine_ops {
 	int (*vcpu_boot)(struct engine *en, const struct boot_entry *entry,
 			 struct error *e);     /* vCPU 0 */
 	/* All vCPUs and chips to the state that create() left; all vCPUs stand still. */
-	int (*vcpus_reset)(struct engine *en);
+	int (*vcpus_reset)(struct engine *en, struct error *e);
 	/* Run on the vCPU's own thread until something needs the machine. A stepped
 	 * engine makes one step of its fake guest. */
 	void (*vcpu_run)(struct engine *en, unsigned vcpu, struct vcpu_exit *exit);

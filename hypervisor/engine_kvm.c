@@ -38,6 +38,41 @@ static int kvm_open(struct engine *en, struct error *e)
 	return kvm_requirements_check(en->kvm, e);
 }
 
+/* GSI n is pin n of the IOAPIC and, below 16, of the PICs; but the PIT's IRQ 0 is
+ * pin 2, as the MADT says and as PCs are wired. */
+static unsigned routes_make(struct kvm_irq_routing_entry *out)
+{
+	unsigned n = 0;
+
+	for (unsigned gsi = 0; gsi < KVM_IRQ_PINS; gsi++) {
+		unsigned chip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
+
+		if (gsi == 2)
+			continue;
+		if (gsi < 16)
+			out[n++] = (struct kvm_irq_routing_entry){
+				.gsi = gsi,
+				.type = KVM_IRQ_ROUTING_IRQCHIP,
+				.u.irqchip = {.irqchip = chip, .pin = gsi % 8}};
+		out[n++] = (struct kvm_irq_routing_entry){
+			.gsi = gsi,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = {.irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi ? gsi : 2}};
+	}
+	return n;
+}
+
+static int routes_set(struct engine *en, struct error *e)
+{
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry entries[2 * KVM_IRQ_PINS];
+	} routes = {0};
+
+	routes.head.nr = routes_make(routes.entries);
+	return kvm_try(en->vm, KVM_SET_GSI_ROUTING, &routes, "route interrupts", e);
+}
+
 static int chips_create(struct engine *en, struct error *e)
 {
 	/* The dummy speaker port gates channel 2, by which kernels measure their TSC. */
@@ -49,6 +84,8 @@ static int chips_create(struct engine *en, struct error *e)
 		rc = kvm_try(en->vm, KVM_SET_TSS_ADDR, (void *)TSS_ADDRESS, "place its TSS", e);
 	if (!rc)
 		rc = kvm_try(en->vm, KVM_CREATE_IRQCHIP, NULL, "make interrupt controllers", e);
+	if (!rc)
+		rc = routes_set(en, e);
 	if (!rc)
 		rc = kvm_try(en->vm, KVM_CREATE_PIT2, &pit, "make a PIT", e);
 	return rc;

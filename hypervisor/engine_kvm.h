@@ -131,7 +131,7 @@ int kvm_chips_load(struct engine *en, struct kvm_chips *chips, struct error *e) 
 int kvm_state_save(struct engine *en, struct buf *out, struct error *e);
 int kvm_state_check(struct engine *en, const struct state_view *state, struct error *e);
 int kvm_state_load(struct engine *en, const struct state_view *state, struct error *e);
-int kvm_vcpus_reset(struct engine *en);
+int kvm_vcpus_reset(struct engine *en, struct error *e);
 int kvm_after_pause(struct engine *en);
 
 /* engine_kvm_irq.c */

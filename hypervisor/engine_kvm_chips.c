@@ -6,6 +6,7 @@
 #include "hypervisor/engine_kvm.h"
 
 #define CHIP_VERSION   1
+#define PIT_MODE_UNSET 0xff
 #define CLOCK_HAS_WALL 1u /* flag: the wall clock of the saving host was read as well */
 
 _Static_assert(sizeof(struct kvm_pic_state) == 16, "the PIC section lists 16 octets");
@@ -120,8 +121,9 @@ static bool ioapic_take(struct cursor *c, unsigned instance, struct kvm_chips *o
 
 static bool pit_channel_good(const struct kvm_pit_channel_state *ch)
 {
-	return ch->count <= 0x10000 && ch->mode <= 5 && ch->rw_mode <= 3 && ch->read_state <= 4 &&
-	       ch->write_state <= 4 && ch->bcd <= 1 && ch->gate <= 1;
+	return ch->count <= 0x10000 && (ch->mode <= 5 || ch->mode == PIT_MODE_UNSET) &&
+	       ch->rw_mode <= 3 && ch->read_state <= 4 && ch->write_state <= 4 && ch->bcd <= 1 &&
+	       ch->gate <= 1;
 }
 
 static bool pit_take(struct cursor *c, unsigned instance, struct kvm_chips *out)

@@ -124,20 +124,20 @@ int kvm_state_load(struct engine *en, const struct state_view *state, struct err
 	return rc ? rc : kvm_chips_load(en, &chips, e);
 }
 
-int kvm_vcpus_reset(struct engine *en)
+int kvm_vcpus_reset(struct engine *en, struct error *e)
 {
 	struct kvm_chips chips;
 	struct state_view v;
-	int rc = state_open(en->power_on.data, en->power_on.len, &v, NULL);
+	int rc = state_open(en->power_on.data, en->power_on.len, &v, e);
 
 	for (unsigned i = 0; !rc && i < en->vcpus; i++)
-		rc = vcpu_load(en, &v, i, NULL);
+		rc = vcpu_load(en, &v, i, e);
 	if (!rc)
-		rc = kvm_chips_decode(&v, &chips, NULL);
+		rc = kvm_chips_decode(&v, &chips, e);
 	if (rc)
 		return rc;
 	chips.clock.flags = 0; /* a new start, not a time that was missed */
-	return kvm_chips_load(en, &chips, NULL);
+	return kvm_chips_load(en, &chips, e);
 }
 
 /* Tells a guest that its watchdogs saw a pause. -EINVAL: it has not set up kvmclock. */

@@ -176,7 +176,7 @@ static void page_clear(struct engine *en, uint64_t page)
 }
 
 /* The next guest expects memory without words of the one before it. */
-static int sim_vcpus_reset(struct engine *en)
+static int sim_vcpus_reset(struct engine *en, struct error *e)
 {
 	uint64_t pages = SIM_SCRIBBLE_PAGE + sim_scribble_pages(en);
 	for (uint64_t page = 0; en->used && page < pages; page++)

@@ -162,10 +162,8 @@ int machine_reset(struct vm *vm, struct error *e)
 	pthread_mutex_unlock(&vm->lock);
 	disks_drain(vm);
 	pthread_mutex_lock(&vm->lock);
-	rc = vm->engine_ops->vcpus_reset(vm->engine);
-	if (rc)
-		error_set(e, rc, "the vCPUs cannot be reset: %s", strerror(-rc));
-	else
+	rc = vm->engine_ops->vcpus_reset(vm->engine, e);
+	if (!rc)
 		rc = machine_boot(vm, e);
 	pthread_mutex_unlock(&vm->lock);
 	return rc;
