@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exec agent of a lab host: one TCP connection runs one command (see frame.h).
-//   labd PORT TOKEN-FILE
-// Returns to its caller once it listens. A lost connection kills the command's process group.
+//   labd ADDRESS PORT TOKEN-FILE
+// Returns to its caller once it listens, having printed its pid and port. A lost connection kills the command's process group.
 #include "lab/frame.h"
 
 #include <arpa/inet.h>
@@ -261,6 +261,16 @@ static int output_pump(struct job *job, int *fd, char type)
 	return 0;
 }
 
+// Closing a socket with unread input resets the connection, and the exit code with it.
+static void input_discard(int sock)
+{
+	static uint8_t buf[65536];
+
+	shutdown(sock, SHUT_WR);
+	while (read(sock, buf, sizeof(buf)) > 0)
+		;
+}
+
 static int job_finish(struct job *job)
 {
 	int status = 0, rc;
@@ -273,7 +283,11 @@ static int job_finish(struct job *job)
 		rc = 0;
 	code = htonl(WIFEXITED(status) ? (uint32_t)WEXITSTATUS(status)
 	                               : 128u + (uint32_t)WTERMSIG(status));
-	return rc ? rc : frame_send(job->sock, FRAME_EXIT, &code, sizeof(code));
+	if (!rc)
+		rc = frame_send(job->sock, FRAME_EXIT, &code, sizeof(code));
+	if (!rc)
+		input_discard(job->sock);
+	return rc;
 }
 
 // Reading from the peer stops while the command has not taken what was read: that is the flow
@@ -350,16 +364,22 @@ static int connection_serve(int sock, const char *token)
 	return rc ? rc : job_run(&job);
 }
 
-static int port_listen(uint16_t port)
+// *port may be 0 and is then told.
+static int port_listen(const char *address, uint16_t *port)
 {
 	int sock = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-	struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(port)};
+	struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(*port)};
+	socklen_t len = sizeof(addr);
 
 	if (sock < 0)
 		return -errno;
+	if (inet_pton(AF_INET, address, &addr.sin_addr) != 1)
+		return -EINVAL;
 	setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(sock, (struct sockaddr *)&addr, sizeof(addr)) || listen(sock, 64))
+	if (bind(sock, (struct sockaddr *)&addr, sizeof(addr)) || listen(sock, 64) ||
+	    getsockname(sock, (struct sockaddr *)&addr, &len))
 		return -errno;
+	*port = ntohs(addr.sin_port);
 	return sock;
 }
 
@@ -381,22 +401,38 @@ static void connections_accept(int listener, const char *token)
 	}
 }
 
+// Whoever started us may wait for the end of our output.
+static void stdio_close(void)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	for (int fd = 0; null >= 0 && fd < 3; fd++)
+		dup2(null, fd);
+}
+
 int main(int argc, char **argv)
 {
+	uint16_t port;
 	int listener;
+	pid_t pid;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: labd PORT TOKEN-FILE\n");
+	if (argc != 4) {
+		fprintf(stderr, "usage: labd ADDRESS PORT TOKEN-FILE\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	listener = port_listen((uint16_t)atoi(argv[1]));
+	port = (uint16_t)atoi(argv[2]);
+	listener = port_listen(argv[1], &port);
 	if (listener < 0) {
-		fprintf(stderr, "labd: port %s: %s\n", argv[1], strerror(-listener));
+		fprintf(stderr, "labd: %s port %s: %s\n", argv[1], argv[2], strerror(-listener));
 		return 1;
 	}
-	if (fork())
-		return 0;
+	pid = fork();
+	if (pid) {
+		printf("%d %u\n", pid, port);
+		return pid < 0;
+	}
 	setsid();
-	connections_accept(listener, argv[2]);
+	stdio_close();
+	connections_accept(listener, argv[3]);
 }

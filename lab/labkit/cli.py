@@ -127,7 +127,8 @@ HOW_TO = """The lab is up. In {folder}/share is what its hosts see as /lab, in /
 
 def cmd_how_to(place, _o):
     status = wire.request(place, "status")
-    print(HOW_TO.format(lab="lab/lab", folder=place.path, first=next(iter(status["hosts"]))))
+    lab = "lab/lab" if str(place.path) == default_dir() else f"lab/lab --dir {place.path}"
+    print(HOW_TO.format(lab=lab, folder=place.path, first=next(iter(status["hosts"]))))
 
 
 def cmd_supervise(place, o):
