@@ -36,6 +36,8 @@ struct replicate_config {
 	unsigned window;       /* epochs sealed but not acknowledged, at most */
 	uint64_t delta_bytes;  /* memory for the last version sent of pages; 0 = no XOR delta */
 	uint64_t disk_bytes_per_second; /* initial copy, 0 = no limit */
+	bool held; /* an earlier session ended LOST, without an ownership answer: its output is
+		      held still, and only an epoch of this session may let it go */
 	uint64_t term;                  /* ownership term of this session */
 	uint8_t session[SESSION_ID_SIZE];
 	uint8_t key[SESSION_KEY_SIZE];
@@ -117,10 +119,13 @@ enum ownership_answer {
 	OWNERSHIP_DENIED,    /* a newer term exists: stop for good */
 };
 void replicator_ownership(struct replicator *r, enum ownership_answer a);
+/* The owner knows that the standby is gone (its host said so): the session is lost now. */
+void replicator_cut(struct replicator *r);
 /* End in good order: tells the standby (I6), waits until it has confirmed or is gone,
  * releases output. Then only replicator_destroy() is left. */
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e) MUST_CHECK;
 void replicator_stats(struct replicator *r, struct replicate_stats *out);
+/* Output that is held stays held; a vm that was stalled runs again, unless FENCED. */
 void replicator_destroy(struct replicator *r);
 
 /* ---- standby ----------------------------------------------------------- */

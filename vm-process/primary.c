@@ -49,7 +49,8 @@ void members_fill(struct process *p)
 		if (p->disks[i].file->readonly)
 			continue;
 		p->members[p->member_count++] = (struct epoch_member){
-			.id = (uint16_t)i,
+			.id = (uint16_t)(i + 1),
+			.size = p->disks[i].file->size,
 			.ctx = &p->disks[i],
 			.start = member_start,
 			.stop = member_stop,
@@ -181,6 +182,7 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	if (!p->vm_started || p->vm_ended || p->paused)
 		return error_set(e, -EINVAL, "only a running vm can be protected");
 	/* After a loss without a verdict, what is held stays held into the new session. */
+	c.held = p->replicator != NULL;
 	replicator_drop(p);
 	p->session = c;
 	members_fill(p);
@@ -214,16 +216,25 @@ int primary_unprotect(struct process *p, struct error *e)
 
 int primary_ownership(struct process *p, const json_t *request, struct error *e)
 {
+	static const struct {
+		const char *name;
+		enum ownership_answer answer;
+	} answers[] = {{"confirmed", OWNERSHIP_CONFIRMED},
+		       {"forced", OWNERSHIP_FORCED},
+		       {"denied", OWNERSHIP_DENIED}};
 	const char *answer = json_string_value(json_object_get(request, "answer"));
 
 	if (!p->replicator)
 		return error_set(e, -EINVAL, "there is no session that asked");
-	if (answer && !strcmp(answer, "confirmed"))
-		replicator_ownership(p->replicator, OWNERSHIP_CONFIRMED);
-	else if (answer && !strcmp(answer, "denied"))
-		replicator_ownership(p->replicator, OWNERSHIP_DENIED);
-	else
-		return error_set(e, -EINVAL, "\"answer\" must be confirmed or denied");
+	for (size_t i = 0; answer && i < ARRAY_LEN(answers); i++)
+		if (!strcmp(answer, answers[i].name)) {
+			replicator_ownership(p->replicator, answers[i].answer);
+			return 0;
+		}
+	if (!answer || strcmp(answer, "lost"))
+		return error_set(e, -EINVAL,
+				 "\"answer\" must be confirmed, forced, denied or lost");
+	replicator_cut(p->replicator);
 	return 0;
 }
 

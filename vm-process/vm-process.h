@@ -12,8 +12,8 @@
  * socket (--control PATH); a standby ends.
  *
  * requests
- *   create     {"config": text of the VM file, "origin": path, "role": "primary"|"standby",
- *               "sockets": bool}                     console fds may come beside it
+ *   create     {"config": text of the VM file, "origin": path, "role": "primary"|"standby"}
+ *                                                    console fds may come beside it
  *   boot       {}                                    primary: load the kernel and start
  *   protect    {"session": hex, "key": hex, "term": n, "address": a, "port": p,
  *               "mode": "interval"|"event", "interval_ms": n, "policy": "continue"|"stall",
@@ -21,9 +21,10 @@
  *               "delta_mb"}                          primary
  *   standby    {the same without address}            standby: get ready for streams
  *   stream     {"stream": n} + the accepted socket   standby
- *   ownership  {"answer": "confirmed"|"denied"}      primary, after event "state" lost
+ *   ownership  {"answer": "confirmed"|"forced"|"denied"}  primary, after event "state" lost
+ *              {"answer": "lost"}                    primary: count the session as lost now
  *   unprotect  {}                                    primary: end the session in good order
- *   promote    {"term": n}                           standby: become the vm
+ *   promote    {"term": n}  -> {"epoch": n, "ms": x} standby: become the vm
  *   shutdown   {}                                    ACPI power button
  *   quit       {}                                    end the process now
  *   stats      {}                                    -> see replicate_stats, netbuf, mirror
@@ -31,7 +32,6 @@
  * events
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
- *   {"event": "promoted", "epoch": n, "ms": time it took}
  *   {"event": "progress", ...the stats of the first copy}       about once a second
  */
 #ifndef POLLUX_VM_PROCESS_H

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The epoch thread: the first copy, checkpoints, and whatever stops and starts the guest. */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "replicate/replicator.h"
+
+#define LOG_MODULE     "replicator"
+#define ROUNDS_MAX     30u
+#define ROUND_SMALL    512u /* pages that one checkpoint may as well take */
+#define ROUND_REST_NS  (50 * NS_PER_MS)
+#define TIMER_SLACK_NS 1000ul
+#define RESERVE_SPARE  64u
+
+/* ---- members ------------------------------------------------------------------ */
+
+static int member_emit(void *ctx, const struct iovec *iov, int n)
+{
+	struct member_link *m = ctx;
+
+	return sender_emit(m->r->sender, m->member.id, iov, n);
+}
+
+static void member_synced(void *ctx, int rc)
+{
+	struct member_link *m = ctx;
+
+	if (rc)
+		atomic_store(&m->r->member_error, rc);
+	atomic_fetch_sub(&m->r->members_unsynced, 1);
+	replicator_wake(m->r);
+}
+
+static int members_start(struct replicator *r)
+{
+	int rc = 0;
+
+	atomic_store(&r->members_unsynced, r->member_count);
+	for (unsigned i = 0; i < r->member_count && !rc; i++) {
+		struct member_link *m = &r->members[i];
+
+		rc = m->member.start(m->member.ctx, member_emit, m, member_synced);
+		m->started = !rc;
+	}
+	return rc;
+}
+
+void members_stop(struct replicator *r)
+{
+	for (unsigned i = 0; i < r->member_count; i++) {
+		if (r->members[i].started)
+			r->members[i].member.stop(r->members[i].member.ctx);
+		r->members[i].started = false;
+	}
+}
+
+/* ---- the first copy --------------------------------------------------------------
+ * Rounds, each of the pages written during the one before, until a round is small or
+ * no longer shrinks. While disks are still being copied the rounds go on, slowly, so
+ * that the first checkpoint has little left to do. */
+
+static void round_begin(struct replicator *r)
+{
+	r->round.epoch = 1;
+	r->round.remember = r->rounds > 0;
+	r->rounds++;
+	atomic_store(&r->round_pages, r->round_count);
+	atomic_store(&r->round_sent, false);
+	r->sync = SYNC_ROUND;
+	sender_post(r->sender, &r->round);
+}
+
+static void copy_begin(struct replicator *r)
+{
+	uint64_t pages = vm_ram_pages(r->vm);
+	int rc = vm_log_dirty(r->vm, true);
+
+	r->logging = !rc;
+	if (!rc)
+		rc = members_start(r);
+	if (rc) {
+		replicator_lost(r, rc, "begin the first copy");
+		return;
+	}
+	bitmap_set_range(r->round.round, 0, pages);
+	r->round_count = pages;
+	round_begin(r);
+}
+
+static bool rounds_suffice(const struct replicator *r, uint64_t before, uint64_t now)
+{
+	return now <= ROUND_SMALL || r->rounds >= ROUNDS_MAX ||
+	       (r->rounds >= 3 && now > before - before / 4);
+}
+
+static void round_next(struct replicator *r)
+{
+	uint64_t bits = vm_ram_pages(r->vm), before = r->round_count;
+	int rc = vm_dirty_harvest(r->vm, r->dirty);
+
+	if (rc) {
+		replicator_lost(r, rc, "harvest dirty pages");
+		r->sync = SYNC_OFF;
+		return;
+	}
+	r->round_count = bitmap_count(r->dirty, bits);
+	if (rounds_suffice(r, before, r->round_count)) {
+		if (!atomic_load(&r->members_unsynced)) {
+			r->sync = SYNC_DONE;
+			replicator_event(r, PRIMARY_EV_SYNCED, 0);
+			return;
+		}
+		if (r->sync == SYNC_ROUND) {
+			r->sync = SYNC_REST;
+			r->round_at = clock_ns() + ROUND_REST_NS;
+			return;
+		}
+	}
+	memcpy(r->round.round, r->dirty, bitmap_words(bits) * sizeof(*r->dirty));
+	memset(r->dirty, 0, bitmap_words(bits) * sizeof(*r->dirty));
+	round_begin(r);
+}
+
+/* When there is something to do for the first copy; 0 = now. */
+static uint64_t sync_due(struct replicator *r)
+{
+	if (r->sync == SYNC_ROUND)
+		return atomic_load(&r->round_sent) ? 0 : UINT64_MAX;
+	if (r->sync == SYNC_REST)
+		return atomic_load(&r->members_unsynced) ? r->round_at : 0;
+	return UINT64_MAX;
+}
+
+static void sync_step(struct replicator *r)
+{
+	int rc = atomic_load(&r->member_error);
+
+	if (rc) {
+		r->sync = SYNC_OFF;
+		replicator_lost(r, rc, "the first copy of a disk");
+		return;
+	}
+	round_next(r);
+}
+
+/* ---- a checkpoint ------------------------------------------------------------------ */
+
+static void outputs_seal(struct replicator *r, uint64_t epoch, bool hold)
+{
+	for (unsigned i = 0; i < r->output_count; i++) {
+		if (hold)
+			r->outputs[i].hold(r->outputs[i].ctx, epoch + 1);
+		else
+			r->outputs[i].seal(r->outputs[i].ctx, epoch);
+	}
+}
+
+/* In the pause. All that can fail comes first; then the border is drawn at once for
+ * members (the post) and outputs. */
+static int checkpoint_take(struct replicator *r, struct capture *c, bool hold, struct error *e)
+{
+	uint64_t t[4];
+	int rc;
+
+	t[0] = clock_ns();
+	buf_reset(&c->state);
+	rc = vm_state_save(r->vm, &c->state, e);
+	if (rc)
+		return rc;
+	t[1] = clock_ns();
+	rc = vm_dirty_harvest(r->vm, r->dirty);
+	if (rc)
+		return error_set(e, rc, "harvest dirty pages: %s", strerror(-rc));
+	t[2] = clock_ns();
+	rc = capture_pages(c, vm_ram(r->vm), r->dirty, vm_ram_pages(r->vm));
+	if (rc)
+		return error_set(e, rc, "copy dirty pages: %s", strerror(-rc));
+	t[3] = clock_ns();
+	c->times.state = t[1] - t[0];
+	c->times.harvest = t[2] - t[1];
+	c->times.copy = t[3] - t[2];
+	c->sealed_at = t[3];
+	sender_post(r->sender, c);
+	outputs_seal(r, c->epoch, hold);
+	return 0;
+}
+
+static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold, struct error *e)
+{
+	uint64_t t[4];
+	int rc = 0, rc_resume = 0;
+
+	t[0] = clock_ns();
+	if (!r->paused)
+		rc = vm_pause(r->vm);
+	if (rc)
+		return error_set(e, rc, "pause the vm: %s", strerror(-rc));
+	t[1] = clock_ns();
+	rc = checkpoint_take(r, c, hold, e);
+	t[2] = clock_ns();
+	if (!r->paused)
+		rc_resume = vm_resume(r->vm);
+	t[3] = clock_ns();
+	if (rc_resume)
+		log_error_rc(rc_resume, "the vm cannot go on after a checkpoint");
+	c->times.stop = t[1] - t[0];
+	c->times.resume = t[3] - t[2];
+	return rc;
+}
+
+static void checkpoint_note(struct replicator *r, const struct capture *c)
+{
+	const struct vm_pause_times *t = &c->times;
+	uint64_t pause = t->stop + t->state + t->harvest + t->copy + t->resume;
+
+	pthread_mutex_lock(&r->lock);
+	r->times_last = *t;
+	r->pages_last = c->count;
+	r->pause_last_ns = pause;
+	if (pause > r->pause_max_ns)
+		r->pause_max_ns = pause;
+	pthread_mutex_unlock(&r->lock);
+}
+
+static int checkpoint(struct replicator *r, uint64_t epoch, bool hold, struct error *e)
+{
+	struct capture *c = &r->captures[epoch % r->capture_count];
+	uint64_t expected = r->pages_last + r->pages_last / 4 + RESERVE_SPARE;
+	uint64_t bits = vm_ram_pages(r->vm);
+	int rc;
+
+	rc = fault_point("replicator.seal");
+	if (!rc)
+		rc = sender_wait(r->sender, c);
+	if (!rc)
+		rc = capture_reserve(c, expected < bits ? expected : bits);
+	if (rc)
+		return error_set(e, rc, "get ready: %s", strerror(-rc));
+	pthread_mutex_lock(&r->lock);
+	c->epoch = epoch;
+	pthread_mutex_unlock(&r->lock);
+	c->remember = true;
+	rc = checkpoint_paused(r, c, hold, e);
+	if (rc)
+		return rc;
+	memset(r->dirty, 0, bitmap_words(bits) * sizeof(*r->dirty));
+	checkpoint_note(r, c);
+	return 0;
+}
+
+/* A failed one leaves its pages in r->dirty, for the next. */
+static void seal(struct replicator *r, const struct core_action *a)
+{
+	struct error e = {0};
+	int rc;
+
+	log_context_epoch(a->epoch);
+	rc = checkpoint(r, a->epoch, a->hold, &e);
+	if (rc && rc != -ESHUTDOWN)
+		log_warn("no checkpoint: %s", e.text);
+	replicator_event(r, rc ? PRIMARY_EV_SEAL_FAILED : PRIMARY_EV_SEALED, a->epoch);
+}
+
+/* ---- actions ------------------------------------------------------------------------- */
+
+static void do_connect(struct replicator *r, const struct core_action *a)
+{
+	link_connect(r);
+}
+
+static void do_copy(struct replicator *r, const struct core_action *a)
+{
+	copy_begin(r);
+}
+
+static void do_stall(struct replicator *r, const struct core_action *a)
+{
+	int rc = r->paused ? 0 : vm_pause(r->vm);
+
+	if (rc)
+		log_error_rc(rc, "the vm cannot be stopped");
+	else
+		r->paused = true;
+}
+
+static void do_resume(struct replicator *r, const struct core_action *a)
+{
+	int rc = r->paused ? vm_resume(r->vm) : 0;
+
+	if (rc)
+		log_error_rc(rc, "the vm cannot go on");
+	else
+		r->paused = false;
+}
+
+static void do_bye(struct replicator *r, const struct core_action *a)
+{
+	link_bye(r);
+}
+
+static void do_close(struct replicator *r, const struct core_action *a)
+{
+	r->sync = SYNC_OFF;
+	members_stop(r);
+	if (r->logging && vm_log_dirty(r->vm, false))
+		log_warn("log-dirty stays on");
+	r->logging = false;
+}
+
+static void do_report(struct replicator *r, const struct core_action *a)
+{
+	r->events.state(r->events.ctx, (enum replicator_state)a->state, a->why ? a->why : "");
+}
+
+static void (*const doers[PRIMARY_ACTIONS])(struct replicator *, const struct core_action *) = {
+	[PRIMARY_CONNECT] = do_connect, [PRIMARY_COPY] = do_copy,
+	[PRIMARY_SEAL] = seal,          [PRIMARY_STALL] = do_stall,
+	[PRIMARY_RESUME] = do_resume,   [PRIMARY_STOP_VCPUS] = do_stall,
+	[PRIMARY_BYE] = do_bye,         [PRIMARY_CLOSE] = do_close,
+	[PRIMARY_REPORT] = do_report,
+};
+
+/* ---- the thread --------------------------------------------------------------------------- */
+
+static bool action_take(struct replicator *r, struct core_action *out, bool *quit,
+			uint64_t *deadline)
+{
+	bool got;
+
+	pthread_mutex_lock(&r->lock);
+	got = r->queue_count > 0;
+	if (got) {
+		*out = r->queue[r->queue_first];
+		r->queue_first = (r->queue_first + 1) % ACTION_QUEUE_MAX;
+		r->queue_count--;
+	}
+	*quit = r->quit;
+	*deadline = primary_core_deadline(&r->core);
+	r->sleep_until = *deadline;
+	pthread_mutex_unlock(&r->lock);
+	return got;
+}
+
+static void epoch_sleep(struct replicator *r, uint64_t until)
+{
+	struct pollfd p = {.fd = r->wake_fd, .events = POLLIN};
+	uint64_t now = clock_ns(), wakes;
+	uint64_t left = until > now ? until - now : 0;
+	struct timespec t = {(time_t)(left / NS_PER_SEC % INT32_MAX), (long)(left % NS_PER_SEC)};
+
+	if (ppoll(&p, 1, &t, NULL) > 0 && read(r->wake_fd, &wakes, sizeof(wakes)) < 0)
+		log_debug("woken for nothing");
+}
+
+void *epoch_main(void *arg)
+{
+	struct replicator *r = arg;
+	struct core_action action;
+	uint64_t deadline, due;
+	bool quit;
+
+	prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
+	for (;;) {
+		if (action_take(r, &action, &quit, &deadline)) {
+			doers[action.type](r, &action);
+			continue;
+		}
+		if (quit)
+			break;
+		due = sync_due(r);
+		if (atomic_exchange(&r->output, false))
+			replicator_event(r, PRIMARY_EV_OUTPUT, 0);
+		else if (deadline <= clock_ns())
+			replicator_event(r, PRIMARY_EV_TICK, 0);
+		else if (due <= clock_ns())
+			sync_step(r);
+		else
+			epoch_sleep(r, due < deadline ? due : deadline);
+	}
+	members_stop(r);
+	if (primary_core_report(&r->core) != REPLICATOR_FENCED)
+		do_resume(r, NULL);
+	return NULL;
+}
