@@ -17,7 +17,7 @@ deps_agent       := vm-process $(deps_vm-process)
 deps_cli         := agent $(deps_agent)
 
 pkg_base        :=
-pkg_hypervisor  := liburing zlib
+pkg_hypervisor  := liburing zlib libconfig
 pkg_channel     := openssl
 pkg_netbuf      := libnl-3.0 libnl-route-3.0
 pkg_disk-mirror := liburing libxxhash
