@@ -244,11 +244,9 @@ static int child_watch(struct vm_child *c)
 	return rc;
 }
 
-static int child_spawn(struct vm_child *c, const char *program, const char *vm,
-		       const char *control_path)
+static int child_spawn(struct vm_child *c, const char *program, const char *control_path)
 {
-	char *argv[] = {(char *)program,      "--name", (char *)vm, "--control",
-			(char *)control_path, NULL};
+	char *argv[] = {(char *)program, "--control", (char *)control_path, NULL};
 	int pair[2], rc;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
@@ -261,7 +259,7 @@ static int child_spawn(struct vm_child *c, const char *program, const char *vm,
 	return rc;
 }
 
-int vm_child_start(struct loop *l, const char *program, const char *vm, const char *control_path,
+int vm_child_start(struct loop *l, const char *program, const char *control_path,
 		   const struct vm_child_events *events, struct vm_child **out, struct error *e)
 {
 	struct vm_child *c = child_new(l, events);
@@ -271,7 +269,7 @@ int vm_child_start(struct loop *l, const char *program, const char *vm, const ch
 		return error_set(e, -ENOMEM, "out of memory");
 	rc = fault_point("vm_child.spawn");
 	if (!rc)
-		rc = child_spawn(c, program, vm, control_path);
+		rc = child_spawn(c, program, control_path);
 	if (!rc)
 		rc = child_watch(c);
 	if (rc) {

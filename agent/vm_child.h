@@ -21,7 +21,7 @@ struct vm_child_events {
 	void *ctx;
 };
 
-int vm_child_start(struct loop *l, const char *program, const char *vm, const char *control_path,
+int vm_child_start(struct loop *l, const char *program, const char *control_path,
 		   const struct vm_child_events *events, struct vm_child **out,
 		   struct error *e) MUST_CHECK;
 /* A process that an earlier polluxd started. -ENOENT or -ECONNREFUSED: there is none. */

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A VM as polluxd knows it, in whatever role it has on this host. What may be done
+ * with it is decided by ownership.h; here the decisions are carried out: records
+ * stored, words sent, VM processes started, promoted and ended.
+ *
+ * Every event goes through guest_feed(), which keeps a queue: what an action causes
+ * at once (a write that fails, a process that does not start) is an event behind
+ * the actions of the event before it.
+ */
+#ifndef POLLUX_AGENT_GUEST_H
+#define POLLUX_AGENT_GUEST_H
+
+#include <jansson.h>
+#include <sys/queue.h>
+
+#include "agent/host.h"
+#include "agent/json_text.h"
+#include "agent/ownership.h"
+#include "agent/peer_message.h"
+#include "agent/timeline.h"
+#include "agent/vm_child.h"
+#include "channel/channel.h"
+#include "hypervisor/hypervisor.h"
+
+#define GUEST_CONFIG_MAX (64u * 1024) /* text of a VM file */
+
+enum operation_state { OPERATION_NONE, OPERATION_RUNNING, OPERATION_DONE, OPERATION_FAILED };
+struct operation {
+	uint64_t id;
+	const char *what; /* static */
+	enum operation_state state;
+	int code;
+	char error[512];
+	const char *hint; /* static */
+};
+
+enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_LEAVING };
+
+struct guest_event;
+STAILQ_HEAD(guest_event_list, guest_event);
+
+struct guest {
+	struct agent *agent;
+	LIST_ENTRY(guest) entry;
+	char name[VM_NAME_MAX + 1];
+	char peer[AGENT_NAME_MAX + 1]; /* the other host, "" = none yet */
+	char *config, *origin;         /* the VM file; NULL: only terms are known */
+	bool copy; /* the disks here are copies that an earlier session made: may be written over */
+	struct ownership own;
+	struct guest_event_list events;
+	bool feeding;
+	struct loop_timer *tick;
+	char why[256]; /* of the last ownership report, or what went wrong */
+
+	struct session session; /* primary: own; standby: that of the twin */
+	struct offer *offer;    /* standby: the newest that the peer has made, or NULL */
+	char refusal[512];      /* standby: why the last session could not be had */
+
+	struct vm_child *child;
+	enum child_role child_role;
+	char child_state[24], child_why[256], engine[16]; /* as the process reported */
+	bool quit_asked;
+	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */
+	bool replica_up;     /* the replica waits for its streams */
+	bool accept_owed;    /* ...and the peer is to be told then */
+	uint64_t start_owed; /* a process for this term, when the last one is gone */
+	uint64_t lost_ns;    /* when the loss under way was detected, 0 = none */
+	json_t *stats;       /* the last that the process said */
+	uint64_t stats_ns;
+	struct loop_timer *stop_timer;
+	bool stopping;
+	int console_fd;
+	struct loop_watch *console_watch;
+
+	struct operation operation;
+	struct timeline timeline;
+};
+
+/* ---- guest.c ------------------------------------------------------------ */
+bool guest_name_ok(const char *name);
+struct guest *guest_find(struct agent *a, const char *name);
+int guest_create(struct agent *a, const char *name, struct guest **out, struct error *e) MUST_CHECK;
+void guest_free(struct guest *g);
+/* Anything that is not an operator's word: an event that the state refuses is logged. */
+void guest_feed(struct guest *g, const struct ownership_input *in);
+void guest_feed_type(struct guest *g, enum ownership_event type);
+/* An operator's word: 0 or what ownership_event() says. */
+int guest_ask_ownership(struct guest *g, enum ownership_event type, bool forced) MUST_CHECK;
+void guest_fenced(struct guest *g, unsigned id, bool confirmed, const char *text);
+/* Another host is the other side now; only when no session is under way. */
+void guest_peer_set(struct guest *g, const char *peer);
+void guest_policy_set(struct guest *g, const char *policy);
+void guest_why(struct guest *g, const char *fmt, ...) PRINTF(2, 3);
+
+/* ---- guest_store.c --------------------------------------------------------- */
+int guest_store(const struct guest *g, const struct ownership_record *record,
+		struct error *e) MUST_CHECK;
+/* Make a guest of each record in state_dir. One that cannot be read fails all: a term
+ * must not be forgotten. */
+int guests_load(struct agent *a, struct error *e) MUST_CHECK;
+int guest_record_parse(const char *text, size_t n, struct guest *g, struct ownership_record *record,
+		       struct error *e) MUST_CHECK;
+int guest_config_set(struct guest *g, const char *text, const char *origin) MUST_CHECK;
+
+/* ---- guest_vm.c: its process --------------------------------------------------- */
+void guest_vm_start(struct guest *g, uint64_t term);
+void guest_vm_kill(struct guest *g);
+void guest_vm_end(struct guest *g); /* the guest is off: end the process in good order */
+void guest_session_start(struct guest *g, uint64_t term);
+void guest_ownership_tell(struct guest *g, const char *answer);
+/* Find a process of an earlier polluxd. Returns whether a running copy is there. */
+bool guest_vm_attach(struct guest *g);
+void guest_vm_stats(struct guest *g); /* ask; g->stats follows */
+/* A process in place of the last one. -EAGAIN: that is still leaving; set start_owed. */
+int guest_child_start(struct guest *g, enum child_role role, struct error *e) MUST_CHECK;
+/* fn hears also when not even asking was possible. */
+void guest_child_ask(struct guest *g, json_t *request, uint64_t timeout_ns, vm_child_reply_fn *fn);
+json_t *guest_create_request(const struct guest *g, const char *role);
+json_t *guest_session_request(const struct session *s, const char *what);
+
+/* ---- guest_console.c: run_dir/NAME.console hands each who connects to the VM process ---- */
+void guest_console_open(struct guest *g);
+void guest_console_close(struct guest *g);
+
+/* ---- guest_replica.c: the process of a standby ------------------------------------------- */
+void guest_replica_create(struct guest *g, uint64_t term);
+void guest_replica_drop(struct guest *g);
+void guest_promote(struct guest *g, uint64_t term);
+void guest_replica_event(struct guest *g, const json_t *message);
+void guest_stream(struct guest *g, uint16_t stream, int fd); /* takes over fd */
+
+/* ---- guest_disks.c ---------------------------------------------------------------- */
+/* The VM file's disks as they are on this host. */
+int guest_disks_describe(const struct guest *g, struct offer *out, struct error *e) MUST_CHECK;
+/* Standby: see that each disk is there with that size; make what is missing. */
+int guest_disks_prepare(const struct guest *g, const struct offer *o, struct error *e) MUST_CHECK;
+
+/* ---- guest_words.c: with the other polluxd ------------------------------------------ */
+void guest_tell(struct guest *g, enum ownership_word word, uint64_t term, bool can_fence);
+void guest_message(struct agent *a, struct peer *from, const json_t *message);
+/* Choose id and key for the session of the next term. */
+int guest_session_make(struct guest *g, const struct protect_options *o,
+		       struct error *e) MUST_CHECK;
+
+/* ---- guest_operate.c: what an operator asks ------------------------------------------- */
+/* 0: begun, see g->operation. -errno with the reason in `e` and perhaps a hint. */
+int guest_start(struct agent *a, const char *config, const char *origin, bool forced,
+		struct guest **out, struct error *e, const char **hint) MUST_CHECK;
+int guest_protect(struct guest *g, const char *to, const struct protect_options *o, struct error *e,
+		  const char **hint) MUST_CHECK;
+int guest_unprotect(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+int guest_failover(struct guest *g, bool forced, struct error *e, const char **hint) MUST_CHECK;
+int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e,
+	       const char **hint) MUST_CHECK;
+/* Look whether what happened ends the operation under way. */
+void guest_operation_check(struct guest *g);
+void guest_operation_fail(struct guest *g, int code, const char *text, const char *hint);
+/* The guest itself is off (clean = power off). */
+void guest_vm_ended(struct guest *g);
+
+/* ---- guest_json.c --------------------------------------------------------------------- */
+const char *guest_state_name(const struct guest *g);
+json_t *guest_json(const struct guest *g, bool full);
+
+#endif

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/guest.h"
+
+static const char *const plain_states[OWN_STATES] = {
+	[OWN_NEW] = "new",           [OWN_NONE] = "none",           [OWN_UNSURE] = "unsure",
+	[OWN_IDLE] = "stopped",      [OWN_ALONE] = "running",       [OWN_PRIMARY] = "offering",
+	[OWN_ASKING] = "asking",     [OWN_RELEASED] = "released",   [OWN_STANDBY] = "standby",
+	[OWN_DECIDING] = "deciding", [OWN_PROMOTING] = "promoting",
+};
+
+static bool child_says(const struct guest *g, const char *state)
+{
+	return !strcmp(g->child_state, state);
+}
+
+const char *guest_state_name(const struct guest *g)
+{
+	enum ownership_state s = g->own.state;
+
+	if (s == OWN_ALONE && g->vm_ended)
+		return "stopping";
+	if (s == OWN_ALONE && !g->child_state[0])
+		return "starting";
+	if (s == OWN_ALONE && child_says(g, "lost"))
+		return "stalled";
+	if (s == OWN_ALONE && g->stopping)
+		return "stopping";
+	if (s == OWN_PRIMARY && child_says(g, "protected"))
+		return "protected";
+	if (s == OWN_PRIMARY && (child_says(g, "connecting") || child_says(g, "syncing")))
+		return "syncing";
+	if (s == OWN_STANDBY && !child_says(g, "ready"))
+		return "standby-syncing";
+	return plain_states[s];
+}
+
+static json_t *operation_json(const struct operation *o)
+{
+	static const char *const states[] = {"none", "running", "done", "failed"};
+	json_t *json = json_pack("{s:I, s:s, s:s}", "id", (json_int_t)o->id, "what",
+				 o->what ? o->what : "", "state", states[o->state]);
+
+	if (json && o->state == OPERATION_FAILED) {
+		json_object_set_new(json, "code", json_integer(o->code));
+		json_object_set_new(json, "error", json_text(o->error));
+		json_object_set_new(json, "hint", json_string(o->hint ? o->hint : ""));
+	}
+	return json;
+}
+
+static json_t *options_json(const struct protect_options *p)
+{
+	return json_pack("{s:s, s:s, s:s, s:i}", "mode", p->mode, "policy", p->policy,
+			 "compression", p->compression, "interval_ms", (int)p->interval_ms);
+}
+
+static void details_put(json_t *o, const struct guest *g)
+{
+	char console[256];
+
+	snprintf(console, sizeof(console), "%s/%s.console", g->agent->config.run_dir, g->name);
+	json_object_set_new(o, "why", json_text(g->why));
+	json_object_set_new(o, "operation", operation_json(&g->operation));
+	json_object_set_new(o, "timeline", timeline_json(&g->timeline));
+	json_object_set_new(o, "console", g->console_fd >= 0 ? json_text(console) : json_null());
+	json_object_set_new(o, "origin", g->origin ? json_text(g->origin) : json_null());
+	if (g->session.term)
+		json_object_set_new(o, "session", options_json(&g->session.options));
+	if (g->stats) {
+		json_object_set_new(o, "stats", json_deep_copy(g->stats));
+		json_object_set_new(
+			o, "stats_age_ms",
+			json_integer((json_int_t)((clock_ns() - g->stats_ns) / NS_PER_MS)));
+	}
+}
+
+json_t *guest_json(const struct guest *g, bool full)
+{
+	json_t *o = json_pack(
+		"{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:s}", "name", g->name, "state",
+		guest_state_name(g), "ownership", ownership_state_name(g->own.state), "role",
+		ownership_role_name(g->own.record.role), "term", (json_int_t)g->own.record.term,
+		"peer", g->peer, "process", g->child_state, "engine", g->engine, "pid",
+		g->child ? (int)vm_child_pid(g->child) : 0, "host", g->agent->config.name);
+
+	if (o && full)
+		details_put(o, g);
+	return o;
+}

@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What an operator asks of a VM. Each call checks, begins, and returns; what becomes of
+ * it is in g->operation, which guest_operation_check() settles as things happen. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE   "guest"
+#define QUICK_NS     (10 * NS_PER_SEC)
+#define UNPROTECT_NS (30 * NS_PER_SEC)
+
+static int refuse(struct error *e, const char **hint, int rc, const char *hint_text,
+		  const char *fmt, ...) PRINTF(5, 6);
+static int refuse(struct error *e, const char **hint, int rc, const char *hint_text,
+		  const char *fmt, ...)
+{
+	char text[sizeof(e->text)];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	*hint = hint_text;
+	return error_set(e, rc, "%s", text);
+}
+
+/* ---- the operation under way ------------------------------------------------------------ */
+
+static void operation_begin(struct guest *g, const char *what)
+{
+	if (g->operation.state == OPERATION_RUNNING)
+		guest_operation_fail(g, -ECANCELED, "another operation took its place", NULL);
+	g->operation = (struct operation){
+		.id = ++g->agent->last_operation, .what = what, .state = OPERATION_RUNNING};
+}
+
+static void operation_done(struct guest *g)
+{
+	g->operation.state = OPERATION_DONE;
+	log_info("%s: %s is done", g->name, g->operation.what);
+}
+
+void guest_operation_fail(struct guest *g, int code, const char *text, const char *hint)
+{
+	struct operation *o = &g->operation;
+
+	if (o->state != OPERATION_RUNNING)
+		return;
+	o->state = OPERATION_FAILED;
+	o->code = code;
+	o->hint = hint;
+	snprintf(o->error, sizeof(o->error), "%s", text);
+	log_warn("%s: %s failed: %s", g->name, o->what, text);
+}
+
+static bool runs_here(const struct guest *g)
+{
+	return g->child_role == CHILD_VM && !strcmp(g->child_state, "unprotected") &&
+	       g->own.state == OWN_ALONE;
+}
+
+static void check_start(struct guest *g)
+{
+	if (g->child_role == CHILD_VM && g->child_state[0])
+		operation_done(g);
+}
+
+static void check_protect(struct guest *g)
+{
+	if (g->own.state == OWN_PRIMARY && !strcmp(g->child_state, "protected"))
+		operation_done(g);
+	else if (g->own.state != OWN_PRIMARY)
+		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
+				     "the VM runs on, unprotected");
+}
+
+static void check_unprotect(struct guest *g)
+{
+	if (g->own.state == OWN_ALONE)
+		operation_done(g);
+	else if (g->own.state != OWN_PRIMARY)
+		guest_operation_fail(g, -EIO, g->why, "see `pollux status`");
+}
+
+static void check_failover(struct guest *g)
+{
+	if (g->own.state == OWN_ALONE && g->child_role == CHILD_VM)
+		operation_done(g);
+	else if (g->own.state == OWN_NONE || g->own.state == OWN_IDLE)
+		guest_operation_fail(g, -EIO, g->why, "see the log of polluxd");
+}
+
+static void check_stop(struct guest *g)
+{
+	if (!g->child &&
+	    (g->own.state == OWN_IDLE || g->own.state == OWN_NONE || g->own.state == OWN_RELEASED))
+		operation_done(g);
+}
+
+static const struct {
+	const char *what;
+	void (*check)(struct guest *g);
+} checks[] = {
+	{"start", check_start},       {"protect", check_protect}, {"unprotect", check_unprotect},
+	{"failover", check_failover}, {"stop", check_stop},
+};
+
+void guest_operation_check(struct guest *g)
+{
+	/* The guest is off, and nobody else may think that it died. */
+	if (g->vm_ended && g->own.state == OWN_ALONE && !g->own.storing)
+		guest_vm_end(g);
+	if (g->operation.state != OPERATION_RUNNING || g->own.storing)
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(checks); i++)
+		if (!strcmp(checks[i].what, g->operation.what)) {
+			checks[i].check(g);
+			return;
+		}
+}
+
+static int busy(const struct guest *g, struct error *e, const char **hint)
+{
+	if (g->operation.state != OPERATION_RUNNING)
+		return 0;
+	return refuse(e, hint, -EBUSY, "wait for it, or look at it with `pollux status`",
+		      "'%s' of %s is still under way", g->operation.what, g->name);
+}
+
+/* ---- start ---------------------------------------------------------------------------------- */
+
+static int start_refused(struct guest *g, int rc, struct error *e, const char **hint)
+{
+	if (rc == -EAGAIN)
+		return refuse(e, hint, rc,
+			      "wait until the other host can be asked, or use --force if you are "
+			      "sure that the VM does not run there",
+			      "%s may have been taken over by %s, which cannot be asked now",
+			      g->name, g->peer);
+	if (rc == -EBUSY)
+		return refuse(e, hint, rc, "stop it first", "%s runs here already, or is a standby",
+			      g->name);
+	return refuse(e, hint, rc,
+		      "start it on the host that owns it; --force takes it over, at the risk that "
+		      "two copies run",
+		      "%s does not belong to this host: another host owns it", g->name);
+}
+
+static int guest_of_config(struct agent *a, const char *text, const char *origin,
+			   struct guest **out, struct error *e)
+{
+	struct vm_config *c = malloc(sizeof(*c));
+	int rc;
+
+	if (!c)
+		return error_set(e, -ENOMEM, "out of memory");
+	rc = vm_config_parse(text, origin, c, e);
+	if (!rc) {
+		*out = guest_find(a, c->name);
+		if (!*out)
+			rc = guest_create(a, c->name, out, e);
+		if (!rc && (*out)->own.state == OWN_NEW)
+			guest_feed_type(*out, OWN_EV_START);
+	}
+	free(c);
+	return rc;
+}
+
+int guest_start(struct agent *a, const char *config, const char *origin, bool forced,
+		struct guest **out, struct error *e, const char **hint)
+{
+	struct guest *g;
+	int rc;
+
+	*hint = "see docs/vm-config.md";
+	rc = guest_of_config(a, config, origin, &g, e);
+	if (!rc)
+		rc = busy(g, e, hint);
+	if (rc)
+		return rc;
+	if (g->child)
+		return start_refused(g, -EBUSY, e, hint);
+	/* Stored with the new term: the file that a later start of polluxd will know. */
+	rc = guest_config_set(g, config, origin);
+	if (rc)
+		return error_set(e, rc, "out of memory");
+	operation_begin(g, "start");
+	rc = guest_ask_ownership(g, OWN_EV_RUN, forced);
+	if (rc) {
+		g->operation.state = OPERATION_NONE;
+		return start_refused(g, rc, e, hint);
+	}
+	*out = g;
+	return 0;
+}
+
+/* ---- protect ----------------------------------------------------------------------------------
+ */
+
+static int peer_ready(struct guest *g, const char *to, struct error *e, const char **hint)
+{
+	struct peer *p = peers_find(g->agent->peers, to);
+
+	if (!p)
+		return refuse(e, hint, -ENOENT, "`pollux list --peers` shows those that are",
+			      "%.64s is not a peer in the configuration of this host", to);
+	if (!peer_is_up(p))
+		return refuse(e, hint, -ENOTCONN,
+			      "is polluxd running there? do address, port and certificates fit?",
+			      "%s is not connected: %s", to, peer_why(p));
+	return 0;
+}
+
+int guest_protect(struct guest *g, const char *to, const struct protect_options *o, struct error *e,
+		  const char **hint)
+{
+	int rc;
+
+	rc = busy(g, e, hint);
+	if (!rc)
+		rc = peer_ready(g, to, e, hint);
+	if (rc)
+		return rc;
+	if (g->own.state == OWN_PRIMARY)
+		return refuse(e, hint, -EALREADY, "unprotect it first", "%s is protected on %s",
+			      g->name, g->peer);
+	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || g->vm_ended)
+		return refuse(e, hint, -EPERM, "`pollux status` says how it is",
+			      "%s does not run on this host", g->name);
+	guest_peer_set(g, to);
+	guest_policy_set(g, o->policy);
+	rc = guest_session_make(g, o, e);
+	if (rc)
+		return rc;
+	g->why[0] = '\0';
+	timeline_add(&g->timeline, "protect asked", "on %s, mode %s", to, o->mode);
+	operation_begin(g, "protect");
+	rc = guest_ask_ownership(g, OWN_EV_PROTECT, false);
+	if (rc)
+		guest_operation_fail(g, rc, strerror(-rc), NULL);
+	guest_operation_check(g);
+	return rc ? error_set(e, rc, "%s cannot be protected now: %s", g->name, strerror(-rc)) : 0;
+}
+
+/* ---- unprotect
+ * ----------------------------------------------------------------------------------- */
+
+static void unprotected(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc == -EPIPE)
+		return;
+	if (rc) {
+		guest_operation_fail(g, rc, text, "see `pollux status`");
+		return;
+	}
+	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	timeline_add(&g->timeline, "unprotected", "by the operator");
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
+						.term = g->own.record.term});
+}
+
+int guest_unprotect(struct guest *g, struct error *e, const char **hint)
+{
+	if (g->operation.state == OPERATION_RUNNING && strcmp(g->operation.what, "protect") != 0)
+		return busy(g, e, hint);
+	if (g->own.state == OWN_STANDBY)
+		return refuse(e, hint, -EPERM, "unprotect it on the host where it runs",
+			      "%s runs on %s; the twin is here", g->name, g->peer);
+	if (g->own.state == OWN_ASKING)
+		return refuse(e, hint, -EPERM,
+			      "repair the link or the fence, or `pollux failover --force` to go on "
+			      "alone",
+			      "the standby of %s is lost, and may take over", g->name);
+	if (g->own.state != OWN_PRIMARY)
+		return refuse(e, hint, -EPERM, "`pollux status` says how it is",
+			      "%s is not protected from this host", g->name);
+	operation_begin(g, "unprotect");
+	/* Also before a session has begun: then there is nothing to end, and it says ok. */
+	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS, unprotected);
+	return 0;
+}
+
+/* ---- failover
+ * -------------------------------------------------------------------------------------- */
+
+static int promote_forced(struct guest *g, struct error *e, const char **hint)
+{
+	int rc;
+
+	timeline_add(&g->timeline, "failover forced", "by the operator");
+	operation_begin(g, "failover");
+	rc = guest_ask_ownership(g, g->own.state == OWN_ASKING ? OWN_EV_GO_ON : OWN_EV_PROMOTE,
+				 true);
+	if (!rc)
+		return 0;
+	g->operation.state = OPERATION_NONE;
+	return refuse(e, hint, rc, "`pollux status` says how it is",
+		      rc == -EAGAIN
+			      ? "the twin of %s holds no whole epoch yet: there is nothing to "
+				"promote"
+			      : "%s cannot be promoted now",
+		      g->name);
+}
+
+int guest_failover(struct guest *g, bool forced, struct error *e, const char **hint)
+{
+	enum ownership_state s = g->own.state;
+
+	if (s != OWN_STANDBY && s != OWN_DECIDING && s != OWN_ASKING)
+		return refuse(e, hint, -EPERM, "run it on the standby's host",
+			      "there is no twin of %s on this host that could take over", g->name);
+	if (forced)
+		return promote_forced(g, e, hint);
+	return refuse(e, hint, -EPERM,
+		      "make sure that the VM is dead on the other host, then use --force: if it "
+		      "still runs there, two copies answer clients and write disks, and what one "
+		      "of them acknowledged will be lost",
+		      "%s: no fence has confirmed that %s is off%s%s", g->name, g->peer,
+		      g->why[0] ? ": " : "", g->why);
+}
+
+/* ---- stop
+ * -------------------------------------------------------------------------------------------- */
+
+static void stop_late(void *ctx)
+{
+	struct guest *g = ctx;
+
+	guest_operation_fail(g, -ETIMEDOUT, "the guest has not shut down in time",
+			     "it may not heed its power button: `pollux stop --force` pulls the "
+			     "plug");
+}
+
+static void shutdown_asked(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc && rc != -EPIPE)
+		guest_operation_fail(g, rc, text, "`pollux stop --force` pulls the plug");
+}
+
+static void session_over_then_kill(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc == -EPIPE)
+		return;
+	if (rc) {
+		guest_operation_fail(g, rc, text, "the standby may take over; see `pollux status`");
+		return;
+	}
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
+						.term = g->own.record.term});
+	if (g->own.state == OWN_ALONE)
+		guest_vm_kill(g);
+}
+
+static int stop_by_force(struct guest *g, struct error *e, const char **hint)
+{
+	if (g->own.state == OWN_ASKING)
+		return refuse(e, hint, -EPERM,
+			      "`pollux failover --force` first: this host then goes on alone",
+			      "the standby of %s is lost, and would take it for dead and take over",
+			      g->name);
+	operation_begin(g, "stop");
+	g->stopping = true;
+	if (g->own.state == OWN_PRIMARY)
+		guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS,
+				session_over_then_kill);
+	else
+		guest_vm_kill(g);
+	return 0;
+}
+
+static int stop_timer_set(struct guest *g, unsigned timeout_s)
+{
+	int rc = 0;
+
+	if (!g->stop_timer)
+		rc = loop_timer(g->agent->loop, stop_late, g, &g->stop_timer);
+	if (!rc)
+		loop_timer_set(g->stop_timer, clock_ns() + timeout_s * NS_PER_SEC);
+	return rc;
+}
+
+int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e, const char **hint)
+{
+	int rc;
+
+	if (!forced && strcmp(g->operation.what ? g->operation.what : "", "stop") != 0) {
+		rc = busy(g, e, hint);
+		if (rc)
+			return rc;
+	}
+	if (g->child_role != CHILD_VM)
+		return refuse(e, hint, -EPERM,
+			      g->child_role == CHILD_REPLICA ? "stop it on the host where it runs"
+							     : "`pollux list` shows what runs",
+			      "%s does not run on this host", g->name);
+	if (forced)
+		return stop_by_force(g, e, hint);
+	rc = stop_timer_set(g, timeout_s);
+	if (rc)
+		return error_set(e, rc, "cannot make a timer: %s", strerror(-rc));
+	operation_begin(g, "stop");
+	timeline_add(&g->timeline, "stop asked", "power button");
+	guest_child_ask(g, json_pack("{s:s}", "do", "shutdown"), QUICK_NS, shutdown_asked);
+	return 0;
+}
+
+/* ---- the guest turned itself off
+ * ------------------------------------------------------------------------ */
+
+/* pollux-vm has ended the session before it says that the guest is off, if it could. */
+static void session_after_end(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+	const json_t *stats = json_object_get(reply, "stats");
+	bool over = !rc && !strcmp(json_text_of(stats, "state"), "unprotected");
+
+	if (rc == -EPIPE)
+		return;
+	guest_feed(g, &(struct ownership_input){.type = over ? OWN_EV_SESSION_OVER
+							     : OWN_EV_SESSION_LOST,
+						.term = g->own.record.term});
+}
+
+void guest_vm_ended(struct guest *g)
+{
+	g->vm_ended = true;
+	if (g->stop_timer)
+		loop_timer_set(g->stop_timer, 0);
+	if (g->own.state == OWN_PRIMARY)
+		guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, session_after_end);
+	guest_operation_check(g);
+}

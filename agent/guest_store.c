@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What must outlive polluxd and the host: state_dir/vms/NAME.json, one for each VM
+ * that this host has ever had a term for. It is never deleted: a forgotten term could
+ * come back as a second owner. */
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE     "store"
+#define RECORD_VERSION 1
+#define RECORD_MAX     (256u * 1024)
+
+static void record_path(const struct agent *a, const char *name, char out[PATH_MAX])
+{
+	snprintf(out, PATH_MAX, "%s/vms/%s.json", a->config.state_dir, name);
+}
+
+int guest_config_set(struct guest *g, const char *text, const char *origin)
+{
+	char *new_text = strdup(text), *new_origin = strdup(origin);
+
+	if (!new_text || !new_origin) {
+		free(new_text);
+		free(new_origin);
+		return -ENOMEM;
+	}
+	free(g->config);
+	free(g->origin);
+	g->config = new_text;
+	g->origin = new_origin;
+	return 0;
+}
+
+static json_t *record_json(const struct guest *g, const struct ownership_record *record)
+{
+	json_t *o = json_pack("{s:i, s:s, s:I, s:s, s:s, s:b, s:b}", "version", RECORD_VERSION,
+			      "name", g->name, "term", (json_int_t)record->term, "role",
+			      ownership_role_name(record->role), "peer", g->peer, "copy", g->copy,
+			      "continue_alone", g->own.config.continue_alone);
+
+	if (o && g->config &&
+	    (json_object_set_new(o, "config", json_text(g->config)) ||
+	     json_object_set_new(o, "origin", json_text(g->origin)))) {
+		json_decref(o);
+		return NULL;
+	}
+	return o;
+}
+
+int guest_store(const struct guest *g, const struct ownership_record *record, struct error *e)
+{
+	json_t *o = record_json(g, record);
+	char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+	char path[PATH_MAX];
+	int rc = -ENOMEM;
+
+	record_path(g->agent, g->name, path);
+	if (text)
+		rc = fault_point("guest.store");
+	if (!rc)
+		rc = file_replace(path, text, strlen(text), 0600, e);
+	if (rc)
+		error_set(e, rc, "cannot store %s: %s", path, strerror(-rc));
+	free(text);
+	json_decref(o);
+	return rc;
+}
+
+/* ---- reading ---------------------------------------------------------------------- */
+
+static int role_parse(const char *text, enum ownership_role *out)
+{
+	for (int i = 0; i < ROLE_COUNT; i++) {
+		if (strcmp(ownership_role_name((enum ownership_role)i), text) != 0)
+			continue;
+		*out = (enum ownership_role)i;
+		return 0;
+	}
+	return -EBADMSG;
+}
+
+static bool record_types_ok(const json_t *o)
+{
+	const json_t *config = json_object_get(o, "config");
+	const json_t *origin = json_object_get(o, "origin");
+
+	return json_integer_of(o, "version", 0) == RECORD_VERSION &&
+	       json_is_string(json_object_get(o, "name")) && json_integer_of(o, "term", -1) >= 0 &&
+	       json_is_string(json_object_get(o, "role")) &&
+	       json_is_string(json_object_get(o, "peer")) &&
+	       strlen(json_text_of(o, "peer")) <= AGENT_NAME_MAX &&
+	       (!config || (json_is_string(config) && json_is_string(origin)));
+}
+
+static int record_take(const json_t *o, struct guest *g, struct ownership_record *record)
+{
+	int rc;
+
+	if (!record_types_ok(o) || strcmp(json_text_of(o, "name"), g->name) != 0)
+		return -EBADMSG;
+	record->term = (uint64_t)json_integer_of(o, "term", 0);
+	rc = role_parse(json_text_of(o, "role"), &record->role);
+	if (rc || !ownership_record_valid(record))
+		return -EBADMSG;
+	if (json_object_get(o, "config"))
+		rc = guest_config_set(g, json_text_of(o, "config"), json_text_of(o, "origin"));
+	if (rc)
+		return rc;
+	snprintf(g->peer, sizeof(g->peer), "%s", json_text_of(o, "peer"));
+	g->copy = json_is_true(json_object_get(o, "copy"));
+	g->own.config.continue_alone = !json_is_false(json_object_get(o, "continue_alone"));
+	return 0;
+}
+
+int guest_record_parse(const char *text, size_t n, struct guest *g, struct ownership_record *record,
+		       struct error *e)
+{
+	json_error_t je;
+	json_t *o = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
+	int rc;
+
+	if (!o)
+		return error_set(e, -EBADMSG, "line %d: %s", je.line, je.text);
+	rc = record_take(o, g, record);
+	json_decref(o);
+	if (rc)
+		return error_set(e, rc, "%s",
+				 rc == -ENOMEM ? "out of memory" : "not a VM's record");
+	return 0;
+}
+
+static int record_load(struct agent *a, const char *name, struct error *e)
+{
+	struct ownership_record record = {0};
+	struct buf text = {0};
+	char path[PATH_MAX];
+	struct guest *g;
+	bool alive;
+	int rc;
+
+	record_path(a, name, path);
+	rc = file_read(path, RECORD_MAX, &text, e);
+	if (!rc)
+		rc = guest_create(a, name, &g, e);
+	if (!rc) {
+		rc = guest_record_parse((char *)text.data, text.len, g, &record, e);
+		if (rc)
+			error_context(e,
+				      "%s is damaged; restore it, for without its term this "
+				      "host must not run the VM",
+				      path);
+	}
+	buf_free(&text);
+	if (rc)
+		return rc;
+	alive = guest_vm_attach(g);
+	guest_peer_set(g, g->peer);
+	guest_feed(g, &(struct ownership_input){
+			      .type = OWN_EV_START, .record = record, .alive = alive});
+	/* Nobody but this host has ever held this VM: there is nobody to ask. */
+	if (!g->peer[0] && g->own.state == OWN_UNSURE)
+		guest_feed(g, &(struct ownership_input){.type = OWN_EV_WORD,
+							.word = WORD_DROPPED,
+							.term = g->own.record.term});
+	return 0;
+}
+
+int guests_load(struct agent *a, struct error *e)
+{
+	char folder[PATH_MAX], name[VM_NAME_MAX + 1];
+	struct dirent *entry;
+	DIR *dir;
+	int rc = 0;
+
+	snprintf(folder, sizeof(folder), "%s/vms", a->config.state_dir);
+	dir = opendir(folder);
+	if (!dir)
+		return error_set(e, -errno, "cannot open %s: %s", folder, strerror(errno));
+	while (!rc && (entry = readdir(dir))) {
+		size_t len = strlen(entry->d_name);
+
+		if (len < 6 || len - 5 > VM_NAME_MAX || strcmp(entry->d_name + len - 5, ".json"))
+			continue;
+		snprintf(name, sizeof(name), "%.*s", (int)(len - 5), entry->d_name);
+		rc = record_load(a, name, e);
+	}
+	closedir(dir);
+	return rc;
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The process of a VM that runs here: start, session, end, and finding it again. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE   "guest"
+#define SLOW_NS      (120 * NS_PER_SEC) /* create and boot: memory is filled, kernels are read */
+#define QUICK_NS     (10 * NS_PER_SEC)
+#define UNPROTECT_NS (20 * NS_PER_SEC)
+
+static void control_path(const struct guest *g, char out[PATH_MAX])
+{
+	snprintf(out, PATH_MAX, "%s/%s.control", g->agent->config.run_dir, g->name);
+}
+
+/* ---- what the process says --------------------------------------------------------- */
+
+static void said_protected(struct guest *g, uint64_t term, const char *why)
+{
+	timeline_add(&g->timeline, "protected", "on %s", g->peer);
+	g->agent->counters.protects++;
+	guest_operation_check(g);
+}
+
+static void said_lost(struct guest *g, uint64_t term, const char *why)
+{
+	g->lost_ns = clock_ns();
+	timeline_add(&g->timeline, "loss detected", "the standby: %s", why);
+	guest_why(g, "the standby is lost: %s", why);
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_LOST, .term = term});
+}
+
+static void said_unprotected(struct guest *g, uint64_t term, const char *why)
+{
+	if (*why)
+		guest_why(g, "%s", why);
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER, .term = term});
+}
+
+static void said_syncing(struct guest *g, uint64_t term, const char *why)
+{
+	timeline_add(&g->timeline, "syncing", "the first full copy to %s", g->peer);
+}
+
+static void said_fenced(struct guest *g, uint64_t term, const char *why)
+{
+	timeline_add(&g->timeline, "stopped", "%s", why);
+}
+
+static const struct {
+	const char *state;
+	void (*said)(struct guest *g, uint64_t term, const char *why);
+} vm_states[] = {
+	{"protected", said_protected}, {"lost", said_lost},     {"unprotected", said_unprotected},
+	{"syncing", said_syncing},     {"fenced", said_fenced},
+};
+
+static void vm_state_take(struct guest *g, const char *state, uint64_t term, const char *why)
+{
+	snprintf(g->child_state, sizeof(g->child_state), "%s", state);
+	snprintf(g->child_why, sizeof(g->child_why), "%s", why);
+	for (size_t i = 0; i < ARRAY_LEN(vm_states); i++)
+		if (!strcmp(vm_states[i].state, state))
+			vm_states[i].said(g, term, why);
+}
+
+static void stats_take(struct guest *g, const json_t *stats)
+{
+	json_decref(g->stats);
+	g->stats = json_deep_copy(stats);
+	json_object_del(g->stats, "event");
+	g->stats_ns = clock_ns();
+}
+
+static void vm_event_take(struct guest *g, const json_t *message)
+{
+	const char *what = json_text_of(message, "what"), *detail = json_text_of(message, "detail");
+
+	timeline_add(&g->timeline, what, "the guest%s%s", *detail ? ": " : "", detail);
+	if (!strcmp(what, "poweroff") || !strcmp(what, "crash"))
+		guest_vm_ended(g);
+}
+
+static void child_event(void *ctx, const json_t *message)
+{
+	struct guest *g = ctx;
+	const char *event = json_text_of(message, "event");
+
+	if (!strcmp(event, "progress"))
+		stats_take(g, message);
+	else if (g->child_role == CHILD_REPLICA)
+		guest_replica_event(g, message);
+	else if (g->child_role != CHILD_VM)
+		return;
+	else if (!strcmp(event, "vm"))
+		vm_event_take(g, message);
+	else if (!strcmp(event, "state"))
+		vm_state_take(g, json_text_of(message, "state"),
+			      (uint64_t)json_integer_of(message, "term", 0),
+			      json_text_of(message, "why"));
+}
+
+/* ---- its end ------------------------------------------------------------------------- */
+
+static void vm_gone(struct guest *g, const char *how)
+{
+	bool expected = g->vm_ended || g->stopping || g->quit_asked;
+
+	timeline_add(&g->timeline, expected ? "stopped" : "vm process died", "%s", how);
+	if (!expected) {
+		log_error("%s: %s", g->name, how);
+		guest_why(g, "%s", how);
+		guest_operation_fail(g, -EIO, how, "see the log of polluxd and pollux-vm");
+	}
+	guest_feed_type(g, OWN_EV_VM_DEAD);
+}
+
+static void replica_gone(struct guest *g, const char *how)
+{
+	log_error("%s: the twin is gone: %s", g->name, how);
+	timeline_add(&g->timeline, "twin lost", "%s", how);
+	snprintf(g->refusal, sizeof(g->refusal), "%s", how);
+	guest_feed(g,
+		   &(struct ownership_input){.type = OWN_EV_REPLICA_GONE, .term = g->session.term});
+}
+
+static void child_exited(void *ctx, bool clean, const char *how)
+{
+	struct guest *g = ctx;
+	enum child_role role = g->child_role;
+	uint64_t owed = g->start_owed;
+
+	vm_child_free(g->child);
+	g->child = NULL;
+	g->child_role = CHILD_NONE;
+	g->child_state[0] = g->child_why[0] = '\0';
+	g->start_owed = 0;
+	json_decref(g->stats);
+	g->stats = NULL;
+	guest_console_close(g);
+	if (role == CHILD_VM)
+		vm_gone(g, how);
+	else if (role == CHILD_REPLICA)
+		replica_gone(g, how);
+	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = false;
+	if (owed && g->own.record.term == owed && g->own.state == OWN_ALONE)
+		guest_vm_start(g, owed);
+	else if (owed && g->own.record.term == owed && g->own.state == OWN_STANDBY)
+		guest_replica_create(g, owed);
+	guest_operation_check(g);
+}
+
+static const struct vm_child_events *child_events(struct guest *g, struct vm_child_events *events)
+{
+	*events = (struct vm_child_events){.event = child_event, .exited = child_exited, .ctx = g};
+	return events;
+}
+
+/* ---- asking ---------------------------------------------------------------------------- */
+
+void guest_child_ask(struct guest *g, json_t *request, uint64_t timeout_ns, vm_child_reply_fn *fn)
+{
+	int rc = g->child ? vm_child_ask(g->child, request, NULL, 0, timeout_ns, fn, g) : -EPIPE;
+
+	if (!g->child)
+		json_decref(request);
+	if (rc)
+		log_warn_rc(rc, "%s: the VM process cannot be asked", g->name);
+	if (rc && fn)
+		fn(g, rc, NULL, strerror(-rc));
+}
+
+int guest_child_start(struct guest *g, enum child_role role, struct error *e)
+{
+	struct vm_child_events events;
+	char path[PATH_MAX];
+	int rc;
+
+	if (g->child)
+		return -EAGAIN;
+	control_path(g, path);
+	rc = vm_child_start(g->agent->loop, g->agent->config.vm_program, path,
+			    child_events(g, &events), &g->child, e);
+	if (rc)
+		return rc;
+	g->child_role = role;
+	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = g->accept_owed = false;
+	return 0;
+}
+
+json_t *guest_create_request(const struct guest *g, const char *role)
+{
+	return json_pack("{s:s, s:s, s:s, s:s}", "do", "create", "config", g->config, "origin",
+			 g->origin, "role", role);
+}
+
+json_t *guest_session_request(const struct session *s, const char *what)
+{
+	char id[2 * SESSION_ID_SIZE + 1], key[2 * SESSION_KEY_SIZE + 1];
+	const struct protect_options *p = &s->options;
+	const struct {
+		const char *name;
+		unsigned value;
+	} numbers[] = {{"interval_ms", p->interval_ms},
+		       {"streams", p->streams},
+		       {"window", p->window},
+		       {"heartbeat_ms", s->heartbeat_ms},
+		       {"loss_ms", s->loss_ms}};
+	json_t *o;
+
+	hex_encode(s->id, sizeof(s->id), id);
+	hex_encode(s->key, sizeof(s->key), key);
+	o = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s}", "do", what, "session", id, "key", key,
+		      "term", (json_int_t)s->term, "mode", p->mode, "policy", p->policy);
+	explicit_bzero(key, sizeof(key));
+	if (o && p->compression[0])
+		json_object_set_new(o, "compression", json_string(p->compression));
+	for (size_t i = 0; o && i < ARRAY_LEN(numbers); i++)
+		if (numbers[i].value)
+			json_object_set_new(o, numbers[i].name, json_integer(numbers[i].value));
+	if (o && p->delta_mb)
+		json_object_set_new(o, "delta_mb", json_integer(p->delta_mb));
+	return o;
+}
+
+/* ---- start ------------------------------------------------------------------------------ */
+
+static void start_failed(struct guest *g, int code, const char *text)
+{
+	guest_why(g, "%s", text);
+	timeline_add(&g->timeline, "start failed", "%s", text);
+	guest_operation_fail(g, code, text, "correct the VM file and start it again");
+	g->stopping = true;
+	if (g->child)
+		vm_child_kill(g->child);
+	else
+		guest_feed_type(g, OWN_EV_VM_DEAD);
+}
+
+static void booted(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc == -EPIPE)
+		return; /* its end says more */
+	if (rc) {
+		start_failed(g, rc, text);
+		return;
+	}
+	g->why[0] = '\0';
+	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	timeline_add(&g->timeline, "running", "started under term %llu, engine %s",
+		     (unsigned long long)g->own.record.term, g->engine);
+	guest_operation_check(g);
+}
+
+static void created(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc == -EPIPE)
+		return;
+	if (rc) {
+		start_failed(g, rc, text);
+		return;
+	}
+	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(reply, "engine"));
+	guest_console_open(g);
+	guest_child_ask(g, json_pack("{s:s}", "do", "boot"), SLOW_NS, booted);
+}
+
+void guest_vm_start(struct guest *g, uint64_t term)
+{
+	struct error e = {0};
+	int rc = guest_child_start(g, CHILD_VM, &e);
+
+	if (rc == -EAGAIN) {
+		g->start_owed = term;
+		return;
+	}
+	if (rc)
+		start_failed(g, rc, e.text);
+	else
+		guest_child_ask(g, guest_create_request(g, "primary"), SLOW_NS, created);
+}
+
+/* ---- session ------------------------------------------------------------------------------- */
+
+static void session_begun(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (!rc || rc == -EPIPE)
+		return;
+	guest_why(g, "the session with %s could not begin: %s", g->peer, text);
+	guest_feed(g,
+		   &(struct ownership_input){.type = OWN_EV_SESSION_OVER, .term = g->session.term});
+}
+
+void guest_session_start(struct guest *g, uint64_t term)
+{
+	struct peer *p = peers_find(g->agent->peers, g->peer);
+	json_t *request = guest_session_request(&g->session, "protect");
+
+	if (!p || !request || g->session.term != term) {
+		json_decref(request);
+		session_begun(g, -EINVAL, NULL, "it is not known any more");
+		return;
+	}
+	json_object_set_new(request, "address", json_string(peer_config(p)->address));
+	json_object_set_new(request, "port", json_integer(peer_config(p)->port));
+	snprintf(g->child_state, sizeof(g->child_state), "connecting");
+	guest_child_ask(g, request, QUICK_NS, session_begun);
+}
+
+void guest_ownership_tell(struct guest *g, const char *answer)
+{
+	guest_child_ask(g, json_pack("{s:s, s:s}", "do", "ownership", "answer", answer), QUICK_NS,
+			NULL);
+}
+
+/* ---- end ------------------------------------------------------------------------------------- */
+
+void guest_vm_kill(struct guest *g)
+{
+	if (!g->child)
+		return;
+	g->stopping = true;
+	vm_child_kill(g->child);
+}
+
+static void quit_answered(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	if (rc && rc != -EPIPE)
+		guest_vm_kill(ctx);
+}
+
+void guest_vm_end(struct guest *g)
+{
+	if (g->quit_asked || !g->child)
+		return;
+	g->quit_asked = true;
+	guest_child_ask(g, json_pack("{s:s}", "do", "quit"), QUICK_NS, quit_answered);
+}
+
+/* ---- statistics, and finding it again
+ * ------------------------------------------------------------ */
+
+static void stats_answered(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	if (!rc)
+		stats_take(ctx, json_object_get(reply, "stats"));
+}
+
+void guest_vm_stats(struct guest *g)
+{
+	if (g->child && clock_ns() - g->stats_ns > 100 * NS_PER_MS)
+		guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, stats_answered);
+}
+
+/* What happened while nobody listened: taken as if it was said now. */
+static void attached(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+	const json_t *stats = json_object_get(reply, "stats");
+
+	if (rc) {
+		log_warn("%s: the VM process does not say how it is: %s", g->name, text);
+		return;
+	}
+	stats_take(g, stats);
+	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(stats, "engine"));
+	if (json_is_true(json_object_get(stats, "ended")))
+		guest_vm_ended(g);
+	vm_state_take(g, json_text_of(stats, "state"), g->own.record.term,
+		      json_text_of(stats, "why"));
+}
+
+bool guest_vm_attach(struct guest *g)
+{
+	struct vm_child_events events;
+	struct error e = {0};
+	char path[PATH_MAX];
+
+	control_path(g, path);
+	if (vm_child_attach(g->agent->loop, path, child_events(g, &events), &g->child, &e)) {
+		log_debug("%s: %s", g->name, e.text);
+		unlink(path);
+		return false;
+	}
+	g->child_role = CHILD_VM;
+	log_info("%s: found its VM process %d", g->name, (int)vm_child_pid(g->child));
+	timeline_add(&g->timeline, "polluxd started", "found the VM process %d",
+		     (int)vm_child_pid(g->child));
+	guest_console_open(g);
+	guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, attached);
+	return true;
+}

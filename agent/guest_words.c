@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Words to and from the polluxd of the other side. */
+#include <errno.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/guest.h"
+#include "agent/ownership_steps.h"
+
+#define LOG_MODULE "words"
+
+int guest_session_make(struct guest *g, const struct protect_options *o, struct error *e)
+{
+	struct session *s = &g->session;
+
+	session_wipe(s);
+	if (RAND_bytes(s->id, sizeof(s->id)) != 1 || RAND_bytes(s->key, sizeof(s->key)) != 1)
+		return error_set(e, -EIO, "OpenSSL has no random numbers");
+	s->term = g->own.record.term + TERM_SESSION;
+	g->copy = true; /* should the standby take over, then what is here is old */
+	s->options = *o;
+	s->heartbeat_ms = (unsigned)(g->agent->config.heartbeat_ns / NS_PER_MS);
+	s->loss_ms = (unsigned)(g->agent->config.loss_ns / NS_PER_MS);
+	return 0;
+}
+
+/* ---- telling ----------------------------------------------------------------------- */
+
+static json_t *offer_of(struct guest *g, uint64_t term)
+{
+	struct offer *o = calloc(1, sizeof(*o));
+	struct error e = {0};
+	json_t *json = NULL;
+
+	if (!o || g->session.term != term)
+		goto out_offer;
+	o->session = g->session;
+	if (guest_disks_describe(g, o, &e)) {
+		log_error("%s: %s", g->name, e.text);
+		goto out_offer;
+	}
+	o->config = strdup(g->config);
+	o->origin = strdup(g->origin);
+	if (o->config && o->origin)
+		json = offer_json(o);
+out_offer:
+	offer_free(o);
+	return json;
+}
+
+static json_t *word_json(const struct guest *g, enum ownership_word word, uint64_t term,
+			 bool can_fence)
+{
+	json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:b}", "type", "word", "vm", g->name, "word",
+			      ownership_word_name(word), "term", (json_int_t)term, "can_fence",
+			      can_fence);
+	bool says_no = word == WORD_REFUSE || word == WORD_DROPPED;
+
+	if (o && says_no && g->refusal[0])
+		json_object_set_new(o, "why", json_text(g->refusal));
+	return o;
+}
+
+void guest_tell(struct guest *g, enum ownership_word word, uint64_t term, bool can_fence)
+{
+	struct peer *p = peers_find(g->agent->peers, g->peer);
+	json_t *o, *offer;
+	int rc;
+
+	/* The streams are not to come before the replica can take them. */
+	if (word == WORD_ACCEPT && !g->replica_up) {
+		g->accept_owed = true;
+		return;
+	}
+	if (!p)
+		return;
+	o = word_json(g, word, term, can_fence);
+	if (o && word == WORD_OFFER) {
+		offer = offer_of(g, term);
+		if (!offer) {
+			json_decref(o);
+			return;
+		}
+		json_object_set_new(o, "offer", offer);
+	}
+	log_debug("%s: to %s: %s %llu", g->name, g->peer, ownership_word_name(word),
+		  (unsigned long long)term);
+	rc = peer_send(p, o);
+	if (rc && rc != -ENOTCONN)
+		log_warn_rc(rc, "%s: cannot tell %s", g->name, g->peer);
+}
+
+/* ---- hearing ------------------------------------------------------------------------- */
+
+/* A host that is not the other side of this VM (any more) may still hold a copy of long
+ * ago: it is told who owns the VM, and that is all. */
+static void stranger_answer(struct guest *g, struct peer *from, const struct word *w)
+{
+	const struct ownership_record *r = &g->own.record;
+	bool owner = r->role == ROLE_OWNER || r->role == ROLE_PRIMARY;
+
+	if (!owner || g->own.storing || r->term <= w->term)
+		return;
+	if (peer_send(from, word_json(g, WORD_OWN, r->term, false)))
+		log_debug("%s: no answer to %s", g->name, peer_config(from)->name);
+}
+
+/* Whose words count: the other side's; and who offers us a twin, or owned the VM before
+ * we ever heard of it, becomes the other side when there is nothing here to lose. */
+static bool other_side(struct guest *g, struct peer *from, const struct word *w)
+{
+	const char *name = peer_config(from)->name;
+	bool nothing_here = g->own.state == OWN_NONE;
+
+	if (!strcmp(g->peer, name))
+		return true;
+	if (!g->peer[0] || nothing_here) {
+		guest_peer_set(g, name);
+		return true;
+	}
+	return false;
+}
+
+static void word_feed(struct guest *g, const struct word *w)
+{
+	if (w->why[0])
+		guest_why(g, "%s refuses: %s", g->peer, w->why);
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_WORD,
+						.word = w->word,
+						.term = w->term,
+						.can_fence = w->can_fence});
+}
+
+static int guest_of_word(struct agent *a, const struct word *w, struct guest **out)
+{
+	struct error e = {0};
+	int rc;
+
+	*out = guest_find(a, w->vm);
+	if (*out)
+		return 0;
+	rc = guest_create(a, w->vm, out, &e);
+	if (rc)
+		log_warn("%s", e.text);
+	else
+		guest_feed_type(*out, OWN_EV_START);
+	return rc;
+}
+
+static void word_take(struct agent *a, struct peer *from, struct word *w)
+{
+	struct guest *g;
+
+	if (guest_of_word(a, w, &g))
+		return;
+	log_debug("%s: from %s: %s %llu", g->name, peer_config(from)->name,
+		  ownership_word_name(w->word), (unsigned long long)w->term);
+	if (!other_side(g, from, w)) {
+		stranger_answer(g, from, w);
+		return;
+	}
+	if (w->offer && (!g->offer || w->term > g->offer->session.term)) {
+		offer_free(g->offer);
+		g->offer = w->offer;
+		g->offer->session.term = w->term;
+		w->offer = NULL;
+	}
+	word_feed(g, w);
+}
+
+void guest_message(struct agent *a, struct peer *from, const json_t *message)
+{
+	const char *type = json_text_of(message, "type");
+	struct error e = {0};
+	struct word w;
+
+	if (strcmp(type, "word") != 0) {
+		log_warn("%s sent a message of unknown type \"%.32s\"", peer_config(from)->name,
+			 type);
+		return;
+	}
+	if (word_parse(message, &w, &e))
+		log_warn("%s sent a word that cannot be read: %s", peer_config(from)->name, e.text);
+	else
+		word_take(a, from, &w);
+	offer_free(w.offer);
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Messages between polluxds (docs/protocol.md, "peer"): from JSON to structs, each
+ * field checked before anything is acted upon. Pure.
+ */
+#ifndef POLLUX_AGENT_PEER_MESSAGE_H
+#define POLLUX_AGENT_PEER_MESSAGE_H
+
+#include <jansson.h>
+
+#include "agent/ownership.h"
+#include "channel/channel.h"
+#include "hypervisor/hypervisor.h"
+
+#define OFFER_CONFIG_MAX (64u * 1024)
+
+/* What an operator may choose for a protection; the words are those of vm-process.h. */
+struct protect_options {
+	char mode[16], policy[16], compression[16];
+	unsigned interval_ms, streams, window, delta_mb; /* 0 = leave it to pollux-vm */
+	bool overwrite; /* what lies on the standby's disks may go */
+};
+/* {"mode", "policy", "compression", "interval_ms", "streams", "window", "delta_mb",
+ * "overwrite"}, all optional; other keys are refused when `strict`. */
+int protect_options_parse(const json_t *o, bool strict, struct protect_options *out,
+			  struct error *e) MUST_CHECK;
+
+/* One protection session, as both sides know it. */
+struct session {
+	uint64_t term; /* 0 = none */
+	uint8_t id[SESSION_ID_SIZE], key[SESSION_KEY_SIZE];
+	struct protect_options options;
+	unsigned heartbeat_ms, loss_ms;
+};
+void session_wipe(struct session *s);
+
+struct offer {
+	struct session session;
+	char *config, *origin;
+	unsigned disk_count;
+	struct offered_disk {
+		char path[256];
+		uint64_t size;
+		bool readonly;
+	} disks[VM_DISKS_MAX];
+};
+void offer_free(struct offer *o);
+json_t *offer_json(const struct offer *o);
+int offer_parse(const json_t *json, struct offer **out, struct error *e) MUST_CHECK;
+
+struct word {
+	char vm[VM_NAME_MAX + 1];
+	enum ownership_word word;
+	uint64_t term;
+	bool can_fence;
+	char why[256];
+	struct offer *offer; /* WORD_OFFER only; the receiver takes it */
+};
+int word_parse(const json_t *message, struct word *out, struct error *e) MUST_CHECK;
+
+#endif
