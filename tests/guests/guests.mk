@@ -17,6 +17,7 @@ GUEST_COMPILE = $(call say,CC  )$(CC) $(GUEST_FLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/tests/guests/%.o: tests/guests/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(GUEST_COMPILE)
+$(BUILD)/tests/guests/dirtier.o: GUEST_FLAGS += -O2
 $(BUILD)/tests/guests/%.o: tests/guests/%.S $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(GUEST_COMPILE)
