@@ -219,12 +219,15 @@ scenario-run:
 
 # ---- lint, packages, the whole check ------------------------------------------------
 
-.PHONY: lint tools-test layers deps check
+.PHONY: lint tools-test lab-test layers deps check
 lint:
 	$(RUN_TESTS) tests/lint/lint.py
 # Whether lint refuses what it must, results are counted right, packages get installed.
 tools-test:
 	$(RUN_TESTS) $(wildcard tests/tools/test_*.sh)
+# The lab's own programs, without an emulator.
+lab-test:
+	$(RUN_TESTS) --timeout 300 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
 # "folder: folders it may use", for lint
 layers:
 	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:

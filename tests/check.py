@@ -26,6 +26,7 @@ def phases(build):
     yield "build-clang", [f"BUILD={build}-clang", "CC=clang", *EVERYTHING]
     yield "tools-test", [f"BUILD={build}", "CC=gcc", "tools-test"]
     yield "unit", [f"BUILD={build}", "CC=gcc", "unit-run"]
+    yield "lab-test", [f"BUILD={build}", "CC=gcc", "lab-test"]
     yield "build-asan", [f"BUILD={build}-asan", *SANITIZED, *EVERYTHING, "fuzzers"]
     yield "unit-asan", [f"BUILD={build}-asan", *SANITIZED, "unit-run"]
     yield "build-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-programs"]
