@@ -38,8 +38,9 @@ struct vcpu_thread {
 
 struct run_state {
 	pthread_mutex_t lock;
-	pthread_cond_t parking; /* all are parked, or the action is done */
-	pthread_cond_t leaving; /* a request was taken back, or QUIT */
+	pthread_mutex_t stepping; /* a stepped engine: one step, or the whole of a pause */
+	pthread_cond_t parking;   /* all are parked, or the action is done */
+	pthread_cond_t leaving;   /* a request was taken back, or QUIT */
 	struct vcpu_thread vcpus[VM_VCPUS_MAX];
 	unsigned threads, parked;
 	atomic_uint requests; /* changed under lock */
@@ -57,6 +58,7 @@ int run_create(struct vm *vm)
 	if (!run)
 		return -ENOMEM;
 	pthread_mutex_init(&run->lock, NULL);
+	pthread_mutex_init(&run->stepping, NULL);
 	pthread_cond_init(&run->parking, NULL);
 	pthread_cond_init(&run->leaving, NULL);
 	vm->run = run;
@@ -268,8 +270,11 @@ void run_destroy(struct vm *vm)
 	if (!run)
 		return;
 	threads_end(vm);
+	if (run_is_paused(vm) && vm->engine_ops->stepped)
+		pthread_mutex_unlock(&run->stepping);
 	pthread_cond_destroy(&run->parking);
 	pthread_cond_destroy(&run->leaving);
+	pthread_mutex_destroy(&run->stepping);
 	pthread_mutex_destroy(&run->lock);
 	free(run);
 	vm->run = NULL;
@@ -336,6 +341,8 @@ int vm_pause(struct vm *vm)
 	while (run->parked < run->threads || run->action || run->acting)
 		pthread_cond_wait(&run->parking, &run->lock);
 	pthread_mutex_unlock(&run->lock);
+	if (vm->engine_ops->stepped)
+		pthread_mutex_lock(&run->stepping);
 	pthread_mutex_lock(&vm->lock);
 	return 0;
 }
@@ -353,6 +360,8 @@ int vm_resume(struct vm *vm)
 	if (atomic_load(&run->started))
 		devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
+	if (vm->engine_ops->stepped)
+		pthread_mutex_unlock(&run->stepping);
 	pthread_mutex_lock(&run->lock);
 	request_clear(vm, REQUEST_PAUSE);
 	pthread_mutex_unlock(&run->lock);
@@ -376,8 +385,10 @@ int vm_step(struct vm *vm, unsigned steps)
 	for (unsigned i = 0; i < steps; i++) {
 		if (atomic_load(&run->requests) & REQUEST_STOPPED)
 			return -ESHUTDOWN;
+		pthread_mutex_lock(&run->stepping);
 		vm->engine_ops->vcpu_run(vm->engine, 0, &exit);
 		exit_handle(vm, &exit);
+		pthread_mutex_unlock(&run->stepping);
 		pthread_mutex_lock(&run->lock);
 		if (run->action)
 			action_perform(vm);
