@@ -36,9 +36,9 @@ struct replicate_config {
 	unsigned window;       /* epochs sealed but not acknowledged, at most */
 	uint64_t delta_bytes;  /* memory for the last version sent of pages; 0 = no XOR delta */
 	uint64_t disk_bytes_per_second; /* initial copy, 0 = no limit */
-	bool held; /* an earlier session ended LOST, without an ownership answer: its output is
-		      held still, and only an epoch of this session may let it go */
-	uint64_t term;                  /* ownership term of this session */
+	bool held;     /* an earlier session ended LOST, without an ownership answer: its output is
+			  held still, and only an epoch of this session may let it go */
+	uint64_t term; /* ownership term of this session */
 	uint8_t session[SESSION_ID_SIZE];
 	uint8_t key[SESSION_KEY_SIZE];
 	char address[256]; /* primary: where the standby's polluxd listens */

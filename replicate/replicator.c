@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "replicate/waits.h"
 
 #define LOG_MODULE       "replicator"
 #define ANSWER_NS_LEAST  (2 * NS_PER_SEC)
@@ -163,17 +164,6 @@ static bool is_over(enum primary_state s)
 	return s == PRIMARY_UNPROTECTED || s == PRIMARY_FENCED || s == PRIMARY_LOST;
 }
 
-static void until_monotonic(uint64_t deadline, struct timespec *t)
-{
-	uint64_t now = clock_ns();
-	uint64_t left = deadline > now ? deadline - now : 0;
-
-	clock_gettime(CLOCK_MONOTONIC, t);
-	left += (uint64_t)t->tv_nsec;
-	t->tv_sec += (time_t)(left / NS_PER_SEC % INT32_MAX);
-	t->tv_nsec = (long)(left % NS_PER_SEC);
-}
-
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 {
 	enum primary_state state;
@@ -181,7 +171,7 @@ int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 	int rc = 0;
 
 	replicator_event(r, PRIMARY_EV_STOP, 0);
-	until_monotonic(deadline, &until);
+	deadline_monotonic(deadline, &until);
 	pthread_mutex_lock(&r->lock);
 	while (!is_over(r->core.state) && !rc)
 		rc = -pthread_cond_timedwait(&r->changed, &r->lock, &until);
@@ -304,17 +294,6 @@ static int memory_setup(struct replicator *r, struct error *e)
 	return rc ? error_set(e, rc, "replication: out of memory") : 0;
 }
 
-static void locks_setup(struct replicator *r)
-{
-	pthread_condattr_t attr;
-
-	pthread_mutex_init(&r->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&r->changed, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
 static int replicator_setup(struct replicator *r, struct error *e)
 {
 	int rc;
@@ -360,7 +339,8 @@ int replicator_start(struct vm *vm, const struct replicate_config *c,
 		r->members[i] = (struct member_link){.r = r, .member = members[i]};
 	for (unsigned i = 0; i < output_count; i++)
 		r->outputs[i] = outputs[i];
-	locks_setup(r);
+	pthread_mutex_init(&r->lock, NULL);
+	cond_setup(&r->changed);
 	rc = replicator_setup(r, e);
 	if (rc) {
 		replicator_destroy(r);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The epoch thread: the first copy, checkpoints, and whatever stops and starts the guest. */
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "replicate/replicator.h"
+#include "replicate/waits.h"
 
 #define LOG_MODULE     "replicator"
 #define ROUNDS_MAX     30u
@@ -347,12 +346,9 @@ static bool action_take(struct replicator *r, struct core_action *out, bool *qui
 
 static void epoch_sleep(struct replicator *r, uint64_t until)
 {
-	struct pollfd p = {.fd = r->wake_fd, .events = POLLIN};
-	uint64_t now = clock_ns(), wakes;
-	uint64_t left = until > now ? until - now : 0;
-	struct timespec t = {(time_t)(left / NS_PER_SEC % INT32_MAX), (long)(left % NS_PER_SEC)};
+	uint64_t wakes;
 
-	if (ppoll(&p, 1, &t, NULL) > 0 && read(r->wake_fd, &wakes, sizeof(wakes)) < 0)
+	if (readable_within(r->wake_fd, until) && read(r->wake_fd, &wakes, sizeof(wakes)) < 0)
 		log_debug("woken for nothing");
 }
 

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replicate/capture.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PREFETCH_AHEAD 4u
+
+static size_t copies_bytes(uint64_t pages)
+{
+	return (size_t)pages * VM_PAGE_SIZE;
+}
+
+void capture_free(struct capture *c)
+{
+	if (c->copies)
+		munmap(c->copies, copies_bytes(c->room));
+	free(c->pages);
+	buf_free(&c->state);
+	*c = (struct capture){0};
+}
+
+int capture_reserve(struct capture *c, uint64_t pages)
+{
+	uint64_t *list;
+	uint8_t *copies;
+
+	if (pages <= c->room)
+		return 0;
+	list = malloc(pages * sizeof(*list));
+	copies = mmap(NULL, copies_bytes(pages), PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (!list || copies == MAP_FAILED) {
+		free(list);
+		if (copies != MAP_FAILED)
+			munmap(copies, copies_bytes(pages));
+		return -ENOMEM;
+	}
+	if (c->copies)
+		munmap(c->copies, copies_bytes(c->room));
+	free(c->pages);
+	c->pages = list;
+	c->copies = copies;
+	c->room = pages;
+	return 0;
+}
+
+static uint64_t pages_list(uint64_t *list, const uint64_t *map, uint64_t bits)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < bitmap_words(bits); i++)
+		for (uint64_t word = map[i]; word; word &= word - 1)
+			list[n++] = 64 * i + (unsigned)__builtin_ctzll(word);
+	return n;
+}
+
+/* Scattered pages are cold: what is slow is the start of each, so ask for it early. */
+static void prefetch_page(const uint8_t *page)
+{
+	for (unsigned at = 0; at < 512; at += 64)
+		__builtin_prefetch(page + at);
+}
+
+int capture_pages(struct capture *c, const uint8_t *ram, const uint64_t *map, uint64_t bits)
+{
+	int rc = capture_reserve(c, bitmap_count(map, bits));
+
+	if (rc)
+		return rc;
+	c->count = pages_list(c->pages, map, bits);
+	for (uint64_t i = 0; i < c->count; i++) {
+		if (i + PREFETCH_AHEAD < c->count)
+			prefetch_page(ram + c->pages[i + PREFETCH_AHEAD] * VM_PAGE_SIZE);
+		memcpy(c->copies + copies_bytes(i), ram + c->pages[i] * VM_PAGE_SIZE, VM_PAGE_SIZE);
+	}
+	return 0;
+}
+
+/* Relaxed loads: the guest stores at the same time, and no order is needed. */
+void capture_live_page(uint8_t *to, const uint8_t *from)
+{
+	const uint64_t *words = (const uint64_t *)from;
+
+	for (unsigned i = 0; i < VM_PAGE_SIZE / 8; i++) {
+		uint64_t v = __atomic_load_n(words + i, __ATOMIC_RELAXED);
+
+		memcpy(to + 8 * i, &v, 8);
+	}
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What one epoch, or one round of the first copy, has to send. A checkpoint's pages
+ * are copied here while the guest stands still; its memory is kept and used again,
+ * and touched beforehand, so that the pause meets no page fault of ours.
+ * Private to replicate/.
+ */
+#ifndef POLLUX_REPLICATE_CAPTURE_H
+#define POLLUX_REPLICATE_CAPTURE_H
+
+#include "replicate/replicate.h"
+
+struct capture {
+	uint64_t epoch;
+	uint64_t count; /* pages */
+	/* A checkpoint: copies, in the order of `pages`. */
+	uint64_t *pages;
+	uint8_t *copies;
+	uint64_t room; /* pages that fit */
+	struct buf state;
+	/* A round of the first copy: bits to be sent from RAM as it is. */
+	uint64_t *round; /* NULL: a checkpoint */
+	bool remember;   /* keep the pages as bases for deltas */
+	/* The senders' (sender.c), under their lock. */
+	bool go;
+	unsigned pending;
+	/* For statistics. */
+	uint64_t sealed_at;
+	struct vm_pause_times times;
+};
+
+void capture_free(struct capture *c);
+/* Make room, outside the pause. */
+int capture_reserve(struct capture *c, uint64_t pages) MUST_CHECK;
+/* Copy the pages that are set in `map`; in the pause. */
+int capture_pages(struct capture *c, const uint8_t *ram, const uint64_t *map,
+		  uint64_t bits) MUST_CHECK;
+/* Copy a page that the guest may be writing: torn is fine, it is dirty again then. */
+void capture_live_page(uint8_t *to, const uint8_t *from);
+
+#endif

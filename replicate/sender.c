@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "replicate/sender.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "replicate/pages.h"
+
+#define POSTED_MAX     128u /* more than the largest window */
+#define QUEUE_MAX      (16u << 20)
+#define MEMBER_LEN_MAX (CHANNEL_RECORD_MAX - MEMBER_HEADER_SIZE)
+
+struct member_record {
+	struct member_record *next;
+	uint64_t before; /* goes before the capture of this sequence number */
+	uint16_t member;
+	uint32_t len;
+	uint8_t data[];
+};
+
+struct stream {
+	struct sender *sender;
+	unsigned index;
+	struct channel *channel;
+	struct pages_encoder *encoder;
+	pthread_t thread;
+	bool started;
+	uint64_t next;  /* capture to work on */
+	uint64_t begun; /* epoch whose BEGIN was sent */
+	struct epoch_sum sum;
+	struct buf scratch;
+	uint8_t *page;
+};
+
+struct sender {
+	struct sender_config config;
+	pthread_mutex_t lock;
+	pthread_cond_t work, room, done;
+	bool dead;
+	struct capture *posted[POSTED_MAX];
+	uint64_t posted_count;
+	struct member_record *first, **last;
+	size_t queued; /* bytes */
+	struct stream streams[CHANNEL_STREAMS_MAX - 1];
+	atomic_bool failure_told;
+	_Atomic uint64_t pages, bytes_raw, round_pages;
+};
+
+/* ---- one stream: records ---------------------------------------------------- */
+
+static int stream_send(struct stream *t, uint16_t type, const struct iovec *iov, int n)
+{
+	return channel_send(t->channel, type, RECORD_MANDATORY, iov, n,
+			    clock_ns() + t->sender->config.send_ns);
+}
+
+static int scratch_send(struct stream *t, uint16_t type)
+{
+	struct iovec iov = {t->scratch.data, t->scratch.len};
+	int rc = buf_check(&t->scratch);
+
+	return rc ? rc : stream_send(t, type, &iov, 1);
+}
+
+static int epoch_begin(struct stream *t, uint64_t epoch)
+{
+	if (t->begun == epoch)
+		return 0;
+	t->begun = epoch;
+	t->sum = (struct epoch_sum){0};
+	buf_reset(&t->scratch);
+	epoch_encode(epoch, &t->scratch);
+	return scratch_send(t, RECORD_EPOCH_BEGIN);
+}
+
+static int epoch_end(struct stream *t, uint64_t epoch)
+{
+	buf_reset(&t->scratch);
+	epoch_end_encode(epoch, &t->sum, &t->scratch);
+	return scratch_send(t, RECORD_EPOCH_END);
+}
+
+static int batch_send(struct stream *t, uint64_t epoch)
+{
+	struct pages_encoded batch;
+	int rc;
+
+	if (pages_empty(t->encoder))
+		return 0;
+	rc = pages_finish(t->encoder, epoch, &batch);
+	if (rc)
+		return rc;
+	epoch_sum_pages(&t->sum, batch.count, batch.hash);
+	atomic_fetch_add(&t->sender->pages, batch.count);
+	return stream_send(t, RECORD_PAGES, batch.iov, ARRAY_LEN(batch.iov));
+}
+
+static int page_add(struct stream *t, const struct capture *c, uint64_t page, const uint8_t *bytes)
+{
+	pages_encode(t->encoder, c->epoch, page, bytes, c->remember);
+	return pages_full(t->encoder) ? batch_send(t, c->epoch) : 0;
+}
+
+static bool stream_has(const struct stream *t, uint64_t page)
+{
+	return page_stream(page, t->sender->config.streams) == t->index;
+}
+
+static int state_send(struct stream *t, const struct capture *c)
+{
+	uint8_t epoch[8];
+	struct iovec iov[2] = {{epoch, 8}, {c->state.data, c->state.len}};
+
+	for (unsigned i = 0; i < 8; i++)
+		epoch[i] = (uint8_t)(c->epoch >> (8 * i));
+	epoch_sum_state(&t->sum, XXH3_64bits(c->state.data, c->state.len));
+	return stream_send(t, RECORD_STATE, iov, 2);
+}
+
+static int checkpoint_send(struct stream *t, const struct capture *c)
+{
+	uint64_t mine = 0;
+	int rc = 0;
+
+	for (uint64_t i = 0; i < c->count && !rc; i++) {
+		if (!stream_has(t, c->pages[i]))
+			continue;
+		rc = page_add(t, c, c->pages[i], c->copies + i * VM_PAGE_SIZE);
+		mine++;
+	}
+	atomic_fetch_add(&t->sender->bytes_raw, mine * VM_PAGE_SIZE);
+	if (!rc)
+		rc = batch_send(t, c->epoch);
+	if (!rc && t->index == 0)
+		rc = state_send(t, c);
+	return rc ? rc : epoch_end(t, c->epoch);
+}
+
+static bool sender_is_dead(struct sender *s)
+{
+	bool dead;
+
+	pthread_mutex_lock(&s->lock);
+	dead = s->dead;
+	pthread_mutex_unlock(&s->lock);
+	return dead;
+}
+
+static int round_page(struct stream *t, const struct capture *c, uint64_t page)
+{
+	capture_live_page(t->page, t->sender->config.ram + page * VM_PAGE_SIZE);
+	atomic_fetch_add_explicit(&t->sender->bytes_raw, VM_PAGE_SIZE, memory_order_relaxed);
+	atomic_fetch_add_explicit(&t->sender->round_pages, 1, memory_order_relaxed);
+	return page_add(t, c, page, t->page);
+}
+
+static int round_send(struct stream *t, const struct capture *c)
+{
+	uint64_t bits = t->sender->config.ram_pages;
+	int rc = 0;
+
+	for (uint64_t page = bitmap_next(c->round, bits, 0); page < bits && !rc;
+	     page = bitmap_next(c->round, bits, page + 1))
+		if (stream_has(t, page))
+			rc = round_page(t, c, page);
+	return rc ? rc : batch_send(t, c->epoch);
+}
+
+/* ---- one stream: its thread -------------------------------------------------- */
+
+static int member_send(struct stream *t, const struct member_record *m, uint64_t epoch)
+{
+	uint8_t header[MEMBER_HEADER_SIZE];
+	struct iovec iov[2] = {{header, sizeof(header)}, {(void *)m->data, m->len}};
+	int rc = epoch_begin(t, epoch);
+
+	if (rc)
+		return rc;
+	member_encode(epoch, m->member, header);
+	epoch_sum_member(&t->sum, XXH3_64bits(m->data, m->len));
+	return stream_send(t, RECORD_MEMBER, iov, 2);
+}
+
+/* The next thing to do, in order: a record, or a capture that may go. False: the end. */
+static bool work_take(struct stream *t, struct member_record **record, struct capture **capture)
+{
+	struct sender *s = t->sender;
+
+	*record = NULL;
+	*capture = NULL;
+	pthread_mutex_lock(&s->lock);
+	while (!s->dead) {
+		if (t->index == 0 && s->first && s->first->before <= t->next) {
+			*record = s->first;
+			s->first = s->first->next;
+			if (!s->first)
+				s->last = &s->first;
+			break;
+		}
+		if (t->next < s->posted_count && s->posted[t->next % POSTED_MAX]->go) {
+			*capture = s->posted[t->next++ % POSTED_MAX];
+			break;
+		}
+		pthread_cond_wait(&s->work, &s->lock);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return *record || *capture;
+}
+
+static void record_done(struct sender *s, struct member_record *m)
+{
+	pthread_mutex_lock(&s->lock);
+	s->queued -= m->len;
+	pthread_cond_broadcast(&s->room);
+	pthread_mutex_unlock(&s->lock);
+	free(m);
+}
+
+static void capture_done(struct sender *s, struct capture *c)
+{
+	bool last;
+
+	pthread_mutex_lock(&s->lock);
+	last = --c->pending == 0;
+	pthread_cond_broadcast(&s->done);
+	pthread_mutex_unlock(&s->lock);
+	if (last)
+		s->config.sent(s->config.ctx, c);
+}
+
+static int capture_send(struct stream *t, struct capture *c)
+{
+	int rc = epoch_begin(t, c->epoch);
+
+	if (!rc)
+		rc = c->round ? round_send(t, c) : checkpoint_send(t, c);
+	if (!rc)
+		capture_done(t->sender, c);
+	return rc;
+}
+
+static void *stream_main(void *arg)
+{
+	struct stream *t = arg;
+	struct sender *s = t->sender;
+	struct member_record *record;
+	struct capture *capture;
+	uint64_t ended = 0;
+	int rc = 0;
+
+	while (!rc && work_take(t, &record, &capture)) {
+		if (record) {
+			rc = member_send(t, record, ended + 1);
+			record_done(s, record);
+			continue;
+		}
+		if (!capture->round)
+			ended = capture->epoch;
+		rc = capture_send(t, capture);
+	}
+	if (rc && !sender_is_dead(s) && !atomic_exchange(&s->failure_told, true))
+		s->config.failed(s->config.ctx, rc);
+	return NULL;
+}
+
+/* ---- for the replicator -------------------------------------------------------- */
+
+static int stream_setup(struct sender *s, unsigned i)
+{
+	struct stream *t = &s->streams[i];
+
+	t->sender = s;
+	t->index = i;
+	t->page = aligned_alloc(VM_PAGE_SIZE, VM_PAGE_SIZE);
+	if (!t->page)
+		return -ENOMEM;
+	return pages_encoder_create(s->config.compression,
+				    s->config.delta_bytes / s->config.streams, &t->encoder);
+}
+
+int sender_create(const struct sender_config *c, struct sender **out)
+{
+	struct sender *s = calloc(1, sizeof(*s));
+	int rc = 0;
+
+	if (!s)
+		return -ENOMEM;
+	s->config = *c;
+	s->last = &s->first;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->work, NULL);
+	pthread_cond_init(&s->room, NULL);
+	pthread_cond_init(&s->done, NULL);
+	for (unsigned i = 0; i < c->streams && !rc; i++)
+		rc = stream_setup(s, i);
+	if (rc) {
+		sender_destroy(s);
+		return rc;
+	}
+	*out = s;
+	return 0;
+}
+
+int sender_start(struct sender *s, struct channel *const *bulk)
+{
+	char name[16];
+	int rc;
+
+	for (unsigned i = 0; i < s->config.streams; i++) {
+		struct stream *t = &s->streams[i];
+
+		t->channel = bulk[i];
+		snprintf(name, sizeof(name), "send-%u", (i + 1) % 100);
+		rc = thread_start(&t->thread, name, stream_main, t);
+		if (rc)
+			return rc;
+		t->started = true;
+	}
+	return 0;
+}
+
+static struct member_record *record_make(uint16_t member, const struct iovec *iov, int n)
+{
+	struct member_record *m;
+	size_t len = 0;
+
+	for (int i = 0; i < n; i++)
+		len += iov[i].iov_len;
+	if (len > MEMBER_LEN_MAX)
+		return NULL;
+	m = malloc(sizeof(*m) + len);
+	if (!m)
+		return NULL;
+	m->next = NULL;
+	m->member = member;
+	m->len = 0;
+	for (int i = 0; i < n; i++) {
+		memcpy(m->data + m->len, iov[i].iov_base, iov[i].iov_len);
+		m->len += (uint32_t)iov[i].iov_len;
+	}
+	return m;
+}
+
+/* Waiting here holds up a guest that writes faster than the link carries. The wait
+ * ends in any case: the stream's thread makes room without any lock of the vm, or
+ * its send passes its deadline, or the session ends. */
+int sender_emit(struct sender *s, uint16_t member, const struct iovec *iov, int n)
+{
+	struct member_record *m = record_make(member, iov, n);
+	int rc = 0;
+
+	if (!m)
+		return -ENOMEM;
+	pthread_mutex_lock(&s->lock);
+	while (!s->dead && s->queued && s->queued + m->len > QUEUE_MAX)
+		pthread_cond_wait(&s->room, &s->lock);
+	if (s->dead) {
+		free(m);
+		rc = -ESHUTDOWN;
+	} else {
+		m->before = s->posted_count;
+		*s->last = m;
+		s->last = &m->next;
+		s->queued += m->len;
+		pthread_cond_broadcast(&s->work);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+void sender_post(struct sender *s, struct capture *c)
+{
+	pthread_mutex_lock(&s->lock);
+	c->pending = s->config.streams;
+	c->go = c->round != NULL;
+	if (c->round)
+		atomic_store(&s->round_pages, 0);
+	s->posted[s->posted_count++ % POSTED_MAX] = c;
+	pthread_cond_broadcast(&s->work);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void sender_go(struct sender *s, struct capture *c)
+{
+	pthread_mutex_lock(&s->lock);
+	c->go = true;
+	pthread_cond_broadcast(&s->work);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int sender_wait(struct sender *s, const struct capture *c)
+{
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	while (c->pending && !s->dead)
+		pthread_cond_wait(&s->done, &s->lock);
+	rc = c->pending ? -ESHUTDOWN : 0;
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+void sender_stats(struct sender *s, struct sender_stats *out)
+{
+	out->pages = atomic_load(&s->pages);
+	out->bytes_raw = atomic_load(&s->bytes_raw);
+	out->round_pages = atomic_load(&s->round_pages);
+}
+
+void sender_kill(struct sender *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->dead = true;
+	pthread_cond_broadcast(&s->work);
+	pthread_cond_broadcast(&s->room);
+	pthread_cond_broadcast(&s->done);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void sender_destroy(struct sender *s)
+{
+	if (!s)
+		return;
+	sender_kill(s);
+	for (unsigned i = 0; i < s->config.streams; i++) {
+		if (s->streams[i].started)
+			pthread_join(s->streams[i].thread, NULL);
+		pages_encoder_destroy(s->streams[i].encoder);
+		buf_free(&s->streams[i].scratch);
+		free(s->streams[i].page);
+	}
+	while (s->first) {
+		struct member_record *m = s->first;
+
+		s->first = m->next;
+		free(m);
+	}
+	pthread_cond_destroy(&s->work);
+	pthread_cond_destroy(&s->room);
+	pthread_cond_destroy(&s->done);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}
