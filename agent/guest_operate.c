@@ -57,12 +57,6 @@ void guest_operation_fail(struct guest *g, int code, const char *text, const cha
 	log_warn("%s: %s failed: %s", g->name, o->what, text);
 }
 
-static bool runs_here(const struct guest *g)
-{
-	return g->child_role == CHILD_VM && !strcmp(g->child_state, "unprotected") &&
-	       g->own.state == OWN_ALONE;
-}
-
 static void check_start(struct guest *g)
 {
 	if (g->child_role == CHILD_VM && g->child_state[0])

@@ -36,6 +36,7 @@ struct agent_counters {
 struct agent {
 	struct agent_config config;
 	struct loop *loop;
+	int lock_fd;
 	struct channel_identity *identity;
 	struct peers *peers;
 	struct peer_fence fences[AGENT_PEERS_MAX]; /* as config.peers */
