@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a lab keeps its files, and how its processes are told from others."""
+import contextlib
 import fcntl
 import json
 import os
@@ -43,6 +44,12 @@ def process_start_time(pid):
     return None if fields[0] == "Z" else int(fields[19])
 
 
+def _not_gone_already(_function, _path, error):
+    """Two may clear a lab at once: `lab up` that fails and the `lab down` of an impatient user."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
+
+
 class Place:
     """The folder of one lab."""
 
@@ -75,16 +82,17 @@ class Place:
         """Removes what a lab left; never a folder that no lab made."""
         if not self.marker.exists():
             return
-        for entry in self.path.iterdir():
-            if entry == self.marker:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        if not keep_marker:
-            self.marker.unlink()
-            self.path.rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            for entry in list(self.path.iterdir()):
+                if entry == self.marker:
+                    continue
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, onerror=_not_gone_already)
+                else:
+                    entry.unlink(missing_ok=True)
+            if not keep_marker:
+                self.marker.unlink()
+                self.path.rmdir()
 
     def supervisor_pid(self):
         """The pid of this lab's supervisor if that very process is alive."""
