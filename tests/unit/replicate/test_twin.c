@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A whole session over real sockets: protect, fail over, end in good order, refuse. */
+#include "tests/unit/replicate/twin.h"
+
+#include <time.h>
+
+#define MEMORY (UINT64_C(1) << 20)
+
+static uint64_t seed_of_run(void)
+{
+	const char *given = getenv("SEED");
+	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 16 | getpid();
+
+	print_message("SEED=%llu\n", (unsigned long long)seed);
+	return seed;
+}
+
+static uint64_t random_next(uint64_t *state)
+{
+	*state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	return *state >> 33;
+}
+
+/* A wait for progress, not a time limit: a hang is ended by whoever runs the tests. */
+static void wait_acknowledged(struct twin *t, uint64_t epochs)
+{
+	while (twin_acknowledged(t) < epochs)
+		usleep(1000);
+}
+
+static struct twin *twin_protected(const struct replicate_config *c, bool disk, uint64_t epochs)
+{
+	struct twin *t = twin_make(c, c, disk, MEMORY, 11);
+
+	twin_protect(t);
+	assert_int_equal(twin_wait_primary(t, BIT_OF(REPLICATOR_PROTECTED) |
+						      BIT_OF(REPLICATOR_UNPROTECTED) |
+						      BIT_OF(REPLICATOR_LOST)),
+			 REPLICATOR_PROTECTED);
+	wait_acknowledged(t, epochs);
+	return t;
+}
+
+static void stop_is_no_failure(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t = twin_protected(&c, true, 10);
+	struct error e = {0};
+
+	assert_int_equal(replicator_stop(t->replicator, TWIN_SOON, &e), 0);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED));
+	assert_int_equal(twin_wait_standby(t, BIT_OF(REPLICA_RELEASED) | BIT_OF(REPLICA_LOST)),
+			 REPLICA_RELEASED);
+	assert_int_equal(replica_promote(t->replica, 8, &e), -EPERM);
+	twin_guest_end(t);
+	assert_int_equal(vm_sim_check(t->primary.vm, &e), 0);
+	twin_end(t);
+}
+
+static void cut_and_promote(struct twin *t)
+{
+	struct error e = {0};
+
+	atomic_store(&t->bytes_left, 0);
+	assert_int_equal(twin_wait_standby(t, BIT_OF(REPLICA_LOST) | BIT_OF(REPLICA_BROKEN)),
+			 REPLICA_LOST);
+	assert_int_equal(replica_promote(t->replica, 7, &e), -ESTALE);
+	if (replica_promote(t->replica, 8, &e))
+		fail_msg("%s", e.text);
+	assert_int_equal(twin_wait_primary(t, BIT_OF(REPLICATOR_LOST)), REPLICATOR_LOST);
+	twin_guest_end(t);
+	twin_check_promoted(t);
+	if (t->disk)
+		twin_check_disk(t);
+	twin_check_alive(t);
+}
+
+static void failover(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t = twin_protected(&c, true, 30);
+
+	cut_and_promote(t);
+	twin_end(t);
+}
+
+static void settings_of_all_kinds(void **state)
+{
+	static const struct {
+		unsigned streams, window;
+		enum page_compression compression;
+		uint64_t delta;
+	} kinds[] = {
+		{1, 1, COMPRESS_NONE, 0},
+		{1, 4, COMPRESS_ZLIB, 1 << 20},
+		{3, 2, COMPRESS_LZ4, 64 << 10},
+		{5, 8, COMPRESS_NONE, 4 << 20},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+		struct replicate_config c = twin_config();
+		struct twin *t;
+
+		c.streams = kinds[i].streams;
+		c.window = kinds[i].window;
+		c.compression = kinds[i].compression;
+		c.delta_bytes = kinds[i].delta;
+		t = twin_protected(&c, false, 40);
+		cut_and_promote(t);
+		twin_end(t);
+	}
+}
+
+/* After a number of bytes that hits any moment: the first copy, the middle of a
+ * checkpoint, an acknowledgement. */
+static void cut_anywhere(void **state)
+{
+	uint64_t seed = seed_of_run();
+	unsigned promoted = 0, early = 0;
+
+	for (unsigned i = 0; i < 30; i++) {
+		struct replicate_config c = twin_config();
+		struct error e = {0};
+		struct twin *t;
+		int rc;
+
+		c.streams = 1 + (unsigned)random_next(&seed) % 3;
+		c.window = 1 + (unsigned)random_next(&seed) % 3;
+		c.policy = random_next(&seed) % 2 ? STANDBY_LOSS_STALL : STANDBY_LOSS_CONTINUE;
+		t = twin_make(&c, &c, random_next(&seed) % 2, MEMORY, random_next(&seed));
+		t->bytes_left = (int64_t)(random_next(&seed) % (i % 2 ? 400000 : 4000000));
+		twin_protect(t);
+		twin_wait_primary(t, BIT_OF(REPLICATOR_LOST) | BIT_OF(REPLICATOR_UNPROTECTED));
+		atomic_store(&t->bytes_left, 0);
+		rc = replica_promote(t->replica, 8, &e);
+		twin_guest_end(t);
+		if (!rc) {
+			twin_check_promoted(t);
+			if (t->disk)
+				twin_check_disk(t);
+			twin_check_alive(t);
+			promoted++;
+		} else {
+			assert_int_equal(rc, -EAGAIN);
+			early++;
+		}
+		twin_end(t);
+	}
+	print_message("%u promoted, %u cut before the first epoch was whole\n", promoted, early);
+	assert_true(promoted > 0);
+}
+
+static void silence_is_a_loss(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct error e = {0};
+	struct twin *t;
+
+	c.loss_ns = 300 * NS_PER_MS;
+	c.heartbeat_ns = 30 * NS_PER_MS;
+	t = twin_protected(&c, false, 5);
+	atomic_store(&t->silent, true);
+	atomic_store(&t->bytes_left, 0);
+	twin_wait_standby(t, BIT_OF(REPLICA_LOST));
+	twin_wait_primary(t, BIT_OF(REPLICATOR_LOST));
+	assert_int_equal(replica_promote(t->replica, 8, &e), 0);
+	twin_guest_end(t);
+	twin_check_promoted(t);
+	twin_end(t);
+}
+
+static void ownership_decides(void **state)
+{
+	static const struct {
+		enum standby_loss_policy policy;
+		enum ownership_answer answer;
+		enum replicator_state then;
+	} cases[] = {
+		{STANDBY_LOSS_CONTINUE, OWNERSHIP_CONFIRMED, REPLICATOR_UNPROTECTED},
+		{STANDBY_LOSS_STALL, OWNERSHIP_FORCED, REPLICATOR_UNPROTECTED},
+		{STANDBY_LOSS_STALL, OWNERSHIP_DENIED, REPLICATOR_FENCED},
+		{STANDBY_LOSS_CONTINUE, OWNERSHIP_DENIED, REPLICATOR_FENCED},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct replicate_config c = twin_config();
+		struct twin *t;
+		uint64_t left;
+
+		c.policy = cases[i].policy;
+		t = twin_protected(&c, true, 5);
+		atomic_store(&t->bytes_left, 0);
+		twin_wait_primary(t, BIT_OF(REPLICATOR_LOST));
+		left = atomic_load(&t->primary.last_frame);
+		usleep(20000);
+		assert_int_equal(atomic_load(&t->primary.last_frame), left);
+		replicator_ownership(t->replicator, cases[i].answer);
+		assert_int_equal(twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED) |
+							      BIT_OF(REPLICATOR_FENCED)),
+				 cases[i].then);
+		if (cases[i].then == REPLICATOR_UNPROTECTED) {
+			while (atomic_load(&t->primary.last_frame) < left + 50)
+				usleep(1000);
+		} else {
+			usleep(20000);
+			assert_int_equal(atomic_load(&t->primary.last_frame), left);
+		}
+		twin_end(t);
+	}
+}
+
+static void refused(const struct replicate_config *standby, const char *because)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t = twin_make(&c, standby, false, MEMORY, 3);
+
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED) | BIT_OF(REPLICATOR_LOST));
+	if (!strstr(t->primary_why, because))
+		fail_msg("'%s' does not say '%s'", t->primary_why, because);
+	twin_end(t);
+}
+
+static void refusals_say_why(void **state)
+{
+	struct replicate_config c;
+
+	c = twin_config();
+	c.term = 8;
+	refused(&c, "term 7 is over");
+	c = twin_config();
+	c.term = 6;
+	refused(&c, "waits for term 6");
+	c = twin_config();
+	c.streams = 3;
+	refused(&c, "2 streams, the standby 3");
+	c = twin_config();
+	c.key[0] ^= 1;
+	refused(&c, "TLS handshake");
+}
+
+static void failed_commit_breaks_the_twin(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t = twin_protected(&c, true, 5);
+	struct error e = {0};
+
+	fault_arm("replica.commit", 1, EIO);
+	assert_int_equal(twin_wait_standby(t, BIT_OF(REPLICA_BROKEN) | BIT_OF(REPLICA_LOST)),
+			 REPLICA_BROKEN);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_LOST));
+	assert_int_equal(replica_promote(t->replica, 8, &e), -EPERM);
+	fault_disarm_all();
+	twin_end(t);
+}
+
+static void failed_seal_is_tried_again(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t = twin_protected(&c, false, 5);
+
+	fault_arm("replicator.seal", 1, EIO);
+	wait_acknowledged(t, twin_acknowledged(t) + 10);
+	cut_and_promote(t);
+	twin_end(t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(stop_is_no_failure),
+		cmocka_unit_test(failover),
+		cmocka_unit_test(settings_of_all_kinds),
+		cmocka_unit_test(cut_anywhere),
+		cmocka_unit_test(silence_is_a_loss),
+		cmocka_unit_test(ownership_decides),
+		cmocka_unit_test(refusals_say_why),
+		cmocka_unit_test(failed_commit_breaks_the_twin),
+		cmocka_unit_test(failed_seal_is_tried_again),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
