@@ -71,8 +71,9 @@ static int options_read_args(struct options *o, int argc, char **argv)
 
 static int word_safe(const char *s)
 {
-	return *s && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") ==
-	                     strlen(s);
+	return *s &&
+	       strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") ==
+		       strlen(s);
 }
 
 // A port has one opener at a time: another fencing that is under way is waited for.
@@ -126,7 +127,7 @@ static int request_ask(int fd, const struct options *o, char *reply, size_t size
 		random = (unsigned long)getpid() << 32 ^ (unsigned long)clock_ms();
 	snprintf(id, sizeof(id), "%016lx", random);
 	len = snprintf(request, sizeof(request), "%s %s %s\n", id, o->action,
-	               o->plug[0] ? o->plug : "-");
+		       o->plug[0] ? o->plug : "-");
 	if (write(fd, request, (size_t)len) != len)
 		return -EIO;
 	do {
@@ -168,7 +169,7 @@ int main(int argc, char **argv)
 	rc = fd < 0 ? fd : request_ask(fd, &o, reply, sizeof(reply), deadline);
 	if (rc) {
 		fprintf(stderr, "fence-lab: %s %s: no answer from the lab: %s\n", o.action, o.plug,
-		        strerror(-rc));
+			strerror(-rc));
 		return 1;
 	}
 	return reply_exit_code(&o, reply);

@@ -10,7 +10,7 @@
 enum frame_type {
 	FRAME_TOKEN = 'A',   // to the agent, first: the lab's secret
 	FRAME_COMMAND = 'C', // a line for /bin/sh, with pipes
-	FRAME_PTY = 'P',     // rows, columns (16-bit big-endian each), then the line; with a terminal
+	FRAME_PTY = 'P', // rows, columns (16-bit big-endian each), then the line; with a terminal
 	FRAME_STDIN = 'I',
 	FRAME_EOF = 'E',
 	FRAME_WINDOW = 'W', // rows, columns

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exec agent of a lab host: one TCP connection runs one command (see frame.h).
 //   labd ADDRESS PORT TOKEN-FILE
-// Returns to its caller once it listens, having printed its pid and port. A lost connection kills the command's process group.
+// Returns to its caller once it listens, having printed its pid and port. A lost connection kills
+// the command's process group.
 #include "lab/frame.h"
 
 #include <arpa/inet.h>
@@ -25,9 +26,9 @@ struct job {
 	int sock;
 	pid_t pid;
 	int pidfd;
-	int in, out, err;   // -1 once closed; with a terminal, in and out are the same file
+	int in, out, err; // -1 once closed; with a terminal, in and out are the same file
 	bool pty;
-	uint8_t *pending;   // stdin that the command has not taken yet
+	uint8_t *pending; // stdin that the command has not taken yet
 	size_t pending_len, pending_off;
 	bool eof_pending;
 };
@@ -102,8 +103,8 @@ static int frame_receive(int sock, char *type, uint8_t **data, uint32_t *len)
 static struct winsize window_parse(const uint8_t *data)
 {
 	return (struct winsize){
-	        .ws_row = (unsigned short)(data[0] << 8 | data[1]),
-	        .ws_col = (unsigned short)(data[2] << 8 | data[3]),
+		.ws_row = (unsigned short)(data[0] << 8 | data[1]),
+		.ws_col = (unsigned short)(data[2] << 8 | data[3]),
 	};
 }
 
@@ -162,8 +163,8 @@ static int job_spawn_pty(struct job *job, const uint8_t *data, uint32_t len)
 static int job_start(struct job *job, char type, const uint8_t *data, uint32_t len)
 {
 	int rc = type == FRAME_COMMAND ? job_spawn_pipes(job, (const char *)data)
-	         : type == FRAME_PTY   ? job_spawn_pty(job, data, len)
-	                               : -EBADMSG;
+		 : type == FRAME_PTY   ? job_spawn_pty(job, data, len)
+				       : -EBADMSG;
 
 	if (rc)
 		return rc;
@@ -192,7 +193,7 @@ static void job_stdin_flush(struct job *job)
 {
 	while (job->in >= 0 && job->pending) {
 		ssize_t n = write(job->in, job->pending + job->pending_off,
-		                  job->pending_len - job->pending_off);
+				  job->pending_len - job->pending_off);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -282,7 +283,7 @@ static int job_finish(struct job *job)
 	while (!rc && (rc = output_pump(job, &job->err, FRAME_STDERR)) > 0)
 		rc = 0;
 	code = htonl(WIFEXITED(status) ? (uint32_t)WEXITSTATUS(status)
-	                               : 128u + (uint32_t)WTERMSIG(status));
+				       : 128u + (uint32_t)WTERMSIG(status));
 	if (!rc)
 		rc = frame_send(job->sock, FRAME_EXIT, &code, sizeof(code));
 	if (!rc)
@@ -296,12 +297,12 @@ static int job_run(struct job *job)
 {
 	for (;;) {
 		struct pollfd fds[] = {
-		        {.fd = job->out, .events = POLLIN},
-		        {.fd = job->err, .events = POLLIN},
-		        {.fd = job->pidfd, .events = POLLIN},
-		        {.fd = job->pending ? -1 : job->sock, .events = POLLIN},
-		        {.fd = job->pending ? job->in : -1, .events = POLLOUT},
-		        {.fd = job->sock, .events = POLLRDHUP},
+			{.fd = job->out, .events = POLLIN},
+			{.fd = job->err, .events = POLLIN},
+			{.fd = job->pidfd, .events = POLLIN},
+			{.fd = job->pending ? -1 : job->sock, .events = POLLIN},
+			{.fd = job->pending ? job->in : -1, .events = POLLOUT},
+			{.fd = job->sock, .events = POLLRDHUP},
 		};
 		int rc = 0;
 

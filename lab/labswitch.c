@@ -226,7 +226,7 @@ static void pcap_write(FILE *pcap, const uint8_t *data, size_t len)
 {
 	int64_t now = clock_ns(CLOCK_REALTIME);
 	uint32_t head[4] = {(uint32_t)(now / 1000000000), (uint32_t)(now % 1000000000),
-	                    (uint32_t)len, (uint32_t)len};
+			    (uint32_t)len, (uint32_t)len};
 
 	fwrite(head, sizeof(head), 1, pcap);
 	fwrite(data, len, 1, pcap);
@@ -235,7 +235,7 @@ static void pcap_write(FILE *pcap, const uint8_t *data, size_t len)
 // A host whose every way out is cut must not draw traffic to its port either: only frames that
 // get through to somebody teach the switch where a MAC address lives.
 static void frame_forward(struct lab_switch *s, struct net *n, int from, const uint8_t *data,
-                          size_t len)
+			  size_t len)
 {
 	int only = mac_find(n, data);
 	bool heard = false;
@@ -443,9 +443,9 @@ static const struct {
 	int args;
 	int (*run)(struct lab_switch *s, char **arg); // 1: has answered itself
 } commands[] = {
-        {"port", 5, command_port},   {"cut", 4, command_cut},   {"heal", 4, command_heal},
-        {"delay", 4, command_delay}, {"loss", 4, command_loss}, {"pcap", 3, command_pcap},
-        {"stats", 1, command_stats},
+	{"port", 5, command_port},   {"cut", 4, command_cut},   {"heal", 4, command_heal},
+	{"delay", 4, command_delay}, {"loss", 4, command_loss}, {"pcap", 3, command_pcap},
+	{"stats", 1, command_stats},
 };
 
 static void command_run(struct lab_switch *s, char *line)
@@ -469,8 +469,7 @@ static void command_run(struct lab_switch *s, char *line)
 // Returns false at the end of the input.
 static bool commands_read(struct lab_switch *s)
 {
-	ssize_t got = read(STDIN_FILENO, s->input + s->input_len,
-	                   sizeof(s->input) - s->input_len);
+	ssize_t got = read(STDIN_FILENO, s->input + s->input_len, sizeof(s->input) - s->input_len);
 	char *line = s->input, *end;
 
 	if (got <= 0 && !(got < 0 && errno == EINTR))

@@ -61,7 +61,7 @@ static int address_parse(const char *text, struct sockaddr_in *addr)
 	snprintf(host, sizeof(host), "%.*s", colon ? (int)(colon - text) : (int)strlen(text), text);
 	*addr = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
 	return port > 0 && port < 65536 && inet_pton(AF_INET, host, &addr->sin_addr) == 1 ? 0
-	                                                                                   : -EINVAL;
+											  : -EINVAL;
 }
 
 static int observer_connect(struct observer *o, const char *address)
@@ -89,7 +89,9 @@ static void gap_note(struct observer *o, int64_t now)
 
 static const char *connection_fault(int error)
 {
-	return error == ECONNRESET || error == EPIPE ? "reset" : error == ETIMEDOUT ? "timeout" : "lost";
+	return error == ECONNRESET || error == EPIPE ? "reset"
+	       : error == ETIMEDOUT                  ? "timeout"
+						     : "lost";
 }
 
 // The next line into `line`; 0, or -errno with o->connection saying what ended it.
@@ -152,7 +154,7 @@ static void reply_judge(struct observer *o, const char *line, uint64_t id, int64
 	o->replies++;
 	if (o->log)
 		fprintf(o->log, "%llu %lld %lld %llu\n", (unsigned long long)id, (long long)sent,
-		        (long long)now, counter);
+			(long long)now, counter);
 }
 
 static int request_make(struct observer *o)
@@ -201,8 +203,8 @@ static void observer_run(struct observer *o)
 			break;
 		if (o->pace_ms)
 			nanosleep(&(struct timespec){.tv_sec = o->pace_ms / 1000,
-			                             .tv_nsec = o->pace_ms % 1000 * 1000000},
-			          NULL);
+						     .tv_nsec = o->pace_ms % 1000 * 1000000},
+				  NULL);
 	}
 	if (o->requests != o->replies)
 		gap_note(o, clock_ns(CLOCK_MONOTONIC));
@@ -211,16 +213,16 @@ static void observer_run(struct observer *o)
 static bool verdict_print(const struct observer *o)
 {
 	bool good = o->replies && o->requests == o->replies && !strcmp(o->connection, "intact") &&
-	            !strcmp(o->order, "ok");
+		    !strcmp(o->order, "ok");
 
 	printf("{\"verdict\": \"%s\", \"requests\": %llu, \"replies\": %llu, "
 	       "\"first_counter\": %llu, \"last_counter\": %llu, \"longest_gap_ms\": %.3f, "
 	       "\"gap_start_ns\": %lld, \"gap_end_ns\": %lld, \"realtime_offset_ns\": %lld, "
 	       "\"connection\": \"%s\", \"order\": \"%s\"}\n",
-	       good ? "ok" : "bad", (unsigned long long)o->requests,
-	       (unsigned long long)o->replies, (unsigned long long)o->first,
-	       (unsigned long long)o->last, (double)o->gap / 1e6, (long long)o->gap_start,
-	       (long long)o->gap_end, (long long)o->realtime_offset, o->connection, o->order);
+	       good ? "ok" : "bad", (unsigned long long)o->requests, (unsigned long long)o->replies,
+	       (unsigned long long)o->first, (unsigned long long)o->last, (double)o->gap / 1e6,
+	       (long long)o->gap_start, (long long)o->gap_end, (long long)o->realtime_offset,
+	       o->connection, o->order);
 	return good;
 }
 
@@ -250,7 +252,7 @@ int main(int argc, char **argv)
 
 	if (options_parse(&o, argc, argv)) {
 		fprintf(stderr, "usage: counter-client [-n REQUESTS] [-p PACE-MS] [-t SILENCE-S] "
-		                "[-o LOG] ADDRESS[:PORT]\n");
+				"[-o LOG] ADDRESS[:PORT]\n");
 		return 2;
 	}
 	sigaction(SIGTERM, &act, NULL);
@@ -263,7 +265,7 @@ int main(int argc, char **argv)
 	}
 	if (o.log)
 		fprintf(o.log, "# counter-client realtime_offset_ns %lld\n",
-		        (long long)o.realtime_offset);
+			(long long)o.realtime_offset);
 	observer_run(&o);
 	good = verdict_print(&o);
 	if (o.log && fclose(o.log)) {

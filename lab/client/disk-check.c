@@ -58,7 +58,8 @@ static void reply_check(struct check *c, uint64_t request, uint64_t counter)
 	if (!block_read(c, 1 + counter % c->slots, &block) || !counter_record_valid(&block))
 		c->missing++;
 	else if (block.record.counter == counter + c->slots ||
-	         (block.record.counter > counter && block.record.counter % c->slots == counter % c->slots))
+		 (block.record.counter > counter &&
+		  block.record.counter % c->slots == counter % c->slots))
 		c->overwritten++;
 	else if (block.record.counter != counter)
 		c->missing++;
@@ -113,7 +114,8 @@ int main(int argc, char **argv)
 	c.disk = open(argv[1], O_RDONLY | O_CLOEXEC);
 	log = fopen(argv[2], "re");
 	if (c.disk < 0 || !log) {
-		fprintf(stderr, "disk-check: %s: %s\n", c.disk < 0 ? argv[1] : argv[2], strerror(errno));
+		fprintf(stderr, "disk-check: %s: %s\n", c.disk < 0 ? argv[1] : argv[2],
+			strerror(errno));
 		return 2;
 	}
 	disk_scan(&c);

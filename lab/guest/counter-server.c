@@ -49,7 +49,7 @@ static int counter_raise(struct server *s, uint64_t request)
 
 	memset(&block, 0, sizeof(block));
 	block.record = (struct counter_record){
-	        .magic = COUNTER_RECORD_MAGIC, .counter = s->counter + 1, .request = request};
+		.magic = COUNTER_RECORD_MAGIC, .counter = s->counter + 1, .request = request};
 	block.record.checksum = counter_checksum(&block, COUNTER_CHECKED);
 	rc = block_write(s->disk, 1 + (s->counter + 1) % s->slots, &block);
 	if (!rc)
@@ -80,8 +80,8 @@ static uint64_t slot_counter(const struct server *s, uint64_t slot)
 	    COUNTER_BLOCK)
 		return 0;
 	return counter_record_valid(&block) && block.record.counter % s->slots == slot
-	               ? block.record.counter
-	               : 0;
+		       ? block.record.counter
+		       : 0;
 }
 
 // Slots fill in order, round after round: slot 1 tells the current round, and within it the filled
@@ -146,7 +146,7 @@ static int request_run(struct server *s, struct client *c, const char *line)
 		return rc;
 	}
 	len = snprintf(reply, sizeof(reply), "%llu %llu\n", (unsigned long long)s->counter,
-	               (unsigned long long)request);
+		       (unsigned long long)request);
 	return send(c->fd, reply, (size_t)len, MSG_NOSIGNAL) == len ? 0 : -EPIPE;
 }
 

@@ -14,10 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE      4096
-#define WORDS     (PAGE / sizeof(uint64_t))
-#define TICK_NS   10000000
-#define PER_SEC   (1000000000 / TICK_NS)
+#define PAGE    4096
+#define WORDS   (PAGE / sizeof(uint64_t))
+#define TICK_NS 10000000
+#define PER_SEC (1000000000 / TICK_NS)
 
 static uint64_t stamp(uint64_t page, uint64_t round)
 {
@@ -118,7 +118,8 @@ int main(int argc, char **argv)
 	int rc = -EINVAL;
 
 	if (argc >= 3 && !strcmp(argv[1], "mem"))
-		rc = memory_run(strtoul(argv[2], NULL, 10), argc > 3 ? strtoul(argv[3], NULL, 10) : 16);
+		rc = memory_run(strtoul(argv[2], NULL, 10),
+				argc > 3 ? strtoul(argv[3], NULL, 10) : 16);
 	else if (argc == 4 && !strcmp(argv[1], "disk"))
 		rc = disk_run(strtoul(argv[2], NULL, 10), argv[3]);
 	fprintf(stderr, "guest-load: %s\n", strerror(-rc));

@@ -25,7 +25,9 @@ int main(int argc, char **argv)
 
 	for (int i = 0; i < DEVICES_MAX; i++) {
 		snprintf(name, sizeof(name), "/dev/input/event%d", i);
-		int fd = argc == 1 ? open(name, O_RDONLY) : i + 1 < argc ? open(argv[i + 1], O_RDONLY) : -1;
+		int fd = argc == 1      ? open(name, O_RDONLY)
+			 : i + 1 < argc ? open(argv[i + 1], O_RDONLY)
+					: -1;
 
 		if (fd >= 0)
 			fds[count++] = (struct pollfd){.fd = fd, .events = POLLIN};

@@ -151,7 +151,7 @@ class CounterTest(FolderTest):
 
         def serve():
             sock, _ = listener.accept()
-            with sock, sock.makefile("rb") as lines:
+            with contextlib.suppress(OSError), sock, sock.makefile("rb") as lines:
                 for n, _ in enumerate(lines, 1):
                     reply = answer(n)
                     if reply == b"RESET":
@@ -203,19 +203,26 @@ class CounterTest(FolderTest):
         eventually(lambda: self.disk.read_bytes()[-BLOCK:] != b"\xaa" * BLOCK, "the last block")
         self.assertEqual(self.disk.read_bytes()[:BLOCK * 8], b"\xaa" * BLOCK * 8)
 
+    @staticmethod
+    def load_region(pid, memory):
+        """The load's memory: 1 MiB whose page 8 begins and ends with the same stamp."""
+        with open(f"/proc/{pid}/maps") as maps:
+            for line in maps:
+                low, high = (int(x, 16) for x in line.split()[0].split("-"))
+                if high - low != 1 << 20 or not line.split()[1].startswith("rw"):
+                    continue
+                memory.seek(low + 8 * BLOCK)
+                page = memory.read(BLOCK)
+                if page[:8] == page[-8:] != bytes(8):
+                    return low
+        return None
+
     def test_memory_load_notices_damage(self):
         process = self.load("mem", 100000, 1)
 
-        def region():
-            for line in open(f"/proc/{process.pid}/maps"):
-                low, high = (int(x, 16) for x in line.split()[0].split("-"))
-                if high - low == 1 << 20 and line.split()[1].startswith("rw"):
-                    return low
-            return None
-
-        low = eventually(region, "the region")
         with open(f"/proc/{process.pid}/mem", "r+b", buffering=0) as memory:
-            memory.seek(low + 7 * BLOCK)
+            memory.seek(eventually(lambda: self.load_region(process.pid, memory), "the region")
+                        + 7 * BLOCK)
             memory.write(b"\xff")
         self.assertEqual(process.wait(20), 1)
         self.assertIn(b"POLLUX-GUEST-MEMORY-DAMAGED page 7 ", process.stdout.read())
