@@ -196,10 +196,16 @@ static bool of_this_term(const struct ownership *o, const struct ownership_input
 	return in->term == o->record.term;
 }
 
+/* The loss of a session older than what is owned was answered when the newer term was
+ * stored; it asks again when polluxd restarted before the answer reached it. */
 static int on_session_lost(struct ownership *o, const struct ownership_input *in,
 			   struct ownership_actions *out)
 {
+	bool owner = o->record.role == ROLE_OWNER || o->record.role == ROLE_PRIMARY;
+
 	o->session_lost |= of_this_term(o, in);
+	if (owner && o->vm_alive && in->term < o->record.term)
+		ownership_act(out, OWN_CONFIRM);
 	return 0;
 }
 

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/sim.h"
+
+/* The observer outside, who sees outputs leave and copies start, and knows what both
+ * hosts hold. It takes part in nothing. */
+
+/* The past of the copy that goes on. */
+static bool goes_on_contains(const struct world *w, int lineage, uint64_t number)
+{
+	struct guest any = {.lineage = w->current, .outputs = UINT64_MAX};
+
+	return lineage_contains(w, &any, lineage, number);
+}
+
+static bool risk_was_taken(const struct world *w)
+{
+	for (int i = 0; i < w->sessions; i++)
+		if (w->session[i].excused || (w->session[i].exempt && w->forced_promotion))
+			return true;
+	return w->forced_run;
+}
+
+/* I1, from the other end: what leaves is part of the history that goes on. */
+void observe_output(struct world *w, int host, const struct output *o)
+{
+	struct lineage *l = &w->lineage[o->lineage];
+
+	if (w->now - o->at > w->worst_hold)
+		w->worst_hold = w->now - o->at;
+	if (!goes_on_contains(w, o->lineage, o->number) && !risk_was_taken(w))
+		violate(w, V_I1, "I1: %c lets out output %llu of a past that does not go on",
+			'A' + host, (unsigned long long)o->number);
+	if (o->number > l->seen)
+		l->seen = o->number;
+}
+
+static void check_alone(struct world *w, int host, const char *how)
+{
+	const struct proc *other = &w->host[!host].proc;
+
+	if (other->role != PROC_RUNS || other->dead_stop)
+		return;
+	w->splits++;
+	if (!w->forced_promotion && !w->forced_run)
+		violate(w, V_I3, "I3: the vm %s on %c while it lives on %c", how, 'A' + host,
+			'A' + !host);
+}
+
+void observe_start(struct world *w, int host, const char *how)
+{
+	struct proc *p = &w->host[host].proc;
+
+	trace(w, host, "THE VM %s", how);
+	check_alone(w, host, how);
+	if (w->vm_ended && p->guest.outputs)
+		violate(w, V_I6, "I6: the vm %s after it had powered off", how);
+	if (p->guest.outputs == 0)
+		for (int i = 0; i < w->lineages; i++)
+			w->lineage[i].seen = 0;
+	w->current = p->guest.lineage;
+	w->loss_excused = false;
+}
+
+/* I2, at each commit: the twin is what was sealed. */
+void observe_commit(struct world *w, int host, uint64_t epoch)
+{
+	const struct proc *p = &w->host[host].proc;
+	const struct session *s = &w->session[p->session];
+
+	if (s->printed[epoch % EPOCHS_KEPT] != epoch ||
+	    s->print[epoch % EPOCHS_KEPT] != guest_print(&p->guest))
+		violate(w, V_I2, "I2: the twin after epoch %llu is not what was sealed",
+			(unsigned long long)epoch);
+}
+
+/* I1: every output that was seen is in the past of the copy that is promoted. */
+static void check_past(struct world *w, const struct proc *p)
+{
+	for (int i = 0; i < w->lineages; i++) {
+		uint64_t seen = w->lineage[i].seen;
+
+		if (seen && !lineage_contains(w, &p->guest, i, seen))
+			violate(w, V_I1,
+				"I1: output %llu was seen, and the promoted copy (at %llu) "
+				"does not know it",
+				(unsigned long long)seen, (unsigned long long)p->guest.outputs);
+	}
+}
+
+void observe_promotion(struct world *w, int host)
+{
+	const struct proc *p = &w->host[host].proc;
+	const struct session *s = &w->session[p->session];
+	bool risky = s->excused || (s->exempt && w->forced_promotion);
+
+	w->promotions++;
+	observe_commit(w, host, p->standby.committed);
+	if (s->abandoned && !risky)
+		violate(w, V_I6, "I6: the session was over, and its twin is promoted");
+	if (!risk_was_taken(w))
+		check_past(w, p);
+}
+
+void observe_pass(struct world *w, int host)
+{
+	const struct proc *p = &w->host[host].proc;
+
+	if (p->session >= 0)
+		w->session[p->session].abandoned = true;
+}
+
+/* Was this the last copy that could have gone on? Then nothing more is asked of them. */
+void observe_death(struct world *w, int host)
+{
+	const struct proc *p = &w->host[host].proc, *other = &w->host[!host].proc;
+	bool twin = standby_is_whole(other) && !w->session[other->session].abandoned;
+
+	if (p->role == PROC_RUNS && !p->dead_stop && !twin && other->role != PROC_RUNS)
+		w->loss_excused = true;
+	if (standby_is_whole(p) && other->role != PROC_RUNS)
+		w->loss_excused = true;
+	w->losses += w->loss_excused && !w->vm_ended;
+}
+
+bool observe_no_vm(const struct world *w)
+{
+	return w->host[0].proc.role != PROC_RUNS && w->host[1].proc.role != PROC_RUNS;
+}
+
+static bool vm_is_up(const struct proc *p)
+{
+	return p->role == PROC_RUNS && !p->stalled && !p->dead_stop && !p->ended;
+}
+
+void observe_step(struct world *w)
+{
+	bool up = vm_is_up(&w->host[0].proc) || vm_is_up(&w->host[1].proc);
+
+	if (!w->outage_bound)
+		return;
+	if (up)
+		w->down_since = 0;
+	else if (!w->down_since)
+		w->down_since = w->now;
+	else if (w->now - w->down_since > w->worst_outage)
+		w->worst_outage = w->now - w->down_since;
+}
+
+static bool vm_is_well(const struct world *w, const struct proc *p)
+{
+	if (!vm_is_up(p))
+		return false;
+	if (w->settings.reprotect)
+		return p->has_session && p->primary.state == PRIMARY_PROTECTED;
+	return !p->holding || (p->has_session && p->primary.state == PRIMARY_PROTECTED);
+}
+
+/* One copy runs, as well as the policy wants it; or none, and rightly so. */
+bool observe_settled(struct world *w)
+{
+	if (observe_no_vm(w))
+		return w->vm_ended || w->loss_excused;
+	return vm_is_well(w, &w->host[0].proc) != vm_is_well(w, &w->host[1].proc) &&
+	       (w->host[0].proc.role == PROC_RUNS) != (w->host[1].proc.role == PROC_RUNS);
+}
