@@ -9,7 +9,7 @@
 static int ca_make(const struct invocation *v, const char *folder, unsigned days)
 {
 	struct error e = {0};
-	const char *name = v->argument_count > 1 ? v->arguments[1] : "Pollux CA";
+	const char *name = v->argument_count > 1 ? v->arguments[1] : "pollux-ca";
 
 	if (pki_create_ca(folder, name, days, &e)) {
 		complain("%s", e.text);
