@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -387,26 +388,30 @@ bool channel_pending(struct channel *c)
 
 /* ---- the end ------------------------------------------------------------- */
 
+/* Lock held. A record that was cut short must not look like a good end. */
+static void say_goodbye(struct channel *c)
+{
+	if (c->goodbye || c->sending)
+		return;
+	c->goodbye = true;
+	ERR_clear_error();
+	if (c->established && !c->send_error && (SSL_shutdown(c->ssl) < 0 || wire_flush(c)))
+		ERR_clear_error();
+}
+
 void channel_shutdown(struct channel *c)
 {
 	uint64_t one = 1;
 
 	pthread_mutex_lock(&c->lock);
 	atomic_store(&c->stopped, true);
+	say_goodbye(c);
+	shutdown(c->fd, SHUT_WR);
 	pthread_cond_broadcast(&c->turn);
 	pthread_mutex_unlock(&c->lock);
 	/* Never read again, so it wakes every present and later wait. Cannot fill up. */
 	if (write(c->wake_fd, &one, sizeof(one)) != (ssize_t)sizeof(one))
 		return;
-}
-
-static void say_goodbye(struct channel *c)
-{
-	if (!c->established || c->send_error)
-		return;
-	ERR_clear_error();
-	if (SSL_shutdown(c->ssl) < 0 || wire_flush(c))
-		ERR_clear_error();
 }
 
 void channel_close(struct channel *c)

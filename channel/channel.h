@@ -95,8 +95,10 @@ bool channel_pending(struct channel *c);
 uint64_t channel_bytes_sent(const struct channel *c); /* on the wire, encrypted */
 uint64_t channel_bytes_received(const struct channel *c);
 
-void channel_shutdown(struct channel *c); /* wake everyone; all later calls fail with -ESHUTDOWN */
-void channel_close(struct channel *c);    /* send close_notify if that does not block; free */
+/* Wake everyone and tell the peer (close_notify, unless a record is cut short or it would
+ * block); all later calls fail with -ESHUTDOWN. */
+void channel_shutdown(struct channel *c);
+void channel_close(struct channel *c); /* the same, and free */
 
 /* Decode one record header and payload from bytes: the parser that receive uses,
  * for fuzzing and for captured streams. Returns bytes used, 0 = need more, or

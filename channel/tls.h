@@ -34,7 +34,7 @@ struct channel {
 	pthread_mutex_t lock;
 	pthread_cond_t turn;
 	bool sending; /* somebody is in the middle of a record */
-	bool eof, established;
+	bool eof, established, goodbye;
 	atomic_bool stopped;
 	int send_error, receive_error; /* first error of each direction; it stays */
 	struct wire_buffer cipher_in, cipher_out;

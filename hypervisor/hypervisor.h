@@ -185,6 +185,10 @@ struct vm_pause_times {
  * goes on (a pause is short); KVM_KVMCLOCK_CTRL keeps its watchdogs quiet. */
 int vm_pause(struct vm *vm) MUST_CHECK;
 int vm_resume(struct vm *vm) MUST_CHECK;
+/* Stop the vCPUs for a longer time, from any thread but a vCPU's: the devices stay at
+ * work and the device lock free. A pause may come and go meanwhile. */
+void vm_stall(struct vm *vm);
+void vm_unstall(struct vm *vm);
 bool vm_is_running(const struct vm *vm);
 
 /* The complete machine state but for RAM and disks, in sections (docs/state-format.md).

@@ -26,6 +26,7 @@ enum request {
 	REQUEST_ACTION = 2,
 	REQUEST_STOPPED = 4, /* powered off or crashed: for good */
 	REQUEST_QUIT = 8,
+	REQUEST_STALL = 16,
 };
 
 enum action { ACTION_NONE, ACTION_RESET, ACTION_POWEROFF, ACTION_CRASH };
@@ -368,6 +369,29 @@ int vm_resume(struct vm *vm)
 	return 0;
 }
 
+/* As a request it adds to a pause and outlasts it. */
+void vm_stall(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+
+	pthread_mutex_lock(&run->lock);
+	request_set(vm, REQUEST_STALL);
+	while (run->parked < run->threads || run->action || run->acting)
+		pthread_cond_wait(&run->parking, &run->lock);
+	pthread_mutex_unlock(&run->lock);
+	if (vm->engine_ops->stepped) { /* the step that has begun */
+		pthread_mutex_lock(&run->stepping);
+		pthread_mutex_unlock(&run->stepping);
+	}
+}
+
+void vm_unstall(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->run->lock);
+	request_clear(vm, REQUEST_STALL);
+	pthread_mutex_unlock(&vm->run->lock);
+}
+
 /* ---- engines without threads ---------------------------------------------------------- */
 
 int vm_step(struct vm *vm, unsigned steps)
@@ -386,6 +410,10 @@ int vm_step(struct vm *vm, unsigned steps)
 		if (atomic_load(&run->requests) & REQUEST_STOPPED)
 			return -ESHUTDOWN;
 		pthread_mutex_lock(&run->stepping);
+		if (atomic_load(&run->requests) & REQUEST_STALL) {
+			pthread_mutex_unlock(&run->stepping);
+			return -EBUSY;
+		}
 		vm->engine_ops->vcpu_run(vm->engine, 0, &exit);
 		exit_handle(vm, &exit);
 		pthread_mutex_unlock(&run->stepping);

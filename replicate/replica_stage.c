@@ -106,7 +106,7 @@ int stage_commit(struct replica *r, uint64_t epoch, struct error *e)
 	int rc = fault_point("replica.commit");
 
 	if (rc)
-		return error_set(e, rc, "commit of epoch %" PRIu64, epoch);
+		return error_set(e, rc, "commit of epoch %" PRIu64 ": %s", epoch, strerror(-rc));
 	rc = state_commit(r, epoch, e);
 	if (rc)
 		return rc;

@@ -13,6 +13,7 @@
 #define LOG_MODULE       "replicator"
 #define ANSWER_NS_LEAST  (2 * NS_PER_SEC)
 #define ANSWER_LOSS_TIME 4u
+#define REASON_NS        (100 * NS_PER_MS)
 
 /* ---- the core, and what follows from an event --------------------------------- */
 
@@ -237,9 +238,14 @@ static void on_sent(void *ctx, struct capture *c)
 	replicator_wake(r);
 }
 
+/* When the standby closes all streams, why it does so (BYE_ACK, REFUSE) may still be on
+ * its way on the control stream: that goes first. */
 static void on_send_failed(void *ctx, int rc)
 {
-	replicator_lost(ctx, rc, "send to the standby");
+	struct replicator *r = ctx;
+
+	if (!readable_within(r->end_fd, clock_ns() + REASON_NS))
+		replicator_lost(r, rc, "send to the standby");
 }
 
 static uint64_t answer_time(const struct replicate_config *c)

@@ -70,7 +70,6 @@ struct replicator {
 	unsigned rounds;
 	uint64_t round_count, round_at;
 	_Atomic uint64_t round_pages; /* of the current round */
-	bool paused;                  /* by STALL or STOP_VCPUS */
 	bool logging;
 
 	pthread_t epoch_thread, control_thread, heartbeat_thread;

@@ -191,18 +191,16 @@ static int checkpoint_take(struct replicator *r, struct capture *c, bool hold, s
 static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold, struct error *e)
 {
 	uint64_t t[4];
-	int rc = 0, rc_resume = 0;
+	int rc, rc_resume;
 
 	t[0] = clock_ns();
-	if (!r->paused)
-		rc = vm_pause(r->vm);
+	rc = vm_pause(r->vm);
 	if (rc)
 		return error_set(e, rc, "pause the vm: %s", strerror(-rc));
 	t[1] = clock_ns();
 	rc = checkpoint_take(r, c, hold, e);
 	t[2] = clock_ns();
-	if (!r->paused)
-		rc_resume = vm_resume(r->vm);
+	rc_resume = vm_resume(r->vm);
 	t[3] = clock_ns();
 	if (rc_resume)
 		log_error_rc(rc_resume, "the vm cannot go on after a checkpoint");
@@ -278,22 +276,12 @@ static void do_copy(struct replicator *r, const struct core_action *a)
 
 static void do_stall(struct replicator *r, const struct core_action *a)
 {
-	int rc = r->paused ? 0 : vm_pause(r->vm);
-
-	if (rc)
-		log_error_rc(rc, "the vm cannot be stopped");
-	else
-		r->paused = true;
+	vm_stall(r->vm);
 }
 
 static void do_resume(struct replicator *r, const struct core_action *a)
 {
-	int rc = r->paused ? vm_resume(r->vm) : 0;
-
-	if (rc)
-		log_error_rc(rc, "the vm cannot go on");
-	else
-		r->paused = false;
+	vm_unstall(r->vm);
 }
 
 static void do_bye(struct replicator *r, const struct core_action *a)
