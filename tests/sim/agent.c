@@ -393,13 +393,20 @@ static void trace_act(struct world *w, int host, const struct ownership_input *i
 	      (unsigned long long)(a->type == OWN_STORE ? a->record.term : a->term));
 }
 
+/* Does going on alone rest on a fact? A fence says that the standby is dead, but not that
+ * no operator had forced it to run before. */
+static bool rests_on_fact(const struct world *w, const struct ownership *o)
+{
+	return o->dropped_term == o->record.term || (o->fenced && !w->forced_promotion);
+}
+
 void agent_feed(struct world *w, int host, struct ownership_input in)
 {
 	struct agent *g = agent_of(w, host);
 	const struct ownership *o = &g->own;
 	uint64_t gen = g->gen;
 	struct ownership_actions out;
-	bool was_solid = o->dropped_term == o->record.term || o->fenced;
+	bool was_solid = rests_on_fact(w, o);
 	int rc;
 
 	if (!gen)
@@ -412,7 +419,7 @@ void agent_feed(struct world *w, int host, struct ownership_input in)
 		return;
 	}
 	if (in.type != OWN_EV_STORED)
-		was_solid = o->dropped_term == o->record.term || o->fenced;
+		was_solid = rests_on_fact(w, o);
 	for (unsigned i = 0; i < out.count; i++) {
 		trace_act(w, host, &in, &out.item[i]);
 		g->solid = was_solid;

@@ -59,6 +59,11 @@ static void forget_connections(struct world *w, int host)
 		w->conn[i].open[host] = false;
 }
 
+static void on_power_back(struct world *w, const struct event *ev)
+{
+	host_boot(w, (int)ev->a);
+}
+
 void host_crash(struct world *w, int host, const char *why)
 {
 	struct host *h = &w->host[host];
@@ -73,6 +78,9 @@ void host_crash(struct world *w, int host, const char *why)
 	h->agent.conn = -1;
 	h->frozen_until = 0;
 	h->crash_at_step = 0;
+	if (w->quiet)
+		world_push(w, 100 * NS_PER_MS,
+			   (struct event){.fn = on_power_back, .a = (uint64_t)host});
 }
 
 void host_boot(struct world *w, int host)

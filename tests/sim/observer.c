@@ -4,6 +4,11 @@
 /* The observer outside, who sees outputs leave and copies start, and knows what both
  * hosts hold. It takes part in nothing. */
 
+static bool lives(const struct proc *p)
+{
+	return p->role == PROC_RUNS && !p->dead_stop;
+}
+
 /* The past of the copy that goes on. */
 static bool goes_on_contains(const struct world *w, int lineage, uint64_t number)
 {
@@ -38,7 +43,7 @@ static void check_alone(struct world *w, int host, const char *how)
 {
 	const struct proc *other = &w->host[!host].proc;
 
-	if (other->role != PROC_RUNS || other->dead_stop)
+	if (!lives(other))
 		return;
 	w->splits++;
 	if (!w->forced_promotion && !w->forced_run)
@@ -115,11 +120,19 @@ void observe_death(struct world *w, int host)
 	const struct proc *p = &w->host[host].proc, *other = &w->host[!host].proc;
 	bool twin = standby_is_whole(other) && !w->session[other->session].abandoned;
 
-	if (p->role == PROC_RUNS && !p->dead_stop && !twin && other->role != PROC_RUNS)
-		w->loss_excused = true;
-	if (standby_is_whole(p) && other->role != PROC_RUNS)
+	if ((lives(p) || standby_is_whole(p)) && !twin && !lives(other))
 		w->loss_excused = true;
 	w->losses += w->loss_excused && !w->vm_ended;
+}
+
+/* A twin that failed for good: by itself (then its primary may go on), or when it was
+ * to become the vm. */
+void observe_broken(struct world *w, int host)
+{
+	const struct proc *p = &w->host[host].proc;
+
+	if (p->standby.new_term || !lives(&w->host[!host].proc))
+		w->loss_excused = true;
 }
 
 bool observe_no_vm(const struct world *w)
@@ -136,7 +149,7 @@ void observe_step(struct world *w)
 {
 	bool up = vm_is_up(&w->host[0].proc) || vm_is_up(&w->host[1].proc);
 
-	if (!w->outage_bound)
+	if (!w->outage_bound || !w->lineages)
 		return;
 	if (up)
 		w->down_since = 0;
@@ -148,18 +161,21 @@ void observe_step(struct world *w)
 
 static bool vm_is_well(const struct world *w, const struct proc *p)
 {
-	if (!vm_is_up(p))
-		return false;
+	bool protected = p->has_session && p->primary.state == PRIMARY_PROTECTED;
+	bool waits = p->stalled && p->primary.state == PRIMARY_LOST && p->primary.owned;
+
 	if (w->settings.reprotect)
-		return p->has_session && p->primary.state == PRIMARY_PROTECTED;
-	return !p->holding || (p->has_session && p->primary.state == PRIMARY_PROTECTED);
+		return vm_is_up(p) && protected;
+	if (waits) /* policy stall, and no operator */
+		return true;
+	return vm_is_up(p) && (!p->holding || protected);
 }
 
 /* One copy runs, as well as the policy wants it; or none, and rightly so. */
 bool observe_settled(struct world *w)
 {
 	if (observe_no_vm(w))
-		return w->vm_ended || w->loss_excused;
+		return w->vm_ended || w->loss_excused || w->lineages == 0;
 	return vm_is_well(w, &w->host[0].proc) != vm_is_well(w, &w->host[1].proc) &&
 	       (w->host[0].proc.role == PROC_RUNS) != (w->host[1].proc.role == PROC_RUNS);
 }

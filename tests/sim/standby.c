@@ -14,8 +14,8 @@ bool standby_is_whole(const struct proc *p)
 {
 	enum standby_state s = p->standby.state;
 
-	return p->role == PROC_REPLICA && p->standby.whole &&
-	       (s == STANDBY_READY || s == STANDBY_LOST || s == STANDBY_PROMOTING);
+	return p->role == PROC_REPLICA && p->standby.whole && s != STANDBY_RELEASED &&
+	       s != STANDBY_BROKEN;
 }
 
 static void on_heart(struct world *w, const struct event *ev)
@@ -180,7 +180,9 @@ static void act_report(struct world *w, int host, const struct core_action *a)
 		agent_tell(w, host, OWN_EV_REPLICA_READY, p->term, false);
 	else if (a->state == REPLICA_LOST)
 		agent_tell(w, host, OWN_EV_REPLICA_LOST, p->term, a->why && strstr(a->why, "link"));
-	else if (a->state == REPLICA_RELEASED || a->state == REPLICA_BROKEN)
+	if (a->state == REPLICA_BROKEN)
+		observe_broken(w, host);
+	if (a->state == REPLICA_RELEASED || a->state == REPLICA_BROKEN)
 		proc_end(w, host, "the replica has no more use");
 	else if (a->state == REPLICA_PROMOTED) {
 		observe_promotion(w, host);
