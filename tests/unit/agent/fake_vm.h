@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A pollux-vm without a VM, inside the test's own program: it speaks vm-process.h and
+ * connects twins through polluxd's real port, but runs and copies nothing.
+ *
+ * The name of the VM in its file chooses what goes wrong:
+ *   bad-create, bad-boot, bad-standby, bad-promote   that request is refused
+ *   slow-...    the first copy never ends
+ *   deaf-...    the guest does not heed its power button
+ * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut.
+ */
+#ifndef TEST_FAKE_VM_H
+#define TEST_FAKE_VM_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "channel/channel.h"
+#include "hypervisor/hypervisor.h"
+#include "vm-process/vm-process.h"
+
+struct fake {
+	struct loop *loop;
+	int director, listener, session, signals;
+	struct loop_watch *director_watch, *session_watch;
+	char control_path[108], name[VM_NAME_MAX + 1], state[24];
+	bool primary, created, running, ended;
+	json_int_t term;
+};
+
+static void fake_event(struct fake *f, json_t *event)
+{
+	if (f->director >= 0 && control_send(f->director, event, NULL, 0))
+		exit(1);
+	json_decref(event);
+}
+
+static void fake_state(struct fake *f, const char *state, const char *why, bool reset)
+{
+	snprintf(f->state, sizeof(f->state), "%s", state);
+	fake_event(f, json_pack("{s:s, s:s, s:s, s:I, s:b}", "event", "state", "state", state,
+				"why", why, "term", f->term, "reset", reset));
+}
+
+static void fake_session_close(struct fake *f)
+{
+	loop_unwatch(f->session_watch);
+	f->session_watch = NULL;
+	if (f->session >= 0)
+		close(f->session);
+	f->session = -1;
+}
+
+/* One byte: 'p' the primary has copied; 'r' the standby has it; 'b' a good end. */
+static void fake_session_ready(void *ctx, uint32_t events)
+{
+	struct fake *f = ctx;
+	char byte = 0;
+	ssize_t n = read(f->session, &byte, 1);
+
+	if (n < 0 && errno == EAGAIN)
+		return;
+	if (n <= 0) {
+		fake_session_close(f);
+		fake_state(f, "lost", "the connection was reset", true);
+	} else if (byte == 'p') {
+		(void)!write(f->session, "r", 1);
+		fake_state(f, "ready", "", false);
+	} else if (byte == 'r') {
+		fake_state(f, "protected", "", false);
+	} else if (byte == 'b') {
+		fake_session_close(f);
+		fake_state(f, "released", "", false);
+	}
+}
+
+static int fake_session_take(struct fake *f, int fd)
+{
+	f->session = fd;
+	if (fcntl(fd, F_SETFL, O_NONBLOCK))
+		return -errno;
+	return loop_watch(f->loop, fd, EPOLLIN, fake_session_ready, f, &f->session_watch);
+}
+
+static int fake_bytes(const json_t *q, const char *key, uint8_t *out, size_t n)
+{
+	const char *text = json_string_value(json_object_get(q, key));
+
+	if (!text || strlen(text) != 2 * n)
+		return -EINVAL;
+	for (size_t i = 0; i < n; i++)
+		if (sscanf(text + 2 * i, "%2hhx", out + i) != 1)
+			return -EINVAL;
+	return 0;
+}
+
+/* ---- requests ------------------------------------------------------------------ */
+
+static bool fake_is(const struct fake *f, const char *prefix)
+{
+	return !strncmp(f->name, prefix, strlen(prefix));
+}
+
+static int fake_create(struct fake *f, const json_t *q)
+{
+	static struct vm_config c;
+	struct error e = {0};
+
+	if (vm_config_parse(json_string_value(json_object_get(q, "config")), "fake", &c, &e))
+		return -EINVAL;
+	snprintf(f->name, sizeof(f->name), "%s", c.name);
+	f->primary = !strcmp(json_string_value(json_object_get(q, "role")), "primary");
+	f->created = true;
+	return fake_is(f, "bad-create") ? -ENODEV : 0;
+}
+
+static int fake_boot(struct fake *f, const json_t *q)
+{
+	if (!f->created || !f->primary || fake_is(f, "bad-boot"))
+		return -ENOEXEC;
+	f->running = true;
+	return 0;
+}
+
+static int fake_protect(struct fake *f, const json_t *q)
+{
+	struct preamble p = {.kind = PREAMBLE_DATA};
+	uint8_t key[SESSION_KEY_SIZE];
+	struct error e = {0};
+	int fd, rc;
+
+	if (!f->running || fake_bytes(q, "session", p.session, sizeof(p.session)) ||
+	    fake_bytes(q, "key", key, sizeof(key)))
+		return -EINVAL;
+	f->term = json_integer_value(json_object_get(q, "term"));
+	rc = channel_dial(json_string_value(json_object_get(q, "address")),
+			  (uint16_t)json_integer_value(json_object_get(q, "port")), &p,
+			  clock_ns() + 2 * NS_PER_SEC, &fd, &e);
+	if (rc)
+		return rc;
+	fake_state(f, "syncing", "", false);
+	rc = fake_session_take(f, fd);
+	if (!rc && !fake_is(f, "slow-") && write(fd, "p", 1) != 1)
+		rc = -errno;
+	return rc;
+}
+
+static int fake_standby(struct fake *f, const json_t *q)
+{
+	uint8_t id[SESSION_ID_SIZE], key[SESSION_KEY_SIZE];
+
+	if (f->primary || fake_bytes(q, "session", id, sizeof(id)) ||
+	    fake_bytes(q, "key", key, sizeof(key)) || fake_is(f, "bad-standby"))
+		return -EINVAL;
+	f->term = json_integer_value(json_object_get(q, "term"));
+	return 0;
+}
+
+static int fake_unprotect(struct fake *f, const json_t *q)
+{
+	if (f->session >= 0)
+		(void)!write(f->session, "b", 1);
+	fake_session_close(f);
+	snprintf(f->state, sizeof(f->state), "unprotected");
+	return 0;
+}
+
+static int fake_ownership(struct fake *f, const json_t *q)
+{
+	const char *answer = json_string_value(json_object_get(q, "answer"));
+
+	if (!strcmp(answer, "lost")) {
+		fake_session_close(f);
+		fake_state(f, "lost", "polluxd says so", false);
+	} else if (!strcmp(answer, "confirmed") || !strcmp(answer, "forced")) {
+		fake_state(f, "unprotected", "", false);
+	}
+	return 0;
+}
+
+static int fake_promote(struct fake *f, const json_t *q)
+{
+	if (f->primary || fake_is(f, "bad-promote"))
+		return -EIO;
+	fake_session_close(f);
+	f->primary = f->running = true;
+	snprintf(f->state, sizeof(f->state), "unprotected");
+	return 0;
+}
+
+static void fake_power_off(struct fake *f)
+{
+	f->ended = true;
+	(void)fake_unprotect(f, NULL);
+	fake_event(f,
+		   json_pack("{s:s, s:s, s:s}", "event", "vm", "what", "poweroff", "detail", ""));
+}
+
+static int fake_shutdown(struct fake *f, const json_t *q)
+{
+	if (!fake_is(f, "deaf-"))
+		fake_power_off(f);
+	return 0;
+}
+
+static int fake_nothing(struct fake *f, const json_t *q)
+{
+	return 0;
+}
+
+static const struct {
+	const char *name;
+	int (*handle)(struct fake *f, const json_t *q);
+} fake_requests[] = {
+	{"create", fake_create},       {"boot", fake_boot},       {"protect", fake_protect},
+	{"standby", fake_standby},     {"stream", fake_nothing},  {"ownership", fake_ownership},
+	{"unprotect", fake_unprotect}, {"promote", fake_promote}, {"shutdown", fake_shutdown},
+	{"quit", fake_nothing},        {"stats", fake_nothing},   {"console", fake_nothing},
+};
+
+static int fake_handle(struct fake *f, const json_t *q, const char *what)
+{
+	for (size_t i = 0; i < ARRAY_LEN(fake_requests); i++)
+		if (!strcmp(fake_requests[i].name, what))
+			return fake_requests[i].handle(f, q);
+	return -ENOSYS;
+}
+
+static json_t *fake_reply(struct fake *f, const json_t *q, int rc)
+{
+	return json_pack(
+		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:{s:s, s:s, s:b, s:s, s:{s:i, s:i}}}",
+		"reply", json_object_get(q, "id"), "ok", !rc, "code", rc, "error",
+		rc ? "the fake refuses" : "", "engine", "fake", "epoch", 1, "ms", 0.1, "stats",
+		"state", f->state, "engine", "fake", "ended", f->ended, "why", "", "replication",
+		"sync_done", 1, "sync_total", 2);
+}
+
+static void fake_director_lost(struct fake *f)
+{
+	loop_unwatch(f->director_watch);
+	f->director_watch = NULL;
+	close(f->director);
+	f->director = -1;
+	if (!f->running || f->ended)
+		exit(0);
+}
+
+static void fake_director_ready(void *ctx, uint32_t events)
+{
+	struct fake *f = ctx;
+	int fds[CONTROL_FDS_MAX], rc;
+	unsigned fd_count;
+	struct error e = {0};
+	const char *what;
+	json_t *q, *reply;
+
+	rc = control_receive(f->director, &q, fds, &fd_count, &e);
+	if (rc == -EAGAIN)
+		return;
+	if (rc) {
+		fake_director_lost(f);
+		return;
+	}
+	what = json_string_value(json_object_get(q, "do"));
+	if (!strcmp(what, "stream") && fd_count)
+		rc = fake_session_take(f, fds[0]);
+	else
+		rc = fake_handle(f, q, what);
+	reply = fake_reply(f, q, rc);
+	if (control_send(f->director, reply, NULL, 0) || !strcmp(what, "quit"))
+		exit(0);
+	json_decref(reply);
+	json_decref(q);
+}
+
+static void fake_listener_ready(void *ctx, uint32_t events)
+{
+	struct fake *f = ctx;
+
+	f->director = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (f->director < 0 ||
+	    loop_watch(f->loop, f->director, EPOLLIN, fake_director_ready, f, &f->director_watch))
+		exit(1);
+}
+
+static void fake_signal(void *ctx, uint32_t events)
+{
+	struct fake *f = ctx;
+	struct signalfd_siginfo info;
+
+	if (read(f->signals, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (info.ssi_signo == SIGUSR1) {
+		fake_power_off(f);
+	} else if (f->session >= 0) {
+		shutdown(f->session, SHUT_RDWR);
+	}
+}
+
+static void fake_listen(struct fake *f)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct loop_watch *watch;
+
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s", f->control_path);
+	unlink(a.sun_path);
+	f->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (f->listener < 0 || bind(f->listener, (struct sockaddr *)&a, sizeof(a)) ||
+	    listen(f->listener, 1) ||
+	    loop_watch(f->loop, f->listener, EPOLLIN, fake_listener_ready, f, &watch))
+		exit(1);
+}
+
+static int fake_vm_main(int argc, char **argv)
+{
+	static struct fake f = {.director = 3, .session = -1, .state = "unprotected"};
+	struct loop_watch *watch;
+	sigset_t set;
+
+	/* A test that is killed must leave nothing behind. */
+	alarm(120);
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	f.signals = signalfd(-1, &set, SFD_CLOEXEC);
+	snprintf(f.control_path, sizeof(f.control_path), "%s", argv[2]);
+	if (loop_create(&f.loop) || fcntl(3, F_SETFL, O_NONBLOCK) ||
+	    loop_watch(f.loop, f.signals, EPOLLIN, fake_signal, &f, &watch) ||
+	    loop_watch(f.loop, 3, EPOLLIN, fake_director_ready, &f, &f.director_watch))
+		return 1;
+	fake_listen(&f);
+	return loop_run(f.loop) ? 1 : 0;
+}
+
+#endif
