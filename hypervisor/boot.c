@@ -88,7 +88,15 @@ static int cmdline_write(const struct boot_plan *p, struct error *e)
 	return memory_write(p->memory, BOOT_CMDLINE, p->cmdline, len + 1);
 }
 
-/* As high as the kernel allows: it keeps clear of wherever the kernel unpacks to. */
+/* The highest page-aligned place of `size` bytes in [start, end); 0: there is none. */
+static uint64_t place_below(uint64_t start, uint64_t end, uint64_t size)
+{
+	uint64_t at = end > size ? (end - size) / VM_PAGE_SIZE * VM_PAGE_SIZE : 0;
+	return at >= start ? at : 0;
+}
+
+/* As high as the kernel allows: it keeps clear of wherever the kernel unpacks to. In a
+ * small VM, what lies below the kernel is the larger part. */
 static int initrd_place(struct boot_plan *p, uint64_t size, struct error *e)
 {
 	struct memory_region regions[2];
@@ -96,14 +104,16 @@ static int initrd_place(struct boot_plan *p, uint64_t size, struct error *e)
 	uint64_t limit = regions[0].size;
 	if (limit > p->kernel->initrd_limit)
 		limit = p->kernel->initrd_limit;
-	uint64_t room = limit > p->kernel_end ? limit - p->kernel_end : 0;
-	if (size > room || (limit - size) / VM_PAGE_SIZE * VM_PAGE_SIZE < p->kernel_end)
+	uint64_t low = p->kernel_start < limit ? p->kernel_start : limit;
+	p->initrd = place_below(p->kernel_end, limit, size);
+	if (!p->initrd)
+		p->initrd = place_below(BOOT_LOW_END, low, size);
+	if (!p->initrd)
 		return error_set(e, -ENOMEM,
-				 "%llu bytes of initrd do not fit between the kernel's end "
-				 "(%#llx) and %#llx: give the VM more memory",
-				 (unsigned long long)size, (unsigned long long)p->kernel_end,
-				 (unsigned long long)limit);
-	p->initrd = (limit - size) / VM_PAGE_SIZE * VM_PAGE_SIZE;
+				 "%llu bytes of initrd fit neither below the kernel (%#llx) nor "
+				 "between its end (%#llx) and %#llx: give the VM more memory",
+				 (unsigned long long)size, (unsigned long long)p->kernel_start,
+				 (unsigned long long)p->kernel_end, (unsigned long long)limit);
 	p->initrd_size = size;
 	return 0;
 }
