@@ -95,6 +95,8 @@ int run_create(struct vm *vm) MUST_CHECK;
 void run_destroy(struct vm *vm); /* ends the threads */
 bool run_is_started(const struct vm *vm);
 bool run_is_paused(const struct vm *vm);
+bool run_still_begin(struct vm *vm);
+void run_still_end(struct vm *vm, bool needed);
 void run_loaded(struct vm *vm); /* devices resume before vCPUs run again */
 
 /* From here on the vm owns `d` and destroys it, in the reverse order of adding. */

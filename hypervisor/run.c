@@ -392,6 +392,22 @@ void vm_unstall(struct vm *vm)
 	pthread_mutex_unlock(&vm->run->lock);
 }
 
+/* Keeps a stepped engine's guest still for a moment; in a pause it is still already. */
+bool run_still_begin(struct vm *vm)
+{
+	bool needed = vm->engine_ops->stepped && !run_is_paused(vm);
+
+	if (needed)
+		pthread_mutex_lock(&vm->run->stepping);
+	return needed;
+}
+
+void run_still_end(struct vm *vm, bool needed)
+{
+	if (needed)
+		pthread_mutex_unlock(&vm->run->stepping);
+}
+
 /* ---- engines without threads ---------------------------------------------------------- */
 
 int vm_step(struct vm *vm, unsigned steps)

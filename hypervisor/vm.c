@@ -195,8 +195,10 @@ int vm_ram_fd(const struct vm *vm)
 
 int vm_log_dirty(struct vm *vm, bool on)
 {
+	bool still = run_still_begin(vm);
 	int rc = vm->engine_ops->log_dirty(vm->engine, on);
 
+	run_still_end(vm, still);
 	if (!rc && on)
 		memory_harvest(&vm->memory, NULL);
 	return rc;
@@ -204,8 +206,10 @@ int vm_log_dirty(struct vm *vm, bool on)
 
 int vm_dirty_harvest(struct vm *vm, uint64_t *map)
 {
+	bool still = run_still_begin(vm);
 	int rc = vm->engine_ops->dirty_harvest(vm->engine, map);
 
+	run_still_end(vm, still);
 	if (!rc)
 		memory_harvest(&vm->memory, map);
 	return rc;

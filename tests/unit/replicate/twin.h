@@ -484,10 +484,10 @@ static inline void twin_end(struct twin *t)
 	for (unsigned i = 0; i < t->relay_count; i++)
 		shutdown(t->relays[i].from, SHUT_RDWR);
 	replica_destroy(t->replica);
-	for (unsigned i = 0; i < t->relay_count; i++) {
+	for (unsigned i = 0; i < t->relay_count; i++)
 		pthread_join(t->relays[i].thread, NULL);
+	for (unsigned i = 0; i < t->relay_count; i++)
 		close(t->relays[i].from);
-	}
 	close(t->listener);
 	twin_host_end(&t->primary);
 	twin_host_end(&t->standby);
