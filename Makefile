@@ -219,7 +219,7 @@ scenario-run:
 
 # ---- lint, packages, the whole check ------------------------------------------------
 
-.PHONY: lint tools-test lab-test layers deps check
+.PHONY: lint tools-test lab-test layers deps check demo
 lint:
 	$(RUN_TESTS) tests/lint/lint.py
 # Whether lint refuses what it must, results are counted right, packages get installed.
@@ -235,6 +235,10 @@ deps:
 	@packaging/install-packages.sh
 check: deps
 	tests/check.py $(BUILD)
+# A sub-make, as the packages must be there before the first compile.
+demo: deps
+	@$(MAKE) -j2 programs lab-tools
+	@POLLUX_BUILD=$(BUILD) lab/demo $(DEMO_ARGS)
 
 # ---- install ------------------------------------------------------------------------
 

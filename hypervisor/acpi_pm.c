@@ -10,11 +10,14 @@
 
 #include "hypervisor/machine.h"
 
-#define PORTS          6u
-#define AT_STATUS      0u
-#define AT_ENABLE      2u
-#define AT_CONTROL     4u
-#define POWER_BUTTON   (1u << 8) /* in status and enable */
+#define PORTS        6u
+#define AT_STATUS    0u
+#define AT_ENABLE    2u
+#define AT_CONTROL   4u
+#define POWER_BUTTON (1u << 8) /* in status and enable */
+/* Timer, global lock, power and sleep button, RTC: a guest reads back what it enabled,
+ * though but for the power button none of them ever comes. */
+#define ENABLE_MASK    0x0721u
 #define STATUS_WAKE    (1u << 15)
 #define SCI_ENABLED    1u /* in control; there is no other mode, so always on */
 #define SLEEP_SHIFT    10u
@@ -79,7 +82,7 @@ static void pm_write(void *dev, uint64_t at, const void *data, unsigned size)
 	memcpy(&status, bytes + AT_STATUS, 2);
 	memcpy(&a->enable, bytes + AT_ENABLE, 2);
 	memcpy(&control, bytes + AT_CONTROL, 2);
-	a->enable &= POWER_BUTTON;
+	a->enable &= ENABLE_MASK;
 	a->status &= (uint16_t)~status; /* write one to clear */
 	sci_update(a);
 	if (at + size > AT_CONTROL)
@@ -133,7 +136,7 @@ static int acpi_load(struct device *d, struct cursor in, uint16_t version, bool 
 	uint16_t status = cursor_u16(&in), enable = cursor_u16(&in), control = cursor_u16(&in);
 
 	if (cursor_finish(&in) || (status & ~(POWER_BUTTON | STATUS_WAKE)) ||
-	    (enable & ~POWER_BUTTON) || (control & ~(SLEEP_MASK | SCI_ENABLED)))
+	    (enable & ~ENABLE_MASK) || (control & ~(SLEEP_MASK | SCI_ENABLED)))
 		return error_set(e, -EBADMSG, "state: the ACPI section is damaged");
 	if (check_only)
 		return 0;

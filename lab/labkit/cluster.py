@@ -119,7 +119,7 @@ class Cluster:
 
     # ---- the guest ----
 
-    def guest_config(self, vm="demo", memory="64M", vcpus=2, load=""):
+    def guest_config(self, vm="demo", memory="96M", vcpus=2, load=""):
         cmdline = GUEST_CMDLINE + (f" pollux.load={load}" if load else "")
         path = self.place.share / f"{vm}.cfg"
         path.write_text(

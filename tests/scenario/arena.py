@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab as a scenario finds it: all hosts up and healed, nothing of Pollux running, and the
+steps that scenarios are made of."""
+import time
+
+from labkit import wire
+from labkit.cluster import Cluster
+from labkit.place import LabError
+
+HOSTS = ("hosta", "hostb", "client")
+# A guest or a polluxd that a scenario left behind: by name, for these hosts are ours alone.
+RESET = ("for p in polluxd pollux-vm; do killall -9 $p; done 2>/dev/null; sleep 0.2; "
+         "ip link del demo0 2>/dev/null; rm -rf /var/lib/pollux /run/pollux; true")
+
+
+class Arena:
+    def __init__(self, place, build):
+        self.place, self.build = place, build
+        self.cluster = Cluster(place, build)
+
+    # ---- the lab ----
+
+    def lab(self, subcommand, **values):
+        return wire.request(self.place, subcommand, **values)
+
+    def host_state(self, name):
+        return self.lab("status")["hosts"][name]["state"]
+
+    def reset(self):
+        self.lab("heal", net="*", host="*", peer="*", direction="both")
+        self.lab("fence", host=None)
+        for name in HOSTS:
+            if self.host_state(name) == "frozen":
+                self.lab("thaw", host=name)
+            elif self.host_state(name) != "up":
+                self.lab("start", host=name)
+        for name in HOSTS[:2]:
+            self.cluster.run(name, RESET)
+        self.cluster.run("client", "killall -9 counter-client 2>/dev/null; ip neigh flush all; true")
+
+    def cut(self, net="repl"):
+        self.lab("cut", net=net, host="*", peer="*", direction="both")
+
+    def heal(self):
+        self.lab("heal", net="*", host="*", peer="*", direction="both")
+
+    # ---- arrangements ----
+
+    def guest_up(self, fence=True, **options):
+        """polluxd on both hosts, the guest on hosta."""
+        self.cluster.fence = fence
+        self.cluster.prepare()
+        self.cluster.guest_start("hosta", **options)
+        self.cluster.guest_wait()
+
+    def protected(self, mode="event", policy="continue", fence=True, client=True, extra=(),
+                  **options):
+        """... protected by hostb, and a client that counts."""
+        self.guest_up(fence, **options)
+        self.cluster.pollux("hosta", "protect", "demo", "--to", "hostb", "--mode", mode, "--policy",
+                            policy, *extra, timeout=120)
+        if client:
+            self.cluster.client_start()
+            self.replies(10)
+
+    # ---- steps ----
+
+    def replies(self, more, timeout=60):
+        """Waits for that many more replies to the client."""
+        have = self.cluster.client_replies()
+        self.cluster.wait(f"{more} more replies to the client",
+                          lambda: self.cluster.client_replies() >= have + more, timeout)
+
+    def silent(self, seconds):
+        """Whether the client got no reply in that time."""
+        before = self.cluster.client_replies()
+        time.sleep(seconds)
+        return self.cluster.client_replies() == before
+
+    def vm(self, host):
+        return self.cluster.status(host, "demo")
+
+    def state(self, host):
+        try:
+            return self.vm(host)["state"]
+        except LabError:
+            return "unknown"
+
+    def wait_state(self, host, *states, timeout=60):
+        self.cluster.wait(f"demo on {host} is {' or '.join(states)} (it is {self.state(host)})",
+                          lambda: self.state(host) in states, timeout)
+
+    def happened(self, host, what):
+        return any(event["what"] == what for event in self.vm(host)["timeline"])
+
+    def vm_pid(self, host):
+        return self.vm(host)["pid"]
+
+    def kill_vm(self, host):
+        self.cluster.run(host, f"kill -9 {self.vm_pid(host)}")
+
+    def client_verdict(self):
+        verdict, _ = self.cluster.client_stop()
+        return verdict
+
+    def guest_stop(self, host):
+        self.cluster.pollux(host, "stop", "demo", "--timeout", "40", timeout=60)

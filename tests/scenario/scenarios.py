@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scenarios. Each begins in a fresh arena and raises Violated, or LabError, when what it is
+about does not hold."""
+import time
+
+
+class Violated(Exception):
+    """A guarantee did not hold."""
+
+
+def must(holds, what):
+    if not holds:
+        raise Violated(what)
+
+
+def client_content(arena, running_on):
+    """The client's record: the same connection, nothing lost, repeated or rolled back; then the
+    disk on the host where the guest ran last."""
+    verdict = arena.client_verdict()
+    must(verdict["connection"] == "intact", f"the connection broke: {verdict}")
+    must(verdict["order"] == "ok", f"replies contradict each other: {verdict}")
+    must(verdict["replies"] == verdict["requests"], f"a reply is missing: {verdict}")
+    arena.guest_stop(running_on)
+    disk = arena.cluster.disk_verdict(running_on)
+    must(disk["ok"], f"the disk on {running_on} does not agree with the client: {disk}")
+
+
+# ---- the primary dies ----------------------------------------------------------------------
+
+def _primary_host_dies(arena, mode):
+    arena.protected(mode=mode, load="mem:500")
+    arena.lab("kill", host="hosta")
+    arena.replies(20)
+    must(arena.state("hostb") == "running", "hostb does not say that it runs the guest")
+    must(arena.happened("hostb", "fenced"), "hostb promoted without a confirmed fence")
+    client_content(arena, "hostb")
+
+
+def primary_host_dies_event(arena):
+    _primary_host_dies(arena, "event")
+
+
+def primary_host_dies_interval(arena):
+    _primary_host_dies(arena, "interval")
+
+
+def primary_vm_process_dies(arena):
+    """polluxd on hosta lives and says that the process is dead: no host needs to be fenced."""
+    arena.protected()
+    arena.kill_vm("hosta")
+    arena.replies(20)
+    must(arena.host_state("hosta") == "up", "hosta was fenced though its polluxd had answered")
+    must(arena.state("hosta") != "running", "hosta still claims to run the guest")
+    client_content(arena, "hostb")
+
+
+def there_and_back(arena):
+    """After a failover the old host returns, takes no part with its old copy, protects the guest
+    again, and takes it back when hostb dies."""
+    arena.protected()
+    arena.lab("kill", host="hosta")
+    arena.replies(10)
+    arena.lab("start", host="hosta")
+    arena.cluster.polluxd_start("hosta")
+    arena.wait_state("hosta", "none", "released", timeout=30)
+    arena.cluster.pollux("hostb", "protect", "demo", "--to", "hosta", "--overwrite", timeout=120)
+    arena.replies(10)
+    arena.lab("kill", host="hostb")
+    arena.replies(20)
+    client_content(arena, "hosta")
+
+
+# ---- the standby dies ----------------------------------------------------------------------
+
+def standby_host_dies_continue(arena):
+    arena.protected(policy="continue")
+    arena.lab("kill", host="hostb")
+    arena.replies(30)
+    arena.wait_state("hosta", "running")
+    client_content(arena, "hosta")
+
+
+def standby_host_dies_stall(arena):
+    """The guest stops until the standby is back (or an operator decides)."""
+    arena.protected(policy="stall")
+    arena.lab("kill", host="hostb")
+    arena.cluster.wait("the loss is noticed", lambda: arena.happened("hosta", "loss detected"), 20)
+    must(arena.silent(5), "a guest with policy stall answered without a standby")
+    arena.cluster.pollux("hosta", "failover", "demo", "--force")
+    arena.replies(20)
+    client_content(arena, "hosta")
+
+
+def standby_vm_process_dies(arena):
+    arena.protected(policy="continue")
+    arena.kill_vm("hostb")
+    arena.replies(30)
+    must(arena.host_state("hostb") == "up", "hostb was fenced though its polluxd had answered")
+    client_content(arena, "hosta")
+
+
+# ---- the link is cut -------------------------------------------------------------------------
+
+def link_cut_with_fence(arena):
+    """Both hosts live and cannot talk: exactly one goes on."""
+    arena.protected()
+    arena.cut("repl")
+    arena.replies(20)
+    up = [h for h in ("hosta", "hostb") if arena.host_state(h) == "up"]
+    must(len(up) == 1, f"the fence left {up} alive")
+    client_content(arena, up[0])
+
+
+def link_cut_without_fence(arena):
+    """Fences that fail: nobody promotes, no output leaves; when the link heals the guest goes on."""
+    arena.protected()
+    for host in ("hosta", "hostb"):
+        arena.lab("fence", host=host, mode="fail")
+    arena.cut("repl")
+    arena.cluster.wait("hostb says that it waits",
+                       lambda: arena.state("hostb") == "deciding", 30)
+    must(arena.silent(6), "output left although nobody could confirm who owns the guest")
+    must(arena.state("hostb") == "deciding", "hostb promoted without a fence")
+    arena.heal()
+    arena.replies(20)
+    client_content(arena, "hosta" if arena.state("hosta") in RUNS else "hostb")
+
+
+def operator_decides(arena):
+    """No fence is configured and hosta is dead: hostb waits, and says so, until an operator
+    gives his word."""
+    arena.protected(fence=False)
+    arena.lab("kill", host="hosta")
+    arena.wait_state("hostb", "deciding", timeout=30)
+    must(arena.silent(5), "hostb promoted on silence alone")
+    code, text = arena.cluster.pollux("hostb", "failover", "demo", check=False)
+    must(code != 0 and "--force" in text, f"failover without --force: {code}: {text}")
+    arena.cluster.pollux("hostb", "failover", "demo", "--force")
+    arena.replies(20)
+    client_content(arena, "hostb")
+
+
+RUNS = ("running", "protected", "syncing", "offering", "asking")
+
+
+# ---- clean ends --------------------------------------------------------------------------------
+
+def unprotect_is_no_failure(arena):
+    arena.protected()
+    arena.cluster.pollux("hosta", "unprotect", "demo")
+    arena.replies(10)
+    must(arena.state("hosta") == "running", f"hosta is {arena.state('hosta')} after unprotect")
+    arena.lab("kill", host="hosta")
+    must(arena.silent(6), "hostb answered after a clean unprotect")
+    must(arena.state("hostb") not in RUNS, f"hostb is {arena.state('hostb')} after unprotect")
+
+
+def shutdown_is_no_failure(arena):
+    arena.protected(client=False)
+    arena.guest_stop("hosta")
+    time.sleep(4)
+    must(arena.state("hosta") not in RUNS, f"hosta is {arena.state('hosta')} after shutdown")
+    must(arena.state("hostb") not in RUNS, f"hostb is {arena.state('hostb')} after shutdown")
+
+
+# ---- the first copy ----------------------------------------------------------------------------
+
+def primary_dies_in_first_copy(arena):
+    """The guest is lost, as any unprotected one; the standby must not resume rubbish."""
+    arena.guest_up()
+    arena.lab("delay", net="repl", host="*", usec=20000)
+    arena.cluster.pollux("hosta", "protect", "demo", "--to", "hostb", "--detach")
+    arena.wait_state("hostb", "standby-syncing", timeout=30)
+    arena.lab("kill", host="hosta")
+    arena.lab("delay", net="repl", host="*", usec=0)
+    time.sleep(5)
+    must(arena.state("hostb") not in RUNS, f"hostb is {arena.state('hostb')} after half a copy")
+    code, text = arena.cluster.pollux("hostb", "failover", "demo", "--force", check=False)
+    must(code != 0, f"half a copy was promoted by force: {text}")
+
+
+# ---- the wire ------------------------------------------------------------------------------------
+
+def wire_shows_nothing(arena):
+    """No guest byte on the replication link: not the records that the guest writes and sends."""
+    path = arena.lab("pcap", net="repl", on=True)["path"]
+    arena.protected()
+    arena.replies(20)
+    arena.lab("pcap", net="repl", on=False)
+    log = arena.cluster.run("client", "cat /tmp/client.log")[1]
+    must(len(log.splitlines()) > 20, "the client has no log")
+    with open(path, "rb") as capture:
+        data = capture.read()
+    must(len(data) > 1 << 20, f"the capture holds only {len(data)} bytes")
+    for secret in SECRETS:
+        must(secret not in data, f"{secret!r} is on the wire in the clear")
+    arena.cluster.client_stop()
+
+
+# What the guest's memory, its kernel and its disk are full of.
+SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio_blk")
+
+ALL = {f.__name__: f for f in (
+    primary_host_dies_event, primary_host_dies_interval, primary_vm_process_dies, there_and_back,
+    standby_host_dies_continue, standby_host_dies_stall, standby_vm_process_dies,
+    link_cut_with_fence, link_cut_without_fence, operator_decides,
+    unprotect_is_no_failure, shutdown_is_no_failure, primary_dies_in_first_copy,
+    wire_shows_nothing)}
