@@ -31,7 +31,7 @@ static const unsigned next_states[OWN_STATES] = {
 	[OWN_NONE] = YIELD | BIT(OWN_STANDBY) | BIT(OWN_ALONE),
 	[OWN_UNSURE] = YIELD | BIT(OWN_IDLE) | BIT(OWN_ALONE),
 	[OWN_IDLE] = YIELD | BIT(OWN_ALONE),
-	[OWN_ALONE] = YIELD | BIT(OWN_IDLE) | BIT(OWN_PRIMARY),
+	[OWN_ALONE] = YIELD | BIT(OWN_ALONE) | BIT(OWN_IDLE) | BIT(OWN_PRIMARY),
 	[OWN_PRIMARY] = YIELD | BIT(OWN_ALONE) | BIT(OWN_ASKING) | BIT(OWN_RELEASED),
 	[OWN_ASKING] = YIELD | BIT(OWN_ALONE) | BIT(OWN_RELEASED),
 	[OWN_RELEASED] = YIELD | BIT(OWN_IDLE) | BIT(OWN_ALONE),
@@ -348,12 +348,16 @@ static void hear_alive(struct ownership *o, const struct ownership_input *in,
 		o->fence_at = most(o->fence_at, in->now + o->config.reset_ns);
 }
 
-/* "The vm of term is dead" to one with an older twin: that twin is stale. */
+/* "The vm of term is dead" to one with an older twin: that twin is stale. To the owner of
+ * an older term, after an operator's force had made two: the newer one will not return,
+ * so that this one may outrank it. */
 static void hear_released(struct ownership *o, const struct ownership_input *in,
 			  struct ownership_actions *out)
 {
 	answer(o, in->term, out);
-	if (o->record.role == ROLE_STANDBY && in->term == o->record.term)
+	if (is_owner(o))
+		o->dead_term = most(o->dead_term, in->term);
+	else if (o->record.role == ROLE_STANDBY && in->term == o->record.term)
 		o->released_term = in->term;
 	else
 		o->drop_term = most(o->drop_term, in->term);

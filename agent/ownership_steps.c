@@ -130,9 +130,12 @@ static bool step_unsure(struct ownership *o, uint64_t now, struct ownership_acti
 
 static bool step_alone(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	if (o->vm_alive)
+	if (!o->vm_alive)
+		ownership_enter(o, OWN_IDLE, out, "the vm has ended");
+	else if (o->dead_term > o->record.term)
+		ownership_store(o, ROLE_OWNER, o->dead_term + 1, OWN_ALONE, out);
+	else
 		return false;
-	ownership_enter(o, OWN_IDLE, out, "the vm has ended");
 	return true;
 }
 

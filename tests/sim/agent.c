@@ -81,6 +81,7 @@ static void act_confirm(struct world *w, int host, const struct ownership_action
 
 static void on_kill(struct world *w, const struct event *ev)
 {
+	observe_kill(w, ev->host);
 	proc_end(w, ev->host, "a newer term owns the vm");
 }
 
@@ -149,7 +150,6 @@ static void act_promote(struct world *w, int host, const struct ownership_action
 	struct event ev = local(w, host, SCOPE_PROC, on_promote);
 
 	ev.a = a->term;
-	w->forced_promotion |= a->term - w->host[host].proc.term >= UINT64_C(1) << 32;
 	world_push(w, local_delay(w, host), ev);
 }
 
@@ -177,6 +177,8 @@ static void act_store(struct world *w, int host, const struct ownership_action *
 
 	if (chance_percent(w, 10))
 		takes += chance_below(w, 60 * NS_PER_MS);
+	w->forced_promotion |= a->record.term - g->own.record.term >= UINT64_C(1) << 32 &&
+			       w->host[host].proc.role == PROC_REPLICA;
 	g->storing = a->record;
 	stored.a = w->host[host].store_fails && chance_percent(w, 40);
 	if (!stored.a)

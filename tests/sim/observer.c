@@ -125,13 +125,22 @@ void observe_death(struct world *w, int host)
 	w->losses += w->loss_excused && !w->vm_ended;
 }
 
-/* A twin that failed for good: by itself (then its primary may go on), or when it was
- * to become the vm. */
+/* A twin that is of no more use: released by a primary that then died, failed by itself
+ * (then its primary may go on), or failed when it was to become the vm. */
 void observe_broken(struct world *w, int host)
 {
 	const struct proc *p = &w->host[host].proc;
 
 	if (p->standby.new_term || !lives(&w->host[!host].proc))
+		w->loss_excused = true;
+}
+
+/* An operator forced a promotion while the vm lived elsewhere, and the promoted copy is
+ * already dead when the old one learns of it. */
+void observe_kill(struct world *w, int host)
+{
+	if (w->forced_promotion && !lives(&w->host[!host].proc) &&
+	    !standby_is_whole(&w->host[!host].proc))
 		w->loss_excused = true;
 }
 

@@ -331,6 +331,7 @@ void observe_start(struct world *w, int host, const char *how);
 void observe_commit(struct world *w, int host, uint64_t epoch);
 void observe_promotion(struct world *w, int host);
 void observe_death(struct world *w, int host);
+void observe_kill(struct world *w, int host);
 void observe_broken(struct world *w, int host);
 void observe_pass(struct world *w, int host);
 void observe_step(struct world *w);

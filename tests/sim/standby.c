@@ -180,11 +180,10 @@ static void act_report(struct world *w, int host, const struct core_action *a)
 		agent_tell(w, host, OWN_EV_REPLICA_READY, p->term, false);
 	else if (a->state == REPLICA_LOST)
 		agent_tell(w, host, OWN_EV_REPLICA_LOST, p->term, a->why && strstr(a->why, "link"));
-	if (a->state == REPLICA_BROKEN)
+	if (a->state == REPLICA_RELEASED || a->state == REPLICA_BROKEN) {
 		observe_broken(w, host);
-	if (a->state == REPLICA_RELEASED || a->state == REPLICA_BROKEN)
 		proc_end(w, host, "the replica has no more use");
-	else if (a->state == REPLICA_PROMOTED) {
+	} else if (a->state == REPLICA_PROMOTED) {
 		observe_promotion(w, host);
 		agent_tell(w, host, OWN_EV_PROMOTED, p->term, false);
 		primary_take_over(w, host);
