@@ -169,7 +169,7 @@ static bool parcel_wait(struct link *k, struct parcel **out)
 	while (!k->ending && STAILQ_EMPTY(&k->queue) && rc != ETIMEDOUT)
 		rc = pthread_cond_timedwait(&k->wake, &k->lock, &until);
 	going = !k->ending;
-	*out = STAILQ_FIRST(&k->queue);
+	*out = going ? STAILQ_FIRST(&k->queue) : NULL;
 	if (*out) {
 		STAILQ_REMOVE_HEAD(&k->queue, entry);
 		k->queued -= (*out)->len;
