@@ -286,6 +286,8 @@ static int on_peer_up(struct ownership *o, const struct ownership_input *in,
 {
 	o->peer_up = true;
 	o->say_at = in->now;
+	if (o->state == OWN_PROMOTING)
+		return 0;
 	if (o->record.role == ROLE_OWNER || o->session_started)
 		ownership_tell(o, out, WORD_OWN, o->record.term);
 	return 0;
@@ -316,7 +318,7 @@ static bool is_owner(const struct ownership *o)
 /* What this host knows that answers any word about an older or equal term. */
 static void answer(struct ownership *o, uint64_t term, struct ownership_actions *out)
 {
-	if (o->storing)
+	if (o->storing || o->state == OWN_PROMOTING)
 		return;
 	if (o->record.role == ROLE_OWNER && o->record.term >= term)
 		ownership_tell(o, out, WORD_OWN, o->record.term);
@@ -371,7 +373,7 @@ static void hear_own(struct ownership *o, const struct ownership_input *in,
 
 	if (in->term > o->record.term)
 		o->owner_term = most(o->owner_term, in->term);
-	else if (is_owner(o) && wins)
+	else if (is_owner(o) && wins && o->state != OWN_PROMOTING)
 		ownership_tell(o, out, WORD_OWN, o->record.term);
 	else if (is_owner(o))
 		o->owner_term = most(o->owner_term, in->term);
@@ -395,6 +397,17 @@ static void hear_dropped(struct ownership *o, const struct ownership_input *in,
 		o->dropped_term = in->term;
 }
 
+/* A term that this host has outgrown. RELEASED says by how much, when nothing lives here
+ * under the newer one, so that the peer can outrank it. */
+static void refuse(struct ownership *o, uint64_t term, struct ownership_actions *out)
+{
+	ownership_tell(o, out, WORD_REFUSE, term);
+	if (o->record.role == ROLE_NONE && o->record.term >= term)
+		ownership_tell(o, out, WORD_RELEASED, o->record.term);
+	else
+		answer(o, term, out);
+}
+
 /* An offer of a newer term is also a claim: an owner of an older one yields to it. */
 static void hear_offer(struct ownership *o, const struct ownership_input *in,
 		       struct ownership_actions *out)
@@ -406,13 +419,11 @@ static void hear_offer(struct ownership *o, const struct ownership_input *in,
 	if (mine && o->replica && !o->replica_lost)
 		ownership_tell(o, out, WORD_ACCEPT, in->term);
 	else if (in->term <= o->record.term)
-		ownership_tell(o, out, WORD_REFUSE, in->term);
+		refuse(o, in->term, out);
 	else if (is_owner(o))
 		o->owner_term = most(o->owner_term, in->term);
 	else
 		o->offer_term = most(o->offer_term, in->term);
-	if (in->term <= o->record.term && !mine)
-		answer(o, in->term, out);
 }
 
 static void hear_accept(struct ownership *o, const struct ownership_input *in,

@@ -144,6 +144,7 @@ struct ownership {
 	bool vm_alive, session_lost, session_over, session_started;
 	bool replica, replica_ready, replica_lost, replica_reset;
 	bool peer_up, standby_can_fence;
+	bool promotion_forced;
 	bool start, forced; /* an operator's word, for the state it was given in */
 	bool waiting_told;
 	uint64_t owner_term; /* the newest that the peer is known to own */

@@ -271,14 +271,23 @@ static bool step_deciding(struct ownership *o, uint64_t now, struct ownership_ac
 	return false;
 }
 
+/* The owner of a term under which nothing ever ran. When an operator forced it, the old
+ * primary may be alive and well, and gets its answer: DROPPED. */
+static bool promotion_failed(struct ownership *o, struct ownership_actions *out)
+{
+	if (o->promotion_forced)
+		ownership_store(o, ROLE_NONE, o->record.term, OWN_NONE, out);
+	else
+		ownership_enter(o, OWN_IDLE, out, "the promotion failed");
+	return true;
+}
+
 static bool step_promoting(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	if (o->vm_alive)
-		ownership_enter(o, OWN_ALONE, out, "promoted");
-	else if (!o->replica)
-		ownership_enter(o, OWN_IDLE, out, "the promotion failed");
-	else
-		return false;
+	if (!o->vm_alive)
+		return !o->replica && promotion_failed(o, out);
+	ownership_enter(o, OWN_ALONE, out, "promoted");
+	ownership_tell(o, out, WORD_OWN, o->record.term);
 	return true;
 }
 
@@ -326,15 +335,19 @@ static void stored_none(struct ownership *o, struct ownership_actions *out, bool
 	ownership_tell(o, out, WORD_DROPPED, o->record.term);
 }
 
-/* A newer owner that became known meanwhile is obeyed before anything is confirmed. */
+/* A newer owner that became known meanwhile is obeyed before anything is confirmed. A
+ * promotion is told when it has succeeded: hearing of it ends the old copy. */
 static void stored_owner(struct ownership *o, struct ownership_actions *out, bool forced,
 			 enum ownership_state from)
 {
 	if (peer_owns(o))
 		return;
-	if (o->state == OWN_PROMOTING)
+	if (o->state == OWN_PROMOTING) {
+		o->promotion_forced = forced;
 		ownership_act(out, OWN_PROMOTE)->term = o->record.term;
-	else if (from == OWN_ASKING && o->vm_alive)
+		return;
+	}
+	if (from == OWN_ASKING && o->vm_alive)
 		ownership_act(out, forced ? OWN_CONFIRM_FORCED : OWN_CONFIRM);
 	ownership_tell(o, out, WORD_OWN, o->record.term);
 }

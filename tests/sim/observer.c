@@ -57,7 +57,7 @@ void observe_start(struct world *w, int host, const char *how)
 
 	trace(w, host, "THE VM %s", how);
 	check_alone(w, host, how);
-	if (w->vm_ended && p->guest.outputs)
+	if (w->vm_ended && p->guest.outputs && !risk_was_taken(w))
 		violate(w, V_I6, "I6: the vm %s after it had powered off", how);
 	if (p->guest.outputs == 0)
 		for (int i = 0; i < w->lineages; i++)
