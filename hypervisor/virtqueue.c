@@ -67,6 +67,7 @@ int virtqueue_map(struct virtqueue *q)
 	q->desc_ring = memory_at(q->memory, q->desc, DESC_SIZE * q->size);
 	q->avail_ring = memory_at(q->memory, q->avail, avail_bytes(q));
 	q->used_ring = memory_at(q->memory, q->used, used_bytes(q));
+	q->signalled_used = q->used_index;
 	q->signalled_valid = false;
 	return q->desc_ring && q->avail_ring && q->used_ring ? 0 : -EINVAL;
 }
@@ -208,6 +209,8 @@ bool virtqueue_should_signal(struct virtqueue *q)
 	uint16_t old = q->signalled_used;
 	bool valid = q->signalled_valid;
 
+	if (q->used_index == old)
+		return false;
 	/* Orders the store of used->idx before the load of used_event or flags. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	q->signalled_used = q->used_index;

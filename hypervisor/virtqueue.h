@@ -28,7 +28,7 @@ struct virtqueue {
 	const uint8_t *avail_ring;
 	uint8_t *used_ring;
 	uint16_t signalled_used; /* used_index at the last decision to interrupt */
-	bool signalled_valid;
+	bool signalled_valid;    /* not before the first one: used_event says nothing then */
 };
 
 struct segment {

@@ -243,7 +243,7 @@ static const struct disk_backend_ops disk_double_ops = {disk_double_submit, disk
 
 /* ---- the machine ----------------------------------------------------------------------- */
 
-#define DOUBLE_MEMORY (UINT64_C(8) << 20)
+#define DOUBLE_MEMORY (UINT64_C(4) << 20)
 
 static inline int double_no_boot(struct vm *vm, struct boot_entry *out, struct error *e)
 {

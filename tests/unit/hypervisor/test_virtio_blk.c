@@ -279,6 +279,45 @@ static void many_requests_in_flight(void **state)
 		file_holds(at, 4096, content[at]);
 }
 
+static void *loop_thread(void *ctx)
+{
+	assert_int_equal(loop_run(ctx), 0);
+	return NULL;
+}
+
+/* The loop on its own thread; now and then a machine reset in the middle of requests. */
+static void threads_get_along(void **state)
+{
+	struct request r[8];
+	struct error e = {0};
+	pthread_t t;
+	uint16_t head;
+	uint32_t len;
+
+	assert_int_equal(thread_start(&t, "loop", loop_thread, io), 0);
+	for (unsigned round = 0; round < 10; round++) {
+		for (unsigned i = 0; i < 8; i++) {
+			r[i] = request_make(i % 2 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT, 8 * i, 4096,
+					    (uint8_t)i);
+			request_add(&r[i], i % 2);
+		}
+		driver_kick(&d, 0);
+		if (round % 3 == 2) {
+			assert_int_equal(machine_reset(vm, &e), 0);
+			assert_int_equal(driver_status(&d), 0);
+			driver_start(&d, vm, VIRTIO_ID_BLOCK, ALL_FEATURES, 1, 64);
+			continue;
+		}
+		for (unsigned i = 0; i < 8; i++)
+			while (!driver_take(&d, 0, &head, &len))
+				sched_yield();
+		for (unsigned i = 0; i < 8; i++)
+			assert_int_equal(status_of(&r[i]), 0);
+	}
+	loop_stop(io);
+	pthread_join(t, NULL);
+}
+
 /* ---- with a disk that ends requests when told -------------------------------------------- */
 
 static int setup_fake_with(struct disk_double *disk)
@@ -535,6 +574,7 @@ int main(void)
 		FILE_TEST(bad_requests_get_a_status),
 		FILE_TEST(the_disk_has_a_name_and_a_geometry),
 		FILE_TEST(many_requests_in_flight),
+		FILE_TEST(threads_get_along),
 		FAKE_TEST(completions_may_come_in_any_order),
 		FAKE_TEST(the_write_cache_is_what_the_driver_says),
 		FAKE_TEST(a_reset_waits_for_what_is_in_flight),
