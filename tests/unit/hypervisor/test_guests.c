@@ -1,0 +1,592 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The test guests (tests/guests/) under the real KVM, also the slow emulated one.
+ *
+ * A guest is carried through a chain of processes: each loads RAM and state that the
+ * one before it left in shared memory, runs the guest for a moment, stops it and
+ * saves again. The guests check themselves; the parent reads what they print.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "hypervisor/hypervisor.h"
+
+#define MEMORY    (UINT64_C(16) << 20)
+#define STATE_MAX (UINT64_C(1) << 20)
+#define DISK_SIZE (UINT64_C(1) << 20)
+#define MOVES     50u
+#define RUN_MS    40u
+#define LONG_MS   120000u
+#define TEXT_MAX  (UINT64_C(1) << 20)
+
+/* Exit codes of a process of the chain. */
+enum { CHILD_SAVED, CHILD_ENDED, CHILD_FAILED };
+
+struct shared {
+	uint64_t state_len; /* 0: boot */
+	uint64_t moves, save_ns, load_ns;
+	uint8_t state[STATE_MAX];
+	uint8_t ram[MEMORY];
+};
+
+static bool real_guests;
+
+struct fixture {
+	const char *guest;
+	char cmdline[256];
+	unsigned vcpus;
+	bool disk, net;
+	char folder[64];
+	struct shared *shared;
+	int console[2];
+	int listener, stream; /* the NIC's other end */
+	char *text;
+	size_t text_len;
+	uint64_t sequence, count; /* echo */
+	bool begun;
+	pid_t child;
+};
+/* One at a time; what a failed test leaves is cleared after it. */
+static struct fixture the_fixture;
+
+/* ---- in a process of the chain --------------------------------------------------- */
+
+struct machine {
+	struct loop *io; /* runs on the only thread beside the vCPUs' */
+	struct loop_timer *timer;
+	struct vm *vm;
+	struct net_backend *net;
+	struct disk_backend *disk;
+	atomic_bool over;
+};
+
+static void machine_event(void *ctx, enum vm_event event, const char *detail)
+{
+	struct machine *m = ctx;
+	if (event == VM_EVENT_CRASH)
+		fprintf(stderr, "the guest crashed: %s\n", detail);
+	atomic_store(&m->over, true);
+	loop_stop(m->io);
+}
+
+static void machine_timeout(void *ctx)
+{
+	struct machine *m = ctx;
+	loop_stop(m->io);
+}
+
+static int machine_config(const struct fixture *f, struct vm_config *c)
+{
+	const char *build = getenv("POLLUX_BUILD");
+	memset(c, 0, sizeof(*c));
+	snprintf(c->name, sizeof(c->name), "%s", f->guest);
+	snprintf(c->engine, sizeof(c->engine), "kvm");
+	snprintf(c->kernel, sizeof(c->kernel), "%s/tests/guests/%s", build ? build : "build",
+		 f->guest);
+	snprintf(c->cmdline, sizeof(c->cmdline), "%s", f->cmdline);
+	c->memory = MEMORY;
+	c->vcpus = f->vcpus;
+	c->disk_count = f->disk;
+	c->nic_count = f->net;
+	c->nics[0] = (struct nic_config){.kind = NIC_STREAM, .mac = {2, 0, 0, 0, 0, 1}};
+	snprintf(c->disks[0].path, sizeof(c->disks[0].path), "%s/disk", f->folder);
+	snprintf(c->nics[0].socket, sizeof(c->nics[0].socket), "%s/net", f->folder);
+	return access(c->kernel, R_OK) ? -errno : 0;
+}
+
+static int machine_make(const struct fixture *f, struct machine *m, struct error *e)
+{
+	struct vm_config c;
+	int rc = machine_config(f, &c);
+	if (rc)
+		return error_set(e, rc, "the guest %s is not built", f->guest);
+	rc = loop_create(&m->io);
+	if (!rc && f->disk)
+		rc = disk_backend_open(&c.disks[0], m->io, &m->disk, e);
+	if (!rc && f->net)
+		rc = net_backend_open(&c.nics[0], m->io, &m->net, e);
+	struct vm_parts parts = {.io = m->io,
+				 .nets = {m->net},
+				 .disks = {m->disk},
+				 .console_in = -1,
+				 .console_out = f->console[1],
+				 .on_event = machine_event,
+				 .ctx = m};
+	return rc ? rc : vm_create(&c, &parts, &m->vm, e);
+}
+
+static int machine_load(struct machine *m, struct shared *s, struct error *e)
+{
+	if (!s->state_len)
+		return vm_boot(m->vm, e);
+	memcpy(vm_ram(m->vm), s->ram, MEMORY);
+	uint64_t from = clock_ns();
+	int rc = vm_state_load(m->vm, s->state, s->state_len, e);
+	s->load_ns += clock_ns() - from;
+	return rc;
+}
+
+static int machine_save(struct machine *m, struct shared *s, struct error *e)
+{
+	struct buf state = {0};
+	uint64_t from = clock_ns();
+	int rc = vm_pause(m->vm);
+	if (!rc)
+		rc = vm_state_save(m->vm, &state, e);
+	s->save_ns += clock_ns() - from;
+	if (!rc && state.len > STATE_MAX)
+		rc = error_set(e, -E2BIG, "the state has %zu bytes", state.len);
+	if (!rc) {
+		memcpy(s->state, state.data, state.len);
+		s->state_len = state.len;
+		memcpy(s->ram, vm_ram(m->vm), MEMORY);
+		s->moves++;
+	}
+	buf_free(&state);
+	return rc;
+}
+
+static int machine_live(struct machine *m, struct shared *s, unsigned ms, struct error *e)
+{
+	int rc = loop_timer(m->io, machine_timeout, m, &m->timer);
+	if (rc)
+		return rc;
+	loop_timer_set(m->timer, clock_ns() + ms * NS_PER_MS);
+	rc = vm_start(m->vm, e);
+	if (!rc)
+		rc = loop_run(m->io);
+	if (rc || !atomic_load(&m->over))
+		return rc ? rc : machine_save(m, s, e);
+	for (unsigned i = 0; !rc && i < 10; i++)
+		rc = loop_step(m->io, 1); /* the console's last words */
+	return rc;
+}
+
+static void machine_end(struct machine *m)
+{
+	if (m->vm)
+		vm_destroy(m->vm);
+	if (m->net)
+		m->net->ops->destroy(m->net);
+	if (m->disk)
+		m->disk->ops->destroy(m->disk);
+	if (m->timer)
+		loop_timer_free(m->timer);
+	if (m->io)
+		loop_destroy(m->io);
+}
+
+static int child_main(const struct fixture *f, unsigned ms)
+{
+	struct machine m = {0};
+	struct error e = {0};
+	int rc = machine_make(f, &m, &e);
+	if (!rc)
+		rc = machine_load(&m, f->shared, &e);
+	if (!rc)
+		rc = machine_live(&m, f->shared, ms, &e);
+	machine_end(&m);
+	if (rc)
+		fprintf(stderr, "move %llu: %d %s\n", (unsigned long long)f->shared->moves, rc,
+			e.text);
+	return rc ? CHILD_FAILED : atomic_load(&m.over) ? CHILD_ENDED : CHILD_SAVED;
+}
+
+/* ---- the parent ---------------------------------------------------------------------- */
+
+static void console_read(struct fixture *f)
+{
+	ssize_t n;
+	while (f->text_len < TEXT_MAX - 1 &&
+	       (n = read(f->console[0], f->text + f->text_len, TEXT_MAX - 1 - f->text_len)) > 0)
+		f->text_len += (size_t)n;
+	f->text[f->text_len] = 0;
+}
+
+/* The number after the last "<word> <number> " that was printed; 0 if there is none. */
+static uint64_t console_number(struct fixture *f, const char *word)
+{
+	uint64_t v = 0;
+	for (const char *p = strstr(f->text, word); p; p = strstr(p + 1, word))
+		if (strchr(p, '\n'))
+			v = strtoull(p + strlen(word), NULL, 10);
+	return v;
+}
+
+static void listener_make(struct fixture *f)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s/net", f->folder);
+	f->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	assert_true(f->listener >= 0);
+	assert_int_equal(bind(f->listener, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(f->listener, 1), 0);
+}
+
+static void disk_make(struct fixture *f)
+{
+	char path[128];
+	snprintf(path, sizeof(path), "%s/disk", f->folder);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0 && ftruncate(fd, DISK_SIZE) == 0);
+	close(fd);
+}
+
+static struct fixture *fixture_of(const char *guest, unsigned vcpus)
+{
+	the_fixture = (struct fixture){.guest = guest, .vcpus = vcpus};
+	return &the_fixture;
+}
+
+static void fixture_begin(struct fixture *f)
+{
+	f->begun = true;
+	snprintf(f->folder, sizeof(f->folder), "/tmp/pollux-guest-XXXXXX");
+	assert_non_null(mkdtemp(f->folder));
+	f->shared = mmap(NULL, sizeof(*f->shared), PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(f->shared != MAP_FAILED);
+	assert_int_equal(pipe2(f->console, O_CLOEXEC | O_NONBLOCK), 0);
+	f->text = calloc(1, TEXT_MAX);
+	assert_non_null(f->text);
+	f->listener = f->stream = -1;
+	if (f->disk)
+		disk_make(f);
+	if (f->net)
+		listener_make(f);
+}
+
+static void fixture_end(struct fixture *f)
+{
+	char path[128];
+	const char *const names[] = {"disk", "net"};
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		snprintf(path, sizeof(path), "%s/%s", f->folder, names[i]);
+		(void)unlink(path);
+	}
+	(void)rmdir(f->folder);
+	munmap(f->shared, sizeof(*f->shared));
+	close(f->console[0]);
+	close(f->console[1]);
+	if (f->listener >= 0)
+		close(f->listener);
+	if (f->stream >= 0)
+		close(f->stream);
+	free(f->text);
+	f->begun = false;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = &the_fixture;
+	if (f->child > 0) {
+		kill(f->child, SIGKILL);
+		waitpid(f->child, NULL, 0);
+	}
+	if (f->begun)
+		fixture_end(f);
+	*f = (struct fixture){0};
+	return 0;
+}
+
+static void child_start(struct fixture *f, unsigned ms)
+{
+	fflush(NULL);
+	f->child = fork();
+	assert_true(f->child >= 0);
+	if (f->child)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	_exit(child_main(f, ms));
+}
+
+/* Run one process of the chain. `meanwhile` is called again and again until it has ended. */
+static int chain_step(struct fixture *f, unsigned ms, void (*meanwhile)(struct fixture *f))
+{
+	int status = 0;
+	child_start(f, ms);
+	while (waitpid(f->child, &status, WNOHANG) == 0) {
+		console_read(f);
+		if (meanwhile)
+			meanwhile(f);
+		else
+			usleep(2000);
+	}
+	f->child = 0;
+	console_read(f);
+	if (strstr(f->text, "FAIL"))
+		fail_msg("after %llu moves:\n%s", (unsigned long long)f->shared->moves, f->text);
+	if (!WIFEXITED(status) || WEXITSTATUS(status) == CHILD_FAILED)
+		fail_msg("the process of move %llu failed (status %#x):\n%s",
+			 (unsigned long long)f->shared->moves, (unsigned)status, f->text);
+	return WEXITSTATUS(status);
+}
+
+/* To the end in one process; the guest must say that all was well. */
+static void run_to_end(struct fixture *f)
+{
+	fixture_begin(f);
+	int status = chain_step(f, LONG_MS, NULL);
+	if (status != CHILD_ENDED || !strstr(f->text, ": ok"))
+		fail_msg("%s did not end well:\n%s", f->guest, f->text);
+}
+
+static unsigned moves_wanted(void)
+{
+	const char *given = getenv("POLLUX_MOVES");
+	return given ? (unsigned)strtoul(given, NULL, 10) : MOVES;
+}
+
+/* Through a chain of processes; `word` is what the guest counts in its lines. */
+static void run_through_chain(struct fixture *f, const char *word,
+			      void (*meanwhile)(struct fixture *f))
+{
+	unsigned moves = moves_wanted();
+	fixture_begin(f);
+	assert_int_equal(chain_step(f, 20 * RUN_MS, meanwhile), CHILD_SAVED);
+	uint64_t first = console_number(f, word);
+	for (unsigned i = 1; i < moves; i++)
+		assert_int_equal(chain_step(f, RUN_MS, meanwhile), CHILD_SAVED);
+	/* The last one runs for longer: what was lost must show. */
+	assert_int_equal(chain_step(f, 20 * RUN_MS, meanwhile), CHILD_SAVED);
+	uint64_t last = console_number(f, word);
+	print_message("%s: %u moves, %s%llu to %llu, save %llu us, load %llu us, %llu bytes\n",
+		      f->guest, moves, word, (unsigned long long)first, (unsigned long long)last,
+		      (unsigned long long)(f->shared->save_ns / f->shared->moves / 1000),
+		      (unsigned long long)(f->shared->load_ns / f->shared->moves / 1000),
+		      (unsigned long long)f->shared->state_len);
+	if (last <= first)
+		fail_msg("%s stands still:\n%s", f->guest, f->text);
+}
+
+/* ---- echo: requests and answers ---------------------------------------------------------- */
+
+#define FRAME_LEN 100u
+#define ANSWER    (FRAME_LEN + 16)
+
+static void request_send(struct fixture *f)
+{
+	uint8_t out[4 + FRAME_LEN] = {0};
+	uint32_t len = htonl(FRAME_LEN);
+	memcpy(out, &len, 4);
+	memset(out + 4, 0xff, 6);
+	memset(out + 10, 0x02, 6);
+	out[16] = 0x88;
+	out[17] = 0xb5;
+	f->sequence++;
+	memcpy(out + 18, &f->sequence, 8);
+	(void)!send(f->stream, out, sizeof(out), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* The guest's count must never come twice nor go back, whoever runs it. */
+static void answer_check(struct fixture *f, const uint8_t *frame)
+{
+	uint64_t count = 0, sequence;
+	for (unsigned i = 0; i < 8; i++)
+		count = count << 8 | frame[14 + i];
+	memcpy(&sequence, frame + 30, 8);
+	if (count <= f->count || sequence > f->sequence)
+		fail_msg("answer %llu to request %llu after answer %llu", (unsigned long long)count,
+			 (unsigned long long)sequence, (unsigned long long)f->count);
+	f->count = count;
+}
+
+static void stream_lost(struct fixture *f)
+{
+	close(f->stream);
+	f->stream = -1;
+}
+
+/* Frames may be lost while nobody is connected: so a silent guest is asked again. */
+static void echo_turn(struct fixture *f)
+{
+	uint8_t in[4 + ANSWER];
+	if (f->stream < 0) {
+		f->stream = accept4(f->listener, NULL, NULL, SOCK_CLOEXEC);
+		if (f->stream < 0)
+			usleep(1000);
+		else
+			request_send(f);
+		return;
+	}
+	struct pollfd p = {.fd = f->stream, .events = POLLIN};
+	if (poll(&p, 1, 20) == 0) {
+		request_send(f);
+		return;
+	}
+	ssize_t n = recv(f->stream, in, sizeof(in), MSG_DONTWAIT | MSG_PEEK);
+	if (n == 0 || (n < 0 && errno != EAGAIN)) {
+		stream_lost(f);
+		return;
+	}
+	uint32_t len = 0;
+	if (n >= 4)
+		memcpy(&len, in, 4);
+	if (n < 4 || (uint32_t)n < 4 + ntohl(len))
+		return;
+	assert_int_equal(ntohl(len), ANSWER);
+	assert_int_equal(recv(f->stream, in, sizeof(in), 0), sizeof(in));
+	answer_check(f, in + 4);
+	request_send(f);
+}
+
+/* ---- tests ---------------------------------------------------------------------------------- */
+
+static void test_dirtier(void **state)
+{
+	struct fixture *f = fixture_of("dirtier", 1);
+	snprintf(f->cmdline, sizeof(f->cmdline), "pages=1000 passes=50 report=10");
+	run_to_end(f);
+}
+
+static void test_selfcheck(void **state)
+{
+	struct fixture *f = fixture_of("selfcheck", 4);
+	snprintf(f->cmdline, sizeof(f->cmdline), "cpus=4 ticks=300 avx=%u", real_guests);
+	run_to_end(f);
+}
+
+static void test_blk(void **state)
+{
+	struct fixture *f = fixture_of("blk", 1);
+	f->disk = true;
+	snprintf(f->cmdline, sizeof(f->cmdline), "ops=300 depth=16");
+	run_to_end(f);
+}
+
+static void test_echo(void **state)
+{
+	struct fixture *f = fixture_of("echo", 1);
+	f->net = true;
+	snprintf(f->cmdline, sizeof(f->cmdline), "frames=500");
+	fixture_begin(f);
+	int status = chain_step(f, LONG_MS, echo_turn);
+	if (status != CHILD_ENDED || !strstr(f->text, ": ok"))
+		fail_msg("echo did not end well:\n%s", f->text);
+	assert_true(f->count >= 490);
+}
+
+static void test_moves_selfcheck(void **state)
+{
+	struct fixture *f = fixture_of("selfcheck", 2);
+	snprintf(f->cmdline, sizeof(f->cmdline), "cpus=2 report=10 avx=%u", real_guests);
+	run_through_chain(f, "tick ", NULL);
+}
+
+static void test_moves_dirtier(void **state)
+{
+	struct fixture *f = fixture_of("dirtier", 1);
+	snprintf(f->cmdline, sizeof(f->cmdline), "pages=1000 report=10");
+	run_through_chain(f, "pass ", NULL);
+}
+
+static void test_moves_dirtier_paced(void **state)
+{
+	struct fixture *f = fixture_of("dirtier", 1);
+	snprintf(f->cmdline, sizeof(f->cmdline), "pages=500 rate=20000 report=1");
+	run_through_chain(f, "pass ", NULL);
+}
+
+static void test_moves_blk(void **state)
+{
+	struct fixture *f = fixture_of("blk", 1);
+	f->disk = true;
+	snprintf(f->cmdline, sizeof(f->cmdline), "report=10 depth=16");
+	run_through_chain(f, "done ", NULL);
+}
+
+static void test_moves_echo(void **state)
+{
+	struct fixture *f = fixture_of("echo", 1);
+	f->net = true;
+	unsigned moves = moves_wanted();
+	fixture_begin(f);
+	for (unsigned i = 0; i < moves; i++)
+		assert_int_equal(chain_step(f, (i ? 2 : 20) * RUN_MS, echo_turn), CHILD_SAVED);
+	uint64_t before = f->count;
+	assert_int_equal(chain_step(f, 40 * RUN_MS, echo_turn), CHILD_SAVED);
+	print_message("echo: %u moves, %llu answers\n", moves, (unsigned long long)f->count);
+	assert_true(f->count > before);
+}
+
+/* The guests' own checks can fail: one word of RAM changed on the way is found. */
+static void test_damage_is_found(void **state)
+{
+	struct fixture *f = fixture_of("dirtier", 1);
+	snprintf(f->cmdline, sizeof(f->cmdline), "pages=1000 report=10");
+	fixture_begin(f);
+	assert_int_equal(chain_step(f, 20 * RUN_MS, NULL), CHILD_SAVED);
+	f->shared->ram[0x800000 + 500 * 4096 + 500 * 8] ^= 0x10; /* page 500's word */
+	int status;
+	child_start(f, LONG_MS);
+	assert_int_equal(waitpid(f->child, &status, 0), f->child);
+	f->child = 0;
+	console_read(f);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == CHILD_ENDED);
+	assert_non_null(strstr(f->text, "FAIL page 500"));
+}
+
+static bool kvm_usable(char *why, size_t room)
+{
+	struct engine_report reports[8];
+	unsigned n = engine_probe_all(reports, ARRAY_LEN(reports));
+	snprintf(why, room, "there is no KVM engine in this build");
+	for (unsigned i = 0; i < n; i++) {
+		if (strcmp(reports[i].name, "kvm") != 0)
+			continue;
+		real_guests = reports[i].real_guests;
+		snprintf(why, room, "%s", reports[i].why);
+		return reports[i].usable;
+	}
+	return false;
+}
+
+static int setup(void **state)
+{
+	static bool asked, usable;
+	static char why[200];
+	if (!asked)
+		usable = kvm_usable(why, sizeof(why));
+	asked = true;
+	if (usable)
+		return 0;
+	print_message("KVM cannot be used here: %s\n", why);
+	skip();
+	return 0;
+}
+
+#define GUEST_TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		GUEST_TEST(test_dirtier),
+		GUEST_TEST(test_selfcheck),
+		GUEST_TEST(test_blk),
+		GUEST_TEST(test_echo),
+		GUEST_TEST(test_moves_selfcheck),
+		GUEST_TEST(test_moves_dirtier),
+		GUEST_TEST(test_moves_dirtier_paced),
+		GUEST_TEST(test_moves_blk),
+		GUEST_TEST(test_moves_echo),
+		GUEST_TEST(test_damage_is_found),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
