@@ -64,7 +64,8 @@ static enum MHD_Result request_end(struct http *h, struct MHD_Connection *c, con
 
 	if (b->too_long) {
 		reply.status = MHD_HTTP_CONTENT_TOO_LARGE;
-		reply.body = strdup("{\"error\": \"the request is longer than 256 KiB\"}");
+		reply.body = strdup(
+			"{\"error\": \"the request is longer than 256 KiB\", \"hint\": \"\"}");
 		return reply_send(c, &reply);
 	}
 	buf_put_u8(&b->data, 0);
