@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What comes from the table of commands: dispatch, help, completion, the man page. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+static int parse(struct invocation *v, ...)
+{
+	char *argv[16] = {"pollux"}, *word;
+	va_list words;
+	int argc = 1;
+
+	va_start(words, v);
+	while ((word = va_arg(words, char *)))
+		argv[argc++] = word;
+	va_end(words);
+	return invocation_parse(argc, argv, v);
+}
+
+/* What a command writes to its standard output. */
+static int output_of(const struct invocation *v, struct buf *out)
+{
+	char path[] = "/tmp/pollux-cli-XXXXXX";
+	int file = mkstemp(path), before, rc;
+	struct error e = {0};
+
+	assert_true(file >= 0);
+	fflush(stdout);
+	before = dup(STDOUT_FILENO);
+	dup2(file, STDOUT_FILENO);
+	rc = v->command->run(v);
+	fflush(stdout);
+	dup2(before, STDOUT_FILENO);
+	close(before);
+	close(file);
+	assert_int_equal(file_read(path, 1 << 20, out, &e), 0);
+	buf_put_u8(out, 0);
+	unlink(path);
+	return rc;
+}
+
+static void test_table(void **state)
+{
+	for (const struct command *c = commands; c->name; c++) {
+		assert_non_null(c->run);
+		assert_true(*c->summary);
+		assert_true(c->least <= c->most && c->most <= ARGUMENTS_MAX);
+		assert_ptr_equal(command_find(c->name), c);
+		/* An option must not hide one that all commands have. */
+		for (unsigned i = 0; i < OPTIONS_MAX && c->options[i].name; i++)
+			for (unsigned j = 0; globals[j].name; j++)
+				assert_string_not_equal(c->options[i].name, globals[j].name);
+	}
+}
+
+static void test_parse(void **state)
+{
+	struct invocation v;
+	long n = 3;
+
+	assert_int_equal(
+		parse(&v, "protect", "vm1", "--to", "hostb", "--interval=20", "--json", NULL),
+		EXIT_OK);
+	assert_string_equal(v.command->name, "protect");
+	assert_string_equal(v.arguments[0], "vm1");
+	assert_string_equal(invocation_value(&v, "to"), "hostb");
+	assert_true(invocation_flag(&v, "json"));
+	assert_false(invocation_flag(&v, "overwrite"));
+	assert_null(invocation_value(&v, "mode"));
+	assert_int_equal(invocation_number(&v, "interval", 1, 100, &n), EXIT_OK);
+	assert_int_equal(n, 20);
+	assert_int_equal(invocation_number(&v, "interval", 1, 10, &n), EXIT_USAGE);
+	assert_int_equal(invocation_number(&v, "streams", 1, 10, &n), EXIT_OK);
+	assert_int_equal(n, 20);
+	/* Options may come first. */
+	assert_int_equal(parse(&v, "stop", "--force", "vm1", NULL), EXIT_OK);
+	assert_string_equal(v.arguments[0], "vm1");
+}
+
+static void test_usage_errors(void **state)
+{
+	struct invocation v;
+
+	assert_int_equal(parse(&v, "dance", NULL), EXIT_USAGE);
+	assert_int_equal(parse(&v, "stop", NULL), EXIT_USAGE);
+	assert_int_equal(parse(&v, "stop", "a", "b", NULL), EXIT_USAGE);
+	assert_int_equal(parse(&v, "stop", "a", "--gently", NULL), EXIT_USAGE);
+	assert_int_equal(parse(&v, "stop", "a", "--timeout", NULL), EXIT_USAGE);
+	assert_int_equal(parse(&v, "list", "a", NULL), EXIT_USAGE);
+	assert_int_equal(parse(&v, "stop", "a", "--force=1", NULL), EXIT_USAGE);
+}
+
+static void test_no_agent(void **state)
+{
+	static const char *const verbs[] = {"stop", "unprotect", "failover", "console", "status"};
+	struct buf out = {0};
+	struct invocation v;
+
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
+		assert_int_equal(parse(&v, verbs[i], "vm1", "--socket", "/nonexistent/sock", NULL),
+				 EXIT_OK);
+		assert_int_equal(output_of(&v, &out), EXIT_NO_AGENT);
+		buf_reset(&out);
+	}
+	assert_int_equal(parse(&v, "stop", "../x", "--socket", "/nonexistent", NULL), EXIT_OK);
+	assert_int_equal(v.command->run(&v), EXIT_USAGE);
+	assert_int_equal(parse(&v, "protect", "vm1", "--socket", "/nonexistent", NULL), EXIT_OK);
+	assert_int_equal(v.command->run(&v), EXIT_USAGE);
+	assert_int_equal(parse(&v, "start", "/nonexistent/vm.cfg", NULL), EXIT_OK);
+	assert_int_equal(v.command->run(&v), EXIT_USAGE);
+	buf_free(&out);
+}
+
+/* docs/man/pollux.1 is the output of `pollux man`. Run from the top folder. */
+static void test_man_page(void **state)
+{
+	struct buf out = {0}, page = {0};
+	struct error e = {0};
+	struct invocation v;
+
+	assert_int_equal(parse(&v, "man", NULL), EXIT_OK);
+	assert_int_equal(output_of(&v, &out), EXIT_OK);
+	if (file_read("docs/man/pollux.1", 1 << 20, &page, &e))
+		fail_msg("%s", e.text);
+	buf_put_u8(&page, 0);
+	if (strcmp((char *)out.data, (char *)page.data) != 0)
+		fail_msg("docs/man/pollux.1 is not what `pollux man` prints: write it anew");
+	buf_free(&out);
+	buf_free(&page);
+}
+
+static void test_help_and_completion(void **state)
+{
+	struct buf out = {0};
+	struct invocation v;
+
+	assert_int_equal(parse(&v, NULL), EXIT_OK);
+	assert_int_equal(output_of(&v, &out), EXIT_OK);
+	for (const struct command *c = commands; c->name; c++)
+		assert_non_null(strstr((char *)out.data, c->summary));
+	buf_reset(&out);
+	assert_int_equal(parse(&v, "completion", "bash", NULL), EXIT_OK);
+	assert_int_equal(output_of(&v, &out), EXIT_OK);
+	for (const struct command *c = commands; c->name; c++)
+		assert_non_null(strstr((char *)out.data, c->name));
+	assert_non_null(strstr((char *)out.data, "event interval"));
+	buf_free(&out);
+	assert_int_equal(parse(&v, "completion", "tcsh", NULL), EXIT_OK);
+	assert_int_equal(v.command->run(&v), EXIT_USAGE);
+	assert_int_equal(parse(&v, "help", "dance", NULL), EXIT_OK);
+	assert_int_equal(v.command->run(&v), EXIT_USAGE);
+}
+
+static void test_texts(void **state)
+{
+	char text[32];
+
+	bytes_text(0, text, sizeof(text));
+	assert_string_equal(text, "0 B");
+	bytes_text(1536, text, sizeof(text));
+	assert_string_equal(text, "1.5 KiB");
+	bytes_text(UINT64_MAX, text, sizeof(text));
+	assert_non_null(strstr(text, "TiB"));
+	nanoseconds_text(1500000, text, sizeof(text));
+	assert_string_equal(text, "1500 us");
+	nanoseconds_text(25000000, text, sizeof(text));
+	assert_string_equal(text, "25.0 ms");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_table),        cmocka_unit_test(test_parse),
+		cmocka_unit_test(test_usage_errors), cmocka_unit_test(test_no_agent),
+		cmocka_unit_test(test_man_page),     cmocka_unit_test(test_help_and_completion),
+		cmocka_unit_test(test_texts),
+	};
+
+	unsetenv("POLLUX_SOCKET");
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
