@@ -26,9 +26,9 @@ static uint64_t load_word(const uint8_t *at)
 	return v;
 }
 
-static uint64_t vector_or(word_vector v)
+static inline uint64_t vector_or(const word_vector *v)
 {
-	return v[0] | v[1] | v[2] | v[3] | v[4] | v[5] | v[6] | v[7];
+	return (*v)[0] | (*v)[1] | (*v)[2] | (*v)[3] | (*v)[4] | (*v)[5] | (*v)[6] | (*v)[7];
 }
 
 bool page_is_zero(const uint8_t *page)
@@ -37,9 +37,12 @@ bool page_is_zero(const uint8_t *page)
 
 	if (load_word(page))
 		return false;
-	for (unsigned i = 0; i < PAGE_WORDS / BLOCK_WORDS; i += 4)
-		if (vector_or(v[i] | v[i + 1] | v[i + 2] | v[i + 3]))
+	for (unsigned i = 0; i < PAGE_WORDS / BLOCK_WORDS; i += 4) {
+		word_vector some = v[i] | v[i + 1] | v[i + 2] | v[i + 3];
+
+		if (vector_or(&some))
 			return false;
+	}
 	return true;
 }
 
@@ -88,7 +91,7 @@ int page_delta(const uint8_t *base, const uint8_t *now, uint8_t out[PAGE_DELTA_R
 	for (unsigned block = 0; block < PAGE_WORDS / BLOCK_WORDS; block++) {
 		word_vector changed = a[block] ^ b[block];
 
-		if (!vector_or(changed))
+		if (!vector_or(&changed))
 			continue;
 		for (unsigned i = 0; i < BLOCK_WORDS; i++)
 			if (changed[i] && !run_add(&r, block * BLOCK_WORDS + i, changed[i]))
