@@ -186,6 +186,11 @@ static bool step_asking(struct ownership *o, uint64_t now, struct ownership_acti
 {
 	bool alone = o->dropped_term == o->record.term || o->fenced;
 
+	/* The peer has run a newer copy, by force: what is held here is of the past. */
+	if (o->dead_term > o->record.term) {
+		o->owner_term = later(o->owner_term, o->dead_term);
+		return true;
+	}
 	if (alone || (o->vm_alive && (o->forced || standby_cannot_fence(o, now)))) {
 		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_ALONE, out);
 		return true;
