@@ -151,8 +151,8 @@ $(BUILD)/$(1:.c=): $(BUILD)/$(1:.c=.o) $(call test_helpers,$2) $(call archives,$
 endef
 $(foreach f,$(FOLDERS),$(foreach t,$(wildcard tests/unit/$f/test_*.c),$(eval $(call test_program,$t,$f))))
 
-$(BUILD)/tests/sim/sim: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sim/*.c)) $(call archives,$(call closure,replicate))
-	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(call libs,$(call closure,replicate))
+$(BUILD)/tests/sim/sim: $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/sim/*.c)) $(call archives,$(call closure,agent))
+	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(call libs,$(call closure,agent))
 
 $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(call archives,$(call closure,agent))
 	$(call say,LINK)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(call libs,$(call closure,agent))
