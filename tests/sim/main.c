@@ -45,7 +45,7 @@ static void judge(struct world *w)
 
 struct options {
 	uint64_t first, count;
-	bool trace;
+	bool trace, one;
 	enum breakage breakage;
 };
 
@@ -103,6 +103,27 @@ static struct totals schedules_run(struct world *w, const struct options *o, uin
 	return t;
 }
 
+/* Are the checks able to fail? Each planted bug must be caught within the schedules that
+ * a normal run has. */
+static void breakages_check(struct world *w, const struct options *o, struct totals *t)
+{
+	for (int b = 1; b < BREAKAGES; b++) {
+		struct options broken = *o;
+		struct totals caught;
+
+		broken.breakage = (enum breakage)b;
+		caught = schedules_run(w, &broken, 1);
+		if (caught.failed)
+			printf("planted %s: caught by seed %llu: %s\n", breakages[b],
+			       (unsigned long long)w->seed, w->violation);
+		else
+			printf("planted %s: NOT CAUGHT in %llu schedules\n", breakages[b],
+			       (unsigned long long)o->count);
+		t->passed += caught.failed != 0;
+		t->failed += caught.failed == 0;
+	}
+}
+
 static int usage(void)
 {
 	fputs("usage: sim [--schedules N] [--first-seed S] [--seed S] [--trace] [--break NAME]\n",
@@ -143,8 +164,10 @@ static int options_parse(int argc, char **argv, struct options *o)
 			o->trace = true;
 		else if (c != 'b' || breakage_find(optarg, &o->breakage))
 			return -1;
-		if (c == 's')
+		if (c == 's') {
 			o->count = 1;
+			o->one = true;
+		}
 	}
 	return optind == argc ? 0 : -1;
 }
@@ -164,6 +187,8 @@ int main(int argc, char **argv)
 	       (unsigned long long)t.promotions, (unsigned long long)t.protections,
 	       (unsigned long long)t.losses, (unsigned long long)t.forced,
 	       (unsigned long long)t.splits);
+	if (!o.one && !o.breakage)
+		breakages_check(&w, &o, &t);
 	printf("sim: %llu passed, %llu failed\n", (unsigned long long)t.passed,
 	       (unsigned long long)t.failed);
 	free(w.queue);
