@@ -29,6 +29,11 @@ struct capture {
 	struct vm_pause_times times;
 };
 
+static inline uint64_t pause_total(const struct vm_pause_times *t)
+{
+	return t->stop + t->state + t->harvest + t->copy + t->resume;
+}
+
 void capture_free(struct capture *c);
 /* Make room, outside the pause. */
 int capture_reserve(struct capture *c, uint64_t pages) MUST_CHECK;

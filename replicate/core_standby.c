@@ -320,7 +320,7 @@ static event_fn *const handlers[STANDBY_EVENTS] = {
 int standby_core_init(struct standby_core *c, const struct standby_config *config)
 {
 	if (config->streams < 1 || config->streams > CHANNEL_STREAMS_MAX || config->window < 1 ||
-	    config->window > CORE_WINDOW_MAX || config->loss_ns == 0 ||
+	    config->window > CORE_WINDOW_MAX + 1 || config->loss_ns == 0 ||
 	    config->heartbeat_ns >= config->loss_ns)
 		return -EINVAL;
 	*c = (struct standby_core){.config = *config};

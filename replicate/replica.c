@@ -285,7 +285,7 @@ static int replica_setup(struct replica *r, struct error *e)
 	};
 	int rc;
 
-	if (c->streams >= CHANNEL_STREAMS_MAX || c->window >= CORE_WINDOW_MAX ||
+	if (c->streams >= CHANNEL_STREAMS_MAX || c->window > CORE_WINDOW_MAX ||
 	    standby_core_init(&r->core, &config))
 		return error_set(e, -EINVAL, "replication: a setting is out of range");
 	r->versions = calloc(r->ram_pages, sizeof(*r->versions));

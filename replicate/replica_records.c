@@ -44,6 +44,23 @@ static int stream_event(struct replica_stream *s, enum standby_event type, uint6
 	return 0;
 }
 
+/* What is whole but not committed takes memory: a standby that commits more slowly than
+ * epochs arrive stops reading, which the primary notices as late acknowledgements. No
+ * stream waits for another one: the epochs that are awaited were ended by all. */
+static int backlog_wait(struct replica_stream *s, uint64_t epoch, struct error *e)
+{
+	struct replica *r = s->r;
+	uint64_t most = r->core.config.window;
+	bool closed;
+
+	pthread_mutex_lock(&r->lock);
+	while (!r->closed && epoch > r->core.committed + most)
+		pthread_cond_wait(&r->changed, &r->lock);
+	closed = r->closed;
+	pthread_mutex_unlock(&r->lock);
+	return closed ? error_set(e, -ESHUTDOWN, "the session has ended") : 0;
+}
+
 static int on_begin(struct replica_stream *s, const struct record *record, struct error *e)
 {
 	uint64_t epoch;
@@ -56,7 +73,7 @@ static int on_begin(struct replica_stream *s, const struct record *record, struc
 		return rc;
 	s->begun = epoch;
 	s->sum = (struct epoch_sum){0};
-	return 0;
+	return backlog_wait(s, epoch, e);
 }
 
 /* Data of this epoch is in order here; is it applied at once? */

@@ -98,7 +98,8 @@ struct replicator;
 struct replicator_events {
 	/* From the replicator's threads; do not call back into it from here. */
 	void (*state)(void *ctx, enum replicator_state s, const char *why);
-	/* One line an epoch, for bench and trace; may be NULL. */
+	/* At each acknowledgement, for bench and trace; may be NULL. The pause, its parts
+	 * and pages_last are those of the epoch that was acknowledged. */
 	void (*epoch)(void *ctx, const struct replicate_stats *s);
 	void *ctx;
 };

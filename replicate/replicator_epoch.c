@@ -211,11 +211,10 @@ static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold,
 
 static void checkpoint_note(struct replicator *r, const struct capture *c)
 {
-	const struct vm_pause_times *t = &c->times;
-	uint64_t pause = t->stop + t->state + t->harvest + t->copy + t->resume;
+	uint64_t pause = pause_total(&c->times);
 
 	pthread_mutex_lock(&r->lock);
-	r->times_last = *t;
+	r->times_last = c->times;
 	r->pages_last = c->count;
 	r->pause_last_ns = pause;
 	if (pause > r->pause_max_ns)

@@ -113,21 +113,30 @@ static bool stream_connect(struct replicator *r, unsigned stream, uint64_t deadl
 static int on_ack(struct replicator *r, const struct record *record)
 {
 	struct primary_input in = {.type = PRIMARY_EV_ACK};
-	struct capture *c;
+	struct vm_pause_times times = {0};
+	uint64_t pages = 0;
 	struct replicate_stats stats;
+	const struct capture *c;
 	int rc = epoch_decode(record->payload, record->len, &in.epoch);
 
 	if (rc)
 		return rc;
+	/* Before the core hears of it: then this capture may be filled anew. */
 	c = &r->captures[in.epoch % r->capture_count];
 	pthread_mutex_lock(&r->lock);
-	if (c->epoch == in.epoch)
+	if (c->epoch == in.epoch) {
 		r->ack_delay_last_ns = clock_ns() - c->sealed_at;
+		times = c->times;
+		pages = c->count;
+	}
 	pthread_mutex_unlock(&r->lock);
 	rc = replicator_step(r, &in);
 	if (rc || !r->events.epoch)
 		return rc;
 	replicator_stats(r, &stats);
+	stats.last = times;
+	stats.pages_last = pages;
+	stats.pause_last_ns = pause_total(&times);
 	r->events.epoch(r->events.ctx, &stats);
 	return 0;
 }
