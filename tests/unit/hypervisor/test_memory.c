@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "hypervisor/hypervisor.h"
+#include "hypervisor/memory.h"
+
+#define MIB UINT64_C(0x100000)
+#define GIB UINT64_C(0x40000000)
+
+static void memory_make(struct memory *m, uint64_t size)
+{
+	struct error e = {0};
+
+	if (memory_create(m, size, &e))
+		fail_msg("%s", e.text);
+}
+
+static void test_small_memory_is_one_region(void **state)
+{
+	struct memory_region r[2];
+	struct memory m;
+
+	memory_make(&m, 4 * MIB);
+	assert_int_equal(memory_regions(&m, r), 1);
+	assert_int_equal(r[0].gpa, 0);
+	assert_int_equal(r[0].size, 4 * MIB);
+	assert_ptr_equal(memory_at(&m, 0, 4 * MIB), m.base);
+	assert_ptr_equal(memory_at(&m, 4 * MIB - 1, 1), m.base + 4 * MIB - 1);
+	assert_null(memory_at(&m, 4 * MIB - 1, 2));
+	assert_null(memory_at(&m, 4 * MIB, 1));
+	assert_null(memory_at(&m, 1, UINT64_MAX));
+	assert_null(memory_at(&m, UINT64_MAX, 1));
+	assert_null(memory_at(&m, UINT64_MAX, UINT64_MAX));
+	memory_destroy(&m);
+}
+
+static void test_large_memory_leaves_out_the_hole(void **state)
+{
+	struct memory_region r[2];
+	struct memory m;
+	uint64_t v = 0x1122334455667788, got = 0;
+
+	memory_make(&m, 6 * GIB); /* sparse: only what is touched is there */
+	assert_int_equal(memory_regions(&m, r), 2);
+	assert_int_equal(r[0].size, 3 * GIB);
+	assert_int_equal(r[1].gpa, 4 * GIB);
+	assert_int_equal(r[1].offset, 3 * GIB);
+	assert_int_equal(r[1].size, 3 * GIB);
+	assert_null(memory_at(&m, 3 * GIB, 1));
+	assert_null(memory_at(&m, 3 * GIB - 1, 2));
+	assert_null(memory_at(&m, 4 * GIB - 1, 2));
+	assert_ptr_equal(memory_at(&m, 4 * GIB, 8), m.base + 3 * GIB);
+	assert_non_null(memory_at(&m, 7 * GIB - 8, 8));
+	assert_null(memory_at(&m, 7 * GIB - 8, 9));
+	assert_int_equal(memory_write(&m, 5 * GIB + 4, &v, 8), 0);
+	assert_int_equal(memory_read(&m, 5 * GIB + 4, &got, 8), 0);
+	assert_int_equal(got, v);
+	assert_memory_equal(m.base + 4 * GIB + 4, &v, 8);
+	assert_int_equal(memory_write(&m, 3 * GIB + 4, &v, 8), -EFAULT);
+	assert_int_equal(memory_read(&m, 3 * GIB + 4, &got, 8), -EFAULT);
+	memory_destroy(&m);
+}
+
+static void test_wrong_sizes_are_refused(void **state)
+{
+	static const uint64_t sizes[] = {0, 1, 4096, 4 * MIB + 4096, UINT64_MAX};
+	struct error e = {0};
+	struct memory m;
+
+	for (unsigned i = 0; i < ARRAY_LEN(sizes); i++)
+		assert_int_equal(memory_create(&m, sizes[i], &e), -EINVAL);
+	assert_int_not_equal(memory_create(&m, UINT64_C(1) << 62, &e), 0);
+}
+
+/* A file that shrank would raise SIGBUS in whoever maps it. */
+static void test_the_file_is_sealed(void **state)
+{
+	struct memory m;
+
+	memory_make(&m, 2 * MIB);
+	assert_int_equal(ftruncate(m.fd, 4096), -1);
+	assert_int_equal(ftruncate(m.fd, 4 * (off_t)MIB), -1);
+	assert_true(fcntl(m.fd, F_GETFD) & FD_CLOEXEC);
+	assert_true(fcntl(m.fd, F_GET_SEALS) & F_SEAL_SEAL);
+	memory_destroy(&m);
+}
+
+static void test_marks_cover_the_pages_touched(void **state)
+{
+	uint64_t map[8] = {0};
+	struct memory m;
+
+	memory_make(&m, 2 * MIB);
+	memory_mark(&m, 0, 0);
+	memory_mark(&m, 4095, 1);
+	memory_mark(&m, 2 * 4096 - 1, 2);
+	memory_mark(&m, 70 * 4096, 3 * 4096);
+	memory_mark(&m, 2 * MIB - 1, 1);
+	memory_mark(&m, 2 * MIB - 1, 2); /* not RAM as a whole: nothing was written */
+	memory_mark(&m, 5 * MIB, 1);
+	memory_harvest(&m, map);
+	assert_int_equal(map[0], 7);
+	assert_int_equal(map[1], (UINT64_C(7) << 6));
+	assert_int_equal(map[7], UINT64_C(1) << 63);
+	assert_int_equal(bitmap_count(map, 512), 7);
+	memory_harvest(&m, map); /* destructive, and ORs */
+	assert_int_equal(bitmap_count(map, 512), 7);
+	memset(map, 0, sizeof(map));
+	memory_mark(&m, 4096, 1);
+	memory_harvest(&m, NULL);
+	memory_harvest(&m, map);
+	assert_int_equal(bitmap_count(map, 512), 0);
+	memory_destroy(&m);
+}
+
+#define WRITES 20000u
+
+struct writer {
+	struct memory *m;
+	unsigned first;
+};
+
+/* Each writer has its own pages and counts up in them. */
+static void *writer_run(void *ctx)
+{
+	struct writer *w = ctx;
+
+	for (unsigned i = 0; i < WRITES; i++) {
+		uint64_t page = w->first + i % 32;
+		uint64_t *at = memory_at(w->m, page * 4096, 8);
+
+		__atomic_store_n(at, *at + 1, __ATOMIC_RELEASE);
+		memory_mark(w->m, page * 4096, 8);
+	}
+	return NULL;
+}
+
+/* Whatever is copied after each harvest, the last one leaves nothing unseen. */
+static void test_no_mark_is_lost_to_a_concurrent_harvest(void **state)
+{
+	uint64_t copy[64] = {0}, map[8];
+	struct writer w[2];
+	pthread_t t[2];
+	struct memory m;
+
+	memory_make(&m, 2 * MIB);
+	for (unsigned i = 0; i < 2; i++) {
+		w[i] = (struct writer){&m, i * 32};
+		assert_int_equal(thread_start(&t[i], "writer", writer_run, &w[i]), 0);
+	}
+	for (unsigned round = 0; round <= 2000; round++) {
+		if (round == 2000)
+			for (unsigned i = 0; i < 2; i++)
+				pthread_join(t[i], NULL);
+		memset(map, 0, sizeof(map));
+		memory_harvest(&m, map);
+		for (uint64_t p = bitmap_next(map, 64, 0); p < 64; p = bitmap_next(map, 64, p + 1))
+			copy[p] =
+				__atomic_load_n((uint64_t *)(m.base + p * 4096), __ATOMIC_ACQUIRE);
+	}
+	for (unsigned p = 0; p < 64; p++)
+		assert_int_equal(copy[p], WRITES / 32);
+	memory_destroy(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_small_memory_is_one_region),
+		cmocka_unit_test(test_large_memory_leaves_out_the_hole),
+		cmocka_unit_test(test_wrong_sizes_are_refused),
+		cmocka_unit_test(test_the_file_is_sealed),
+		cmocka_unit_test(test_marks_cover_the_pages_touched),
+		cmocka_unit_test(test_no_mark_is_lost_to_a_concurrent_harvest),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
