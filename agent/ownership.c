@@ -534,7 +534,7 @@ static uint64_t wait_deadline(const struct ownership *o)
 {
 	if (o->state == OWN_PRIMARY && !o->session_started)
 		return o->lost_at + o->config.retry_max_ns;
-	if (o->state == OWN_ASKING && !o->standby_can_fence)
+	if (o->state == OWN_ASKING && !o->standby_can_fence && o->config.continue_alone)
 		return o->lost_at + o->config.ask_ns;
 	return UINT64_MAX;
 }

@@ -176,10 +176,12 @@ static bool step_primary(struct ownership *o, uint64_t now, struct ownership_act
 	return false;
 }
 
-/* Nobody but an operator could promote: a last chance to hear of one, then go on. */
+/* Nobody but an operator could promote: a last chance to hear of one, then go on. (Policy
+ * stall gains nothing by it, and would make a good twin stale.) */
 static bool standby_cannot_fence(const struct ownership *o, uint64_t now)
 {
-	return !o->standby_can_fence && now >= o->lost_at + o->config.ask_ns;
+	return !o->standby_can_fence && o->config.continue_alone &&
+	       now >= o->lost_at + o->config.ask_ns;
 }
 
 static bool step_asking(struct ownership *o, uint64_t now, struct ownership_actions *out)

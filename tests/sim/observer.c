@@ -120,7 +120,7 @@ void observe_death(struct world *w, int host)
 	const struct proc *p = &w->host[host].proc, *other = &w->host[!host].proc;
 	bool twin = standby_is_whole(other) && !w->session[other->session].abandoned;
 
-	if ((lives(p) || standby_is_whole(p)) && !twin && !lives(other))
+	if ((lives(p) || (p->role == PROC_REPLICA && p->standby.whole)) && !twin && !lives(other))
 		w->loss_excused = true;
 	w->losses += w->loss_excused && !w->vm_ended;
 }
@@ -175,7 +175,7 @@ static bool vm_is_well(const struct world *w, const struct proc *p)
 
 	if (w->settings.reprotect)
 		return vm_is_up(p) && protected;
-	if (waits) /* policy stall, and no operator */
+	if (lives(p) && waits) /* policy stall, and no operator */
 		return true;
 	return vm_is_up(p) && (!p->holding || protected);
 }
