@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Decode the streams of a replication session, written from docs/protocol.md alone.
+
+usage: decode.py FOLDER
+
+FOLDER holds stream-N.bin, the records that the primary sent on stream N, and images, lines of
+"epoch XXH3-64 of RAM (hexadecimal)". Rebuilds the memory epoch by epoch, checks every count,
+checksum and chain, and compares. Exits 0 when all agrees, 1 with a sentence when not.
+"""
+
+import ctypes
+import pathlib
+import struct
+import sys
+import zlib
+
+PAGE = 4096
+HELLO, HEARTBEAT, BYE = 1, 4, 6
+BEGIN, PAGES, MEMBER, STATE, END = 16, 17, 18, 19, 20
+
+xxhash = ctypes.CDLL("libxxhash.so.0")
+xxhash.XXH3_64bits_withSeed.restype = ctypes.c_uint64
+xxhash.XXH3_64bits_withSeed.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64]
+lz4 = ctypes.CDLL("liblz4.so.1")
+
+
+class Wrong(Exception):
+    pass
+
+
+def need(condition, text):
+    if not condition:
+        raise Wrong(text)
+
+
+def xxh3(data, seed=0):
+    return xxhash.XXH3_64bits_withSeed(bytes(data), len(data), seed)
+
+
+def records(data):
+    at = 0
+    while at < len(data):
+        need(len(data) - at >= 8, "a record header is cut")
+        kind, flags, size = struct.unpack_from("<HHI", data, at)
+        need(kind != 0 and flags & ~1 == 0 and size <= 8388608, f"record header at {at}")
+        need((flags & 1) == (kind != HEARTBEAT), f"mandatory bit of type {kind}")
+        at += 8
+        need(len(data) - at >= size, "a record is cut")
+        yield kind, data[at : at + size]
+        at += size
+
+
+def unpack(how, body, size):
+    if how == 0:
+        return body
+    need(len(body) < size, "a packed body that is not smaller")
+    if how == 2:
+        return zlib.decompress(body)
+    need(how == 1, f"compression {how}")
+    out = ctypes.create_string_buffer(size)
+    need(lz4.LZ4_decompress_safe(bytes(body), out, len(body), size) == size, "LZ4")
+    return out.raw
+
+
+class Machine:
+    """The memory of the twin, and what is known of each page."""
+
+    def __init__(self, pages, streams):
+        self.ram = bytearray(pages * PAGE)
+        self.pages, self.streams = pages, streams
+        self.versions = {}
+        self.kinds = [0, 0, 0]
+
+    def delta(self, page, runs):
+        at = word = 0
+        while at < len(runs):
+            skip, count = struct.unpack_from("<HH", runs, at)
+            at += 4
+            word += skip
+            need(count and word + count <= 512, "a run leaves its page")
+            for _ in range(count):
+                (change,) = struct.unpack_from("<Q", runs, at)
+                where = page * PAGE + word * 8
+                (old,) = struct.unpack_from("<Q", self.ram, where)
+                struct.pack_into("<Q", self.ram, where, old ^ change)
+                at += 8
+                word += 1
+        need(at == len(runs), "runs are cut")
+
+    def page(self, epoch, stream, body, at, seen):
+        (word,) = struct.unpack_from("<Q", body, at)
+        page, kind = word >> 2, word & 3
+        at += 8
+        need(page < self.pages, f"page {page}")
+        need(stream == 1 + page // 16 % self.streams, f"page {page} on stream {stream}")
+        need(epoch == 1 or page not in seen, f"page {page} twice in epoch {epoch}")
+        seen.add(page)
+        where = slice(page * PAGE, (page + 1) * PAGE)
+        if kind == 0:
+            self.ram[where] = bytes(PAGE)
+        elif kind == 1:
+            need(len(body) - at >= PAGE, "a raw page is cut")
+            self.ram[where] = body[at : at + PAGE]
+            at += PAGE
+        else:
+            need(kind == 2, f"kind {kind}")
+            base, size, zero = struct.unpack_from("<IHH", body, at)
+            need(not zero and 0 < size <= 3072, "header of a delta")
+            need(self.versions.get(page) == base, f"base of page {page}")
+            self.delta(page, body[at + 8 : at + 8 + size])
+            at += 8 + size
+        self.versions[page] = epoch & 0xFFFFFFFF
+        self.kinds[kind] += 1
+        return at
+
+    def batch(self, epoch, stream, payload, seen):
+        number, count, how, size, zero, checksum = struct.unpack_from("<QIIIIQ", payload)
+        need(number == epoch and 1 <= count <= 256 and how <= 2 and not zero, "header of PAGES")
+        body = unpack(how, payload[32:], size)
+        need(len(body) == size and xxh3(body) == checksum, "checksum of PAGES")
+        at = 0
+        for _ in range(count):
+            at = self.page(epoch, stream, body, at, seen)
+        need(at == size, "octets after the last page")
+        return count, checksum
+
+
+def disk_record(payload):
+    _disk, op, zero, size, _offset = struct.unpack_from("<HBBIQ", payload)
+    need(op in (1, 2) and not zero, "record of a disk")
+    need(len(payload) == 16 + (size if op == 1 else 0), "length of a disk's record")
+
+
+class Stream:
+    """One bulk stream, taken epoch by epoch."""
+
+    def __init__(self, number, rows, machine):
+        self.number, self.rows, self.machine = number, rows, machine
+        self.members = 0
+
+    def epoch(self, epoch):
+        """Apply one epoch; False when the stream ends before it is complete."""
+        sums, chain, seen = [0, 0, 0, 0], 0, set()
+        row = next(self.rows, None)
+        if row is None:
+            return False
+        need(row[0] == BEGIN and row[1] == struct.pack("<Q", epoch), f"begin of epoch {epoch}")
+        for kind, payload in self.rows:
+            need(struct.unpack_from("<Q", payload)[0] == epoch, f"type {kind} in epoch {epoch}")
+            if kind == END:
+                need(
+                    struct.unpack("<QQQQQQ", payload) == (epoch, *sums, chain),
+                    f"stream {self.number}: end of epoch {epoch}",
+                )
+                need(sums[3] == (self.number == 1), "number of machine states")
+                return True
+            if kind == PAGES:
+                count, checksum = self.machine.batch(epoch, self.number, payload, seen)
+                sums[0] += 1
+                sums[1] += count
+            elif kind == MEMBER:
+                need(self.number == 1 and payload[10:16] == bytes(6), "header of MEMBER")
+                disk_record(payload[16:])
+                checksum = xxh3(payload[16:])
+                sums[2] += 1
+                self.members += 1
+            else:
+                need(kind == STATE and self.number == 1, f"type {kind} in an epoch")
+                checksum = xxh3(payload[8:])
+                sums[3] += 1
+            chain = xxh3(struct.pack("<Q", checksum), chain)
+        return False
+
+
+def hello(rows, stream):
+    kind, payload = next(rows)
+    version, own, streams, members, _term, pages = struct.unpack_from("<HHHHQQ", payload)
+    need(kind == HELLO and version == 1 and own == stream, f"hello of stream {stream}")
+    need(len(payload) == 40 + 16 * members, "length of HELLO")
+    return streams, pages
+
+
+def decode(folder):
+    rows = [records((folder / f"stream-{i}.bin").read_bytes()) for i in range(17)
+            if (folder / f"stream-{i}.bin").exists()]
+    greetings = {hello(r, i) for i, r in enumerate(rows)}
+    need(len(greetings) == 1, "the streams' hellos differ")
+    streams, pages = greetings.pop()
+    need(len(rows) == streams + 1, f"{len(rows)} streams instead of {streams + 1}")
+    need(all(kind in (HEARTBEAT, BYE) for kind, _ in rows[0]), "type on the control stream")
+    images = dict(line.split() for line in (folder / "images").read_text().splitlines())
+    machine = Machine(pages, streams)
+    bulk = [Stream(i, rows[i], machine) for i in range(1, streams + 1)]
+    epoch = compared = 0
+    while all([s.epoch(epoch + 1) for s in bulk]):
+        epoch += 1
+        if str(epoch) in images:
+            need(f"{xxh3(machine.ram):016x}" == images[str(epoch)], f"image of epoch {epoch}")
+            compared += 1
+    zero, raw, delta = machine.kinds
+    print(f"{epoch} epochs, {compared} images equal; pages: {zero} zero, {raw} raw, {delta} delta; "
+          f"{bulk[0].members} disk records")
+    need(epoch > 0 and (compared > 0 or not images), "nothing to compare")
+
+
+def main():
+    try:
+        decode(pathlib.Path(sys.argv[1]))
+    except (Wrong, struct.error, zlib.error, OSError) as e:
+        sys.exit(f"decode.py: {e}")
+
+
+if __name__ == "__main__":
+    main()
