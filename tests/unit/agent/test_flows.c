@@ -12,11 +12,11 @@
 #include <cmocka.h>
 
 #include <ftw.h>
+#include <libgen.h>
 #include <limits.h>
 #include <netinet/in.h>
-#include <sys/wait.h>
-#include <libgen.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "agent/api.h"
 #include "agent/guest.h"
