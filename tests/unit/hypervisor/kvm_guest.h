@@ -209,6 +209,17 @@ static void test_mmio_write(void *dev, uint64_t at, const void *data, unsigned s
 	test_device_write(dev, 0x10, data, size);
 }
 
+/* What the device has seen go wrong, so far. */
+static inline unsigned test_device_complaints(struct guest *g)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&g->vm->lock);
+	n = g->device->bad + g->device->mismatched;
+	pthread_mutex_unlock(&g->vm->lock);
+	return n;
+}
+
 static const struct bus_ops test_port_ops = {test_device_read, test_device_write};
 static const struct bus_ops test_mmio_ops = {test_device_read, test_mmio_write};
 

@@ -71,8 +71,7 @@ static void test_pause_amid_port_and_mmio_accesses(void **state)
 	guest_boot(&g, GUEST_PIO, 1, MEMORY);
 	pause_many(&g, 0, "pause of a vCPU at its ports");
 	guest_wait_count(&g, COUNT_LOOP, guest_count(g.vm, COUNT_LOOP) + 10);
-	assert_int_equal(g.device->bad, 0);
-	assert_int_equal(g.device->mismatched, 0);
+	assert_int_equal(test_device_complaints(&g), 0);
 	guest_end(&g);
 }
 

@@ -123,7 +123,7 @@ static void twin_goes_on(struct guest *g, enum guest_kind kind, unsigned vcpus,
 			twin_wait(g, COUNT_CPU0 + k, before[COUNT_CPU0 + k] + 10);
 	twin_wait(g, COUNT_LOOP, before[COUNT_LOOP] + 20);
 	TWIN_CHECK(guest_count(g->vm, COUNT_BAD) == 0);
-	TWIN_CHECK(g->device->bad == 0 && g->device->mismatched == 0);
+	TWIN_CHECK(test_device_complaints(g) == 0);
 	TWIN_CHECK(g->device->resumed == 1);
 }
 
