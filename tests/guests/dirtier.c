@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "tests/guests/dirtier.h"
 #include "tests/guests/guest.h"
 
-#define FIRST_PAGE  0x800000ul
-#define PAGE        4096ul
+#define PAGE        DIRTIER_PAGE
 #define TICK_NS     5000000u
 #define TICKS_A_SEC 200u
 #define TIMER       0x40
@@ -16,10 +16,9 @@ static void tick(struct frame *f)
 	ticks++;
 }
 
-/* The word moves through the page, so that no two pages look alike. */
 static volatile uint64_t *word_of(uint64_t page)
 {
-	return (volatile uint64_t *)(FIRST_PAGE + page * PAGE + page * 8 % PAGE);
+	return (volatile uint64_t *)dirtier_word(page);
 }
 
 static void mismatch(uint64_t page, uint64_t pass) __attribute__((noreturn, cold));
@@ -44,6 +43,54 @@ static void pages_write(uint64_t from, uint64_t to, uint64_t pass)
 	}
 }
 
+/* ---- other contents: only written, not checked ---- */
+
+static uint64_t random_word = 1;
+
+static void words_random(uint64_t *at, unsigned n)
+{
+	uint64_t v = random_word;
+	for (uint64_t *end = at + n; at < end; at++)
+		*at = v = v * 6364136223846793005ul + 1442695040888963407ul;
+	random_word = v;
+}
+
+static uint64_t *page_at(uint64_t page)
+{
+	return (uint64_t *)(DIRTIER_FIRST_PAGE + page * PAGE);
+}
+
+static void write_partly(uint64_t page)
+{
+	for (unsigned place = 0; place < 8; place++)
+		words_random(page_at(page) + 64 * place + page % 56, 8);
+}
+
+static void write_random(uint64_t page)
+{
+	words_random(page_at(page), PAGE / 8);
+}
+
+static void write_zero(uint64_t page)
+{
+	*(volatile uint64_t *)page_at(page) = 0;
+}
+
+static void (*const writers[])(uint64_t page) = {
+	[DIRTIER_PARTLY] = write_partly,
+	[DIRTIER_RANDOM] = write_random,
+	[DIRTIER_ZERO] = write_zero,
+};
+
+static void contents_write(uint64_t pages, enum dirtier_content content)
+{
+	for (uint64_t page = 0; page < pages && content == DIRTIER_PARTLY; page++)
+		write_random(page);
+	for (;;)
+		for (uint64_t page = 0; page < pages; page++)
+			writers[content](page);
+}
+
 /* Zero is what memory holds before; so passes count from 1. */
 static void pass_run(uint64_t pages, uint64_t rate, uint64_t pass)
 {
@@ -65,7 +112,12 @@ void guest_main(void)
 {
 	uint64_t pages = parameter("pages", 1000), rate = parameter("rate", 0);
 	uint64_t passes = parameter("passes", 0), every = parameter("report", 100);
+	uint64_t content = parameter("content", DIRTIER_WORD);
 	report("start pages=%u rate=%u", pages, rate);
+	if (content > DIRTIER_ZERO)
+		fail("content %u", content);
+	if (content != DIRTIER_WORD)
+		contents_write(pages, (enum dirtier_content)content);
 	lapic_enable();
 	handler_set(TIMER, tick);
 	if (rate)

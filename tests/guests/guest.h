@@ -10,14 +10,16 @@
  *
  *   dirtier    writes one word in each of `pages` pages, `rate` pages a second (0 = as
  *              fast as can be), `passes` times over (0 = for ever), and checks on each
- *              pass what the one before it left; a line each `report` passes
+ *              pass what the one before it left; a line each `report` passes. With
+ *              `content` other than 0 (dirtier.h) it writes more, checks nothing and
+ *              goes on for ever
  *   echo       answers ARP, ICMP echo and UDP for address `ip` (a number), and frames of
  *              type 0x88b5, to which it adds its count and hash of all frames so far;
  *              turns off after `frames` frames (0 = never)
  *   selfcheck  all registers, FPU and SSE state, timers, IPIs and TSC on every vCPU, for
  *              `ticks` timer interrupts, `cpus` vCPUs
  *   blk        writes, reads back and flushes `blocks` blocks of a disk, `depth` requests
- *              in flight, `ops` requests in all
+ *              in flight, `ops` requests in all (0 = for ever); with linger=1 it stays on
  */
 #ifndef POLLUX_TESTS_GUEST_H
 #define POLLUX_TESTS_GUEST_H

@@ -77,7 +77,7 @@ def include_fault(name, target, layers):
         elif path[1] == "sim":
             private = {"replicate"}
     elif folder in TOP:
-        below = layers
+        below, private = layers, {"replicate"} if folder == "bench" else set()
     if parts[0] == folder or parts[0] in private:
         return None
     if below is None or parts[0] not in below:

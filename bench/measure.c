@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bench/measure.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+void series_add(struct series *s, uint64_t v)
+{
+	if (s->count == s->room) {
+		size_t room = s->room ? 2 * s->room : 1024;
+		uint64_t *more = realloc(s->v, room * sizeof(*more));
+
+		if (!more)
+			bench_fail("samples", "out of memory");
+		s->v = more;
+		s->room = room;
+	}
+	s->v[s->count++] = v;
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+uint64_t series_percentile(struct series *s, double percent)
+{
+	size_t at;
+
+	if (!s->count)
+		return 0;
+	qsort(s->v, s->count, sizeof(*s->v), compare);
+	at = (size_t)(percent / 100 * (double)s->count);
+	return s->v[at < s->count ? at : s->count - 1];
+}
+
+double series_mean(const struct series *s)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < s->count; i++)
+		sum += (double)s->v[i];
+	return s->count ? sum / (double)s->count : 0;
+}
+
+void series_free(struct series *s)
+{
+	free(s->v);
+	*s = (struct series){0};
+}
+
+double us(uint64_t ns)
+{
+	return (double)ns / 1000;
+}
+
+void bench_fail(const char *what, const char *why)
+{
+	fprintf(stderr, "bench: %s: %s\n", what, why);
+	exit(1);
+}
+
+void bench_options_parse(int argc, char **argv, struct bench_options *out)
+{
+	static const struct option known[] = {
+		{"raw", required_argument, NULL, 'r'},
+		{"guest", required_argument, NULL, 'g'},
+		{"scale", required_argument, NULL, 's'},
+		{0},
+	};
+	int c;
+
+	*out = (struct bench_options){.guest = "build/tests/guests/dirtier", .seconds = 1};
+	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
+		if (c == 'g')
+			out->guest = optarg;
+		else if (c == 's')
+			out->seconds = atof(optarg);
+		else if (c == 'r')
+			out->raw = fopen(optarg, "a");
+		if (c == '?' || (c == 'r' && !out->raw) || out->seconds <= 0)
+			bench_fail("usage", "[--raw FILE] [--guest FILE] [--scale TIMES]");
+	}
+}
+
+static void cpu_model(char *out, size_t room)
+{
+	FILE *f = fopen("/proc/cpuinfo", "r");
+	char line[256];
+
+	snprintf(out, room, "unknown CPU");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, "model name", 10) || !strchr(line, ':'))
+			continue;
+		line[strcspn(line, "\n")] = 0;
+		snprintf(out, room, "%s", strchr(line, ':') + 2);
+		break;
+	}
+	if (f)
+		fclose(f);
+}
+
+void bench_machine(FILE *to)
+{
+	char model[200];
+	struct utsname u;
+
+	cpu_model(model, sizeof(model));
+	if (uname(&u))
+		bench_fail("uname", "failed");
+	fprintf(to, "machine: %s, %ld CPUs, Linux %s; %s, %s\n", model,
+		sysconf(_SC_NPROCESSORS_ONLN), u.release, version_text, version_build);
+}
