@@ -27,7 +27,8 @@ static void report_put(struct replica *r, const struct core_action *a)
 	r->reports[r->report_count++] = *a;
 }
 
-/* Lock held. An answer to BYE has to leave first. */
+/* Lock held. An answer to BYE has to leave first: whoever hears of the end may end this
+ * object. */
 static void act_now(struct replica *r, const struct core_action *a, bool answer)
 {
 	if (a->type == STANDBY_COMMIT)
@@ -36,7 +37,7 @@ static void act_now(struct replica *r, const struct core_action *a, bool answer)
 		r->load = true;
 	else if (a->type == STANDBY_DISCARD)
 		r->discard = true;
-	else if (a->type == STANDBY_REPORT)
+	else if (a->type == STANDBY_REPORT && !answer)
 		report_put(r, a);
 	else if (a->type == STANDBY_CLOSE && !answer)
 		replica_close(r);
@@ -65,7 +66,7 @@ static void ack_send(struct replica *r, uint64_t epoch)
 		log_warn_rc(rc, "epoch %lu could not be acknowledged", (unsigned long)epoch);
 }
 
-static void bye_ack_send(struct replica *r)
+static void bye_ack_send(struct replica *r, const struct core_actions *actions)
 {
 	int rc = channel_send(r->streams[0].channel, RECORD_BYE_ACK, RECORD_MANDATORY, NULL, 0,
 			      clock_ns() + r->config.loss_ns);
@@ -74,6 +75,9 @@ static void bye_ack_send(struct replica *r)
 		log_warn_rc(rc, "the end could not be confirmed");
 	pthread_mutex_lock(&r->lock);
 	replica_close(r);
+	for (unsigned i = 0; i < actions->count; i++)
+		if (actions->item[i].type == STANDBY_REPORT)
+			report_put(r, &actions->item[i]);
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -107,7 +111,7 @@ int replica_step(struct replica *r, const struct standby_input *in)
 		if (actions.item[i].type == STANDBY_ACK)
 			ack_send(r, actions.item[i].epoch);
 	if (answer)
-		bye_ack_send(r);
+		bye_ack_send(r, &actions);
 	return rc;
 }
 
