@@ -17,7 +17,7 @@
 #include "hypervisor/hypervisor.h"
 
 static struct loop *io;
-static char folder[64];
+static char folder[64], image[80]; /* only these are ever removed */
 static struct disk_config config;
 static struct error e;
 
@@ -27,13 +27,14 @@ static int setup(void **state)
 	snprintf(folder, sizeof(folder), "/tmp/pollux-disk-XXXXXX");
 	assert_non_null(mkdtemp(folder));
 	config = (struct disk_config){0};
-	snprintf(config.path, sizeof(config.path), "%s/d", folder);
+	snprintf(image, sizeof(image), "%s/d", folder);
+	strcpy(config.path, image);
 	e = (struct error){0};
 	return 0;
 }
 static int teardown(void **state)
 {
-	unlink(config.path);
+	unlink(image);
 	rmdir(folder);
 	loop_destroy(io);
 	return 0;
@@ -105,7 +106,7 @@ static void what_cannot_be_opened_says_why(void **state)
 	must_fail(-EINVAL, "512");
 	file_make(1000);
 	must_fail(-EINVAL, "1000");
-	unlink(config.path);
+	unlink(image);
 	strcpy(config.path, folder);
 	must_fail(-EISDIR, "directory");
 	config.readonly = true;
@@ -233,7 +234,7 @@ static void zeros_are_written_where_holes_cannot_be(void **state)
 			fail_msg("byte %u is %02x", i, data[i]);
 	}
 	b->ops->destroy(b);
-	unlink(config.path);
+	unlink(image);
 	assert_int_equal(umount(folder), 0);
 }
 
