@@ -74,6 +74,7 @@ struct replica {
 	int end_fd;
 	_Atomic uint64_t whole, committed; /* for heartbeats */
 	_Atomic uint64_t pages, bytes_raw;
+	atomic_bool peer_closed; /* the primary's kernel closed a stream */
 	pthread_t worker_thread, clock_thread, heartbeat_thread;
 	bool worker_started, clock_started, heartbeat_started;
 };

@@ -130,9 +130,16 @@ static void stream_lost(struct replica_stream *s, int rc)
 
 	snprintf(text, sizeof(text), "stream %u of the primary: %s", s->index,
 		 rc == -EPIPE ? "closed" : strerror(-rc));
+	if (rc == -EPIPE || rc == -ECONNRESET)
+		atomic_store(&s->r->peer_closed, true);
 	in.why = replica_why(s->r, text);
 	if (replica_step(s->r, &in))
 		log_debug("after the end");
+}
+
+bool replica_peer_closed(struct replica *r)
+{
+	return atomic_load(&r->peer_closed);
 }
 
 static void stream_run(struct replica_stream *s)

@@ -157,6 +157,9 @@ int replica_add_stream(struct replica *r, uint16_t stream, int fd) MUST_CHECK;
  * then calls vm_start() and vm_announce(). -EAGAIN: there is no whole epoch. */
 int replica_promote(struct replica *r, uint64_t new_term, struct error *e) MUST_CHECK;
 void replica_stats(struct replica *r, struct replicate_stats *out);
+/* After REPLICA_LOST: the primary's kernel closed the connection, so that its host lives
+ * though the process that held the vm may not. False: it just fell silent. */
+bool replica_peer_closed(struct replica *r);
 void replica_destroy(struct replica *r);
 
 #endif

@@ -21,9 +21,10 @@ static void run_state(void *ctx)
 
 	p->replica_state = s->state;
 	strcpy(p->state_why, s->why);
-	process_event(p, json_pack("{s:s, s:s, s:s, s:I}", "event", "state", "state",
+	process_event(p, json_pack("{s:s, s:s, s:s, s:I, s:b}", "event", "state", "state",
 				   replica_state_name(s->state), "why", s->why, "term",
-				   (json_int_t)p->session.term));
+				   (json_int_t)p->session.term, "reset",
+				   p->replica && replica_peer_closed(p->replica)));
 	free(s);
 }
 

@@ -30,7 +30,8 @@
  *   stats      {}                                    -> see replicate_stats, netbuf, mirror
  *   pause, resume, console {} + fd
  * events
- *   {"event": "state", "state": name of replicator_state or replica_state, "why": text}
+ *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
+ *    "term": of the session, "reset": standby, lost: the other host's kernel closed the link}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "progress", ...the stats of the first copy}       about once a second
  */
