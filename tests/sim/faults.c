@@ -190,6 +190,7 @@ static void plan_settings(struct world *w)
 		.seal_fails = chance_percent(w, 10),
 		.commit_fails = chance_percent(w, 10),
 		.reprotect = chance_percent(w, 70),
+		.engine = s->engine,
 	};
 	for (int i = 0; i < HOSTS; i++) {
 		w->host[i].can_fence = chance_percent(w, 85);

@@ -45,7 +45,7 @@ static void judge(struct world *w)
 
 struct options {
 	uint64_t first, count;
-	bool trace, one;
+	bool trace, one, engine;
 	enum breakage breakage;
 };
 
@@ -55,6 +55,7 @@ static void schedule_run(struct world *w, uint64_t seed, const struct options *o
 	world_init(w, seed);
 	w->trace = o->trace;
 	w->breakage = o->breakage;
+	w->settings.engine = o->engine;
 	faults_plan(w);
 	run_until(w, w->now + FAULTS_NS, false);
 	faults_end(w);
@@ -83,9 +84,10 @@ static void add(struct totals *t, const struct world *w)
 
 static void tell_failure(const struct world *w, const struct options *o)
 {
-	printf("seed %llu: %s\n  replay: sim --seed %llu --trace%s%s\n",
+	printf("seed %llu: %s\n  replay: sim --seed %llu --trace%s%s%s\n",
 	       (unsigned long long)w->seed, w->violation, (unsigned long long)w->seed,
-	       o->breakage ? " --break " : "", o->breakage ? breakages[o->breakage] : "");
+	       o->engine ? " --engine" : "", o->breakage ? " --break " : "",
+	       o->breakage ? breakages[o->breakage] : "");
 }
 
 #define FAILURES_TOLD 10
@@ -126,7 +128,8 @@ static void breakages_check(struct world *w, const struct options *o, struct tot
 
 static int usage(void)
 {
-	fputs("usage: sim [--schedules N] [--first-seed S] [--seed S] [--trace] [--break NAME]\n",
+	fputs("usage: sim [--schedules N] [--first-seed S] [--seed S] [--trace] [--engine] "
+	      "[--break NAME]\n",
 	      stderr);
 	for (int i = 1; i < BREAKAGES; i++)
 		fprintf(stderr, "  --break %s\n", breakages[i]);
@@ -150,6 +153,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{"first-seed", required_argument, NULL, 'f'},
 		{"seed", required_argument, NULL, 's'},
 		{"trace", no_argument, NULL, 't'},
+		{"engine", no_argument, NULL, 'e'},
 		{"break", required_argument, NULL, 'b'},
 		{0},
 	};
@@ -162,6 +166,8 @@ static int options_parse(int argc, char **argv, struct options *o)
 			o->first = strtoull(optarg, NULL, 0);
 		else if (c == 't')
 			o->trace = true;
+		else if (c == 'e')
+			o->engine = true;
 		else if (c != 'b' || breakage_find(optarg, &o->breakage))
 			return -1;
 		if (c == 's') {
@@ -170,6 +176,28 @@ static int options_parse(int argc, char **argv, struct options *o)
 		}
 	}
 	return optind == argc ? 0 : -1;
+}
+
+#define ENGINE_SHARE 250 /* one schedule in so many is run once more with a real vm */
+
+static struct totals everything(struct world *w, struct options *o)
+{
+	struct totals t = schedules_run(w, o, 100), more;
+
+	if (o->one || o->breakage || o->engine)
+		return t;
+	o->engine = true;
+	o->count /= ENGINE_SHARE;
+	more = schedules_run(w, o, 100);
+	printf("%llu of %llu schedules with a vm of the engine sim\n",
+	       (unsigned long long)(more.passed + more.failed),
+	       (unsigned long long)(t.passed + t.failed + more.passed + more.failed));
+	o->count *= ENGINE_SHARE;
+	o->engine = false;
+	t.passed += more.passed;
+	t.failed += more.failed;
+	breakages_check(w, o, &t);
+	return t;
 }
 
 int main(int argc, char **argv)
@@ -181,14 +209,12 @@ int main(int argc, char **argv)
 	if (options_parse(argc, argv, &o))
 		return usage();
 	w.queue = NULL;
-	t = schedules_run(&w, &o, 100);
+	t = everything(&w, &o);
 	printf("%llu promotions, %llu sessions protected, %llu vms lost with their last copy, "
 	       "%llu operators' forces, %llu copies side by side by force\n",
 	       (unsigned long long)t.promotions, (unsigned long long)t.protections,
 	       (unsigned long long)t.losses, (unsigned long long)t.forced,
 	       (unsigned long long)t.splits);
-	if (!o.one && !o.breakage)
-		breakages_check(&w, &o, &t);
 	printf("sim: %llu passed, %llu failed\n", (unsigned long long)t.passed,
 	       (unsigned long long)t.failed);
 	free(w.queue);

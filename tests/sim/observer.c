@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <string.h>
+
 #include "tests/sim/sim.h"
 
 /* The observer outside, who sees outputs leave and copies start, and knows what both
@@ -25,6 +27,19 @@ static bool risk_was_taken(const struct world *w)
 	return w->forced_run;
 }
 
+/* A vm's frame of one number is always the same frame, or the guest has lived twice. */
+static void check_frame(struct world *w, int host, const struct output *o)
+{
+	uint64_t *seen = &w->frame[o->number % FRAMES_KEPT];
+
+	if (!o->hash || risk_was_taken(w))
+		return;
+	if (*seen && *seen != o->hash)
+		violate(w, V_I1, "I1: %c lets out another frame %llu than the one that was seen",
+			'A' + host, (unsigned long long)o->number);
+	*seen = o->hash;
+}
+
 /* I1, from the other end: what leaves is part of the history that goes on. */
 void observe_output(struct world *w, int host, const struct output *o)
 {
@@ -37,6 +52,7 @@ void observe_output(struct world *w, int host, const struct output *o)
 			'A' + host, (unsigned long long)o->number);
 	if (o->number > l->seen)
 		l->seen = o->number;
+	check_frame(w, host, o);
 }
 
 static void check_alone(struct world *w, int host, const char *how)
@@ -59,9 +75,11 @@ void observe_start(struct world *w, int host, const char *how)
 	check_alone(w, host, how);
 	if (w->vm_ended && p->guest.outputs && !risk_was_taken(w))
 		violate(w, V_I6, "I6: the vm %s after it had powered off", how);
-	if (p->guest.outputs == 0)
+	if (p->guest.outputs == 0) {
+		memset(w->frame, 0, sizeof(w->frame));
 		for (int i = 0; i < w->lineages; i++)
 			w->lineage[i].seen = 0;
+	}
 	w->current = p->guest.lineage;
 	w->loss_excused = false;
 }
@@ -73,7 +91,7 @@ void observe_commit(struct world *w, int host, uint64_t epoch)
 	const struct session *s = &w->session[p->session];
 
 	if (s->printed[epoch % EPOCHS_KEPT] != epoch ||
-	    s->print[epoch % EPOCHS_KEPT] != guest_print(&p->guest))
+	    s->print[epoch % EPOCHS_KEPT] != guest_print(&p->guest, p->guest.machine))
 		violate(w, V_I2, "I2: the twin after epoch %llu is not what was sealed",
 			(unsigned long long)epoch);
 }
@@ -120,7 +138,10 @@ void observe_death(struct world *w, int host)
 	const struct proc *p = &w->host[host].proc, *other = &w->host[!host].proc;
 	bool twin = standby_is_whole(other) && !w->session[other->session].abandoned;
 
-	if ((lives(p) || (p->role == PROC_REPLICA && p->standby.whole)) && !twin && !lives(other))
+	bool was_twin = p->role == PROC_REPLICA && p->standby.whole;
+	bool was_vm = lives(p) || (p->role == PROC_RUNS && w->forced_promotion);
+
+	if ((was_vm || was_twin) && !twin && !lives(other))
 		w->loss_excused = true;
 	w->losses += w->loss_excused && !w->vm_ended;
 }

@@ -46,15 +46,17 @@ static void pass(struct world *w, int host)
 
 static bool guest_runs(const struct proc *p)
 {
-	return !p->paused && !p->stalled && !p->dead_stop && !p->ended && p->held_count < HELD_MAX;
+	return !p->paused && !p->stalled && !p->dead_stop && !p->ended &&
+	       p->held_count + FRAMES_A_STEP <= HELD_MAX;
 }
 
-static void guest_outputs(struct world *w, int host)
+static void guest_outputs(struct world *w, int host, uint64_t number, uint64_t hash)
 {
 	struct proc *p = proc_of(w, host);
-	struct output o = {.number = p->guest.outputs,
+	struct output o = {.number = number,
 			   .lineage = p->guest.lineage,
 			   .epoch = p->open_epoch,
+			   .hash = hash,
 			   .at = w->now};
 
 	if (!p->holding) {
@@ -69,10 +71,16 @@ static void guest_outputs(struct world *w, int host)
 static void on_guest(struct world *w, const struct event *ev)
 {
 	struct proc *p = proc_of(w, ev->host);
+	uint64_t gen = p->gen;
+	unsigned made;
 
 	world_push(w, chance_between(w, 2 * NS_PER_MS, 8 * NS_PER_MS), *ev);
-	if (guest_runs(p) && guest_step(w, &p->guest))
-		guest_outputs(w, ev->host);
+	if (!guest_runs(p))
+		return;
+	made = guest_step(w, &p->guest);
+	for (unsigned i = 0; i < made && p->gen == gen; i++)
+		guest_outputs(w, ev->host, p->guest.outputs - made + 1 + i,
+			      p->guest.engine ? engine_frame(p->guest.engine, i) : 0);
 }
 
 static void on_heart(struct world *w, const struct event *ev)
@@ -105,8 +113,8 @@ void primary_take_over(struct world *w, int host)
 	p->role = PROC_RUNS;
 	p->has_session = false;
 	p->term = p->standby.new_term;
-	p->guest.lineage = lineage_branch(w, &p->guest);
-	p->guest.dirty = 0;
+	if (!guest_wake(w, &p->guest))
+		violate(w, V_I2, "I2: the promoted vm finds itself damaged");
 	observe_start(w, host, "is promoted");
 	world_push(w, NS_PER_MS, (struct event){.fn = on_guest, .scope = SCOPE_PROC, .host = host});
 }
@@ -139,14 +147,15 @@ static void send_mark(struct world *w, int host, enum message_kind kind, unsigne
 static void on_copy(struct world *w, const struct event *ev)
 {
 	struct proc *p = proc_of(w, ev->host);
-	uint32_t third = ((1u << (GUEST_PAGES / COPY_ROUNDS)) - 1)
-			 << (ev->a * GUEST_PAGES / COPY_ROUNDS);
+	unsigned pages = guest_pages(&p->guest), n = (unsigned)ev->a;
+	struct page_set third =
+		pages_between(n * pages / COPY_ROUNDS, (n + 1) * pages / COPY_ROUNDS);
 	struct cargo c;
 
 	if ((uint64_t)p->session != ev->b || p->primary.state != PRIMARY_SYNCING)
 		return;
 	for (unsigned bulk = 0; bulk < BULKS; bulk++) {
-		guest_pack(&p->guest, third, bulk, &c);
+		guest_pack(w, &p->guest, third, bulk, &c);
 		c.has_state = false;
 		send_cargo(w, ev->host, bulk, 1, &c);
 	}
@@ -166,7 +175,7 @@ static void act_copy(struct world *w, int host, const struct core_action *a)
 {
 	struct proc *p = proc_of(w, host);
 
-	guest_harvest(&p->guest);
+	guest_watch(&p->guest);
 	for (unsigned bulk = 0; bulk < BULKS; bulk++)
 		send_mark(w, host, MSG_BEGIN, bulk, 1);
 	world_push(w, NS_PER_MS,
@@ -200,9 +209,9 @@ static void seal_contents(struct world *w, struct proc *p, uint64_t epoch)
 
 	s->epoch = epoch;
 	for (unsigned bulk = 0; bulk < BULKS; bulk++)
-		guest_pack(&p->guest, p->harvest, bulk, &s->cargo[bulk]);
+		guest_pack(w, &p->guest, p->harvest, bulk, &s->cargo[bulk]);
 	session->printed[epoch % EPOCHS_KEPT] = epoch;
-	session->print[epoch % EPOCHS_KEPT] = guest_print(&p->guest);
+	session->print[epoch % EPOCHS_KEPT] = guest_print(&p->guest, s->cargo[0].machine);
 }
 
 static void act_seal(struct world *w, int host, const struct core_action *a)
@@ -323,7 +332,7 @@ static void act_merge(struct world *w, int host, const struct core_action *a)
 	struct proc *p = proc_of(w, host);
 
 	if (w->breakage != BREAK_FORGET_MERGE)
-		p->guest.dirty |= p->harvest;
+		pages_merge(&p->guest.dirty, p->harvest);
 }
 
 static void act_close(struct world *w, int host, const struct core_action *a)

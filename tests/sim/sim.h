@@ -7,7 +7,8 @@
  *
  *   world.c     the queue of things to come, time, randomness, the trace
  *   net.c       links, connections, streams: delay, cuts, resets, frozen receivers
- *   guest.c     a fake guest: pages, a state, numbered outputs
+ *   guest.c     a guest of a few numbers: pages, a state, numbered outputs
+ *   engine.c    a guest that is a vm of the hypervisor's engine sim (--engine)
  *   primary.c   a vm process that runs a guest      -> primary core
  *   standby.c   a vm process that holds a twin      -> standby core
  *   agent.c     a polluxd: record, peer, fences     -> ownership
@@ -21,16 +22,19 @@
 #include "agent/ownership.h"
 #include "replicate/core.h"
 
-#define HOSTS        2
-#define BULKS        2 /* streams that carry epochs */
-#define CONNS_MAX    256
-#define QUEUE_MAX    8192
-#define HELD_MAX     128
-#define LINEAGES_MAX 64
-#define SESSIONS_MAX 64
-#define EPOCHS_KEPT  128
-#define GUEST_PAGES  24
-#define STAGED_MAX   16
+#define HOSTS         2
+#define BULKS         2 /* streams that carry epochs */
+#define CONNS_MAX     256
+#define QUEUE_MAX     8192
+#define HELD_MAX      128
+#define LINEAGES_MAX  64
+#define SESSIONS_MAX  64
+#define EPOCHS_KEPT   128
+#define GUEST_PAGES   24 /* of the guest that is only a few numbers */
+#define PAGES_MAX     72 /* of a vm of the engine sim: 64 of RAM, 8 of disk */
+#define FRAMES_KEPT   4096
+#define FRAMES_A_STEP 16
+#define STAGED_MAX    16
 
 struct world;
 struct event;
@@ -58,24 +62,37 @@ struct lineage {
 	uint64_t seen; /* newest output of its own that has left a host */
 };
 
+struct blob {
+	const uint8_t *data;
+	size_t len;
+};
+struct page_set {
+	uint64_t bits[2];
+};
+
 struct guest {
 	uint64_t page[GUEST_PAGES]; /* the last quarter is its disk */
-	uint32_t dirty;
+	struct page_set dirty;
 	uint64_t state, outputs;
 	int lineage;
 	struct engine_guest *engine; /* a vm of the hypervisor's engine sim, or NULL */
+	struct blob machine;         /* of a twin: the vm's state as committed */
 };
 
 struct page_copy {
 	uint8_t page;
-	uint64_t value;
+	union {
+		uint64_t word;
+		const uint8_t *bytes; /* a vm's page, kept until the schedule ends */
+	};
 };
 /* What one stream carries of one epoch. */
 struct cargo {
 	unsigned count;
-	struct page_copy item[GUEST_PAGES];
+	struct page_copy item[PAGES_MAX];
 	bool has_state;
 	uint64_t state, outputs;
+	struct blob machine; /* a vm's state */
 	int lineage;
 };
 
@@ -133,7 +150,7 @@ enum fence_mode {
 };
 
 struct output {
-	uint64_t epoch, number, at;
+	uint64_t epoch, number, at, hash; /* hash: of a vm's frame, or 0 */
 	int lineage;
 };
 
@@ -163,7 +180,7 @@ struct proc {
 	uint64_t open_epoch;
 	struct output held[HELD_MAX];
 	unsigned held_count;
-	uint32_t harvest; /* of the seal in progress */
+	struct page_set harvest; /* of the seal in progress */
 	struct sealed_epoch flight[STAGED_MAX];
 	/* replica */
 	struct standby_core standby;
@@ -242,6 +259,9 @@ struct world {
 	struct host host[HOSTS];
 	struct session session[SESSIONS_MAX];
 	int sessions;
+	struct keepsake *kept;
+	struct engine_guest *engines;
+	uint64_t frame[FRAMES_KEPT]; /* hash of the frame of this number that was seen */
 	struct lineage lineage[LINEAGES_MAX];
 	int lineages, current; /* current: the lineage that goes on */
 	/* observer */
@@ -278,13 +298,33 @@ void message_free(struct message *m);
 
 /* guest.c */
 void guest_boot(struct world *w, struct guest *g);
-bool guest_step(struct world *w, struct guest *g); /* true: it has made output g->outputs */
-uint32_t guest_harvest(struct guest *g);
-void guest_pack(const struct guest *g, uint32_t pages, unsigned stream, struct cargo *c);
+void guest_twin(struct world *w, struct guest *g);     /* an empty one, to be filled */
+bool guest_wake(struct world *w, struct guest *g);     /* a filled twin becomes a guest */
+unsigned guest_step(struct world *w, struct guest *g); /* how many outputs it has made */
+void guest_watch(struct guest *g);                     /* log-dirty, from none on */
+struct page_set guest_harvest(struct guest *g);
+unsigned guest_pages(const struct guest *g);
+struct page_set pages_between(unsigned from, unsigned to);
+void pages_merge(struct page_set *into, struct page_set from);
+void guest_pack(struct world *w, const struct guest *g, struct page_set pages, unsigned stream,
+		struct cargo *c);
 void guest_apply(struct guest *g, const struct cargo *c, unsigned from, unsigned to);
-uint64_t guest_print(const struct guest *g);
+uint64_t guest_print(const struct guest *g, struct blob machine);
+uint64_t engine_frame(const struct engine_guest *e, unsigned nth); /* of the last step */
 int lineage_branch(struct world *w, const struct guest *g);
 bool lineage_contains(const struct world *w, const struct guest *g, int lineage, uint64_t number);
+
+/* engine.c: the same for a vm of the engine sim */
+struct engine_guest *engine_open(struct world *w);
+bool engine_boot(struct engine_guest *e);
+bool engine_wake(struct world *w, struct engine_guest *e, struct blob machine);
+unsigned engine_step(struct world *w, struct engine_guest *e);
+void engine_watch(struct engine_guest *e);
+void engine_harvest(struct engine_guest *e, struct page_set *out);
+uint8_t *engine_page(struct engine_guest *e, unsigned page, size_t *len);
+struct blob engine_machine(struct world *w, struct engine_guest *e);
+void engine_close_all(struct world *w);
+void *keep(struct world *w, size_t n); /* memory until the schedule ends */
 
 /* primary.c */
 void primary_boot(struct world *w, int host, uint64_t term);

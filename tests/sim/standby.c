@@ -36,6 +36,7 @@ void standby_create(struct world *w, int host, uint64_t term)
 				   .term = term};
 
 	proc_begin(w, host, PROC_REPLICA, term);
+	guest_twin(w, &proc_of(w, host)->guest);
 	if (standby_core_init(&proc_of(w, host)->standby, &c))
 		violate(w, V_CORE, "bad settings");
 	world_push(w, NS_PER_MS, (struct event){.fn = on_heart, .scope = SCOPE_PROC, .host = host});
@@ -61,8 +62,7 @@ static void take_cargo(struct proc *p, const struct message *m)
 		*c = *m->cargo;
 		return;
 	}
-	for (unsigned i = 0; i < m->cargo->count; i++)
-		p->guest.page[m->cargo->item[i].page] = m->cargo->item[i].value;
+	guest_apply(&p->guest, m->cargo, 0, PAGES_MAX);
 	if (m->cargo->has_state) {
 		*c = *m->cargo;
 		c->count = 0;
@@ -84,7 +84,7 @@ static void on_commit(struct world *w, const struct event *ev)
 	unsigned half = s->cargo[0].count / 2;
 
 	if (ev->b == 0) {
-		guest_apply(&p->guest, &s->cargo[1], 0, GUEST_PAGES);
+		guest_apply(&p->guest, &s->cargo[1], 0, PAGES_MAX);
 		guest_apply(&p->guest, &s->cargo[0], 0, half);
 		world_push(w, commit_time(w),
 			   (struct event){.fn = on_commit,
@@ -100,7 +100,7 @@ static void on_commit(struct world *w, const struct event *ev)
 			(struct standby_input){.type = STANDBY_EV_COMMIT_FAILED, .epoch = ev->a});
 		return;
 	}
-	guest_apply(&p->guest, &s->cargo[0], half, GUEST_PAGES);
+	guest_apply(&p->guest, &s->cargo[0], half, PAGES_MAX);
 	observe_commit(w, ev->host, ev->a);
 	standby_feed(w, ev->host,
 		     (struct standby_input){.type = STANDBY_EV_COMMITTED, .epoch = ev->a});
@@ -124,7 +124,7 @@ static void act_discard(struct world *w, int host, const struct core_action *a)
 			continue;
 		if (w->breakage == BREAK_APPLY_HALF)
 			for (unsigned bulk = 0; bulk < BULKS; bulk++)
-				guest_apply(&p->guest, &s->cargo[bulk], 0, GUEST_PAGES);
+				guest_apply(&p->guest, &s->cargo[bulk], 0, PAGES_MAX);
 		memset(s, 0, sizeof(*s));
 	}
 }

@@ -164,12 +164,39 @@ void world_init(struct world *w, uint64_t seed)
 		w->link[i].waiting_end = &w->link[i].waiting;
 }
 
+struct keepsake {
+	struct keepsake *next;
+	uint64_t data[];
+};
+
+void *keep(struct world *w, size_t n)
+{
+	struct keepsake *k = malloc(sizeof(*k) + n);
+
+	if (!k)
+		abort();
+	k->next = w->kept;
+	w->kept = k;
+	return k->data;
+}
+
+static void keepsakes_free(struct world *w)
+{
+	for (struct keepsake *k = w->kept, *next; k; k = next) {
+		next = k->next;
+		free(k);
+	}
+	w->kept = NULL;
+}
+
 void world_clear(struct world *w)
 {
 	for (unsigned i = 0; i < w->queued; i++)
 		if (w->queue[i].message)
 			message_free(w->queue[i].message);
 	w->queued = 0;
+	engine_close_all(w);
+	keepsakes_free(w);
 	for (int i = 0; i < LINKS; i++) {
 		for (struct message *m = w->link[i].waiting, *next; m; m = next) {
 			next = m->next;
