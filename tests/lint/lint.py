@@ -75,7 +75,7 @@ def include_fault(name, target, layers):
         elif path[1] == "fuzz":
             private = set(layers)
         elif path[1] == "sim":
-            private = {"replicate"}
+            private = {"replicate", "agent"}
     elif folder in TOP:
         below, private = layers, {"replicate"} if folder == "bench" else set()
     if parts[0] == folder or parts[0] in private:
