@@ -374,13 +374,16 @@ static int on_tick(struct primary_core *c, const struct primary_input *in, struc
 	return 0;
 }
 
+/* The answer may come twice, as whoever gives it may restart in between. */
 static int on_owned(struct primary_core *c, const struct primary_input *in,
 		    struct core_actions *out)
 {
+	bool again = c->owned;
+
 	c->owned = true;
 	if (c->config.policy == STANDBY_LOSS_CONTINUE || c->stop)
 		pass(c, out, "ownership is confirmed");
-	else
+	else if (!again)
 		report(c, out, "stalled until the standby returns or an operator decides");
 	return 0;
 }

@@ -240,6 +240,7 @@ static void policy_stall_waits_for_the_standby_or_an_operator(void **state)
 	c = protected_at_2(&config);
 	EXPECT(&c, PRIMARY_EV_LINK_LOST, 1005, 0, "close stall report ask");
 	EXPECT(&c, PRIMARY_EV_OWNED, 1006, 0, "report");
+	EXPECT(&c, PRIMARY_EV_OWNED, 1006, 0, "");
 	assert_int_equal(primary_core_report(&c), REPLICATOR_LOST);
 	EXPECT(&c, PRIMARY_EV_OWNED_FORCED, 1007, 0, "pass resume report");
 }
