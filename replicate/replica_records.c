@@ -89,6 +89,12 @@ static int data_begin(struct replica_stream *s, uint64_t epoch, bool *direct, st
 	return 0;
 }
 
+/* A zero page that was zero all the time need not be written, which would allocate it. */
+static bool is_news(const struct replica *r, const struct page_item *item)
+{
+	return item->kind != PAGE_ZERO || r->versions[item->page];
+}
+
 /* No page twice in an epoch, and a delta only on what the image will hold then. */
 static int version_check(struct replica *r, const struct page_item *item, uint64_t epoch,
 			 bool direct, struct error *e)
@@ -113,8 +119,10 @@ static int batch_check(struct replica *r, const struct pages_batch *b, bool dire
 	int rc = 0;
 
 	while (!rc && pages_next(&c, &item)) {
+		bool news = is_news(r, &item);
+
 		rc = version_check(r, &item, b->epoch, direct, e);
-		if (!rc && direct)
+		if (!rc && direct && news)
 			page_apply(vm_ram(r->vm), &item);
 	}
 	return rc;

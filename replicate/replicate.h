@@ -126,7 +126,8 @@ void replicator_cut(struct replicator *r);
  * releases output. Then only replicator_destroy() is left. */
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e) MUST_CHECK;
 void replicator_stats(struct replicator *r, struct replicate_stats *out);
-/* Output that is held stays held; a vm that was stalled runs again, unless FENCED. */
+/* After a loss without a verdict output stays held, and a vm that was stalled stays so: a
+ * next session that begins as `held` goes on from there. */
 void replicator_destroy(struct replicator *r);
 
 /* ---- standby ----------------------------------------------------------- */
@@ -146,6 +147,7 @@ struct replica_events {
 	void (*state)(void *ctx, enum replica_state s, const char *why);
 	void *ctx;
 };
+/* The vm is fresh, its memory all zero: what is zero on the primary is not sent. */
 int replica_create(struct vm *vm, const struct replicate_config *c,
 		   const struct epoch_member *members, unsigned member_count,
 		   const struct replica_events *events, struct replica **out,

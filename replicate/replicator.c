@@ -352,8 +352,8 @@ int replicator_start(struct vm *vm, const struct replicate_config *c,
 		replicator_destroy(r);
 		return rc;
 	}
+	*out = r; /* before output can be made */
 	replicator_event(r, PRIMARY_EV_START, 0);
-	*out = r;
 	return 0;
 }
 

@@ -73,6 +73,25 @@ static void round_begin(struct replicator *r)
 	sender_post(r->sender, &r->round);
 }
 
+/* Pages that nobody has ever touched are holes of the memfd, and zero on both sides. To
+ * read one would allocate it. What is touched from now on is logged. */
+static void data_set(struct replicator *r, uint64_t *map, uint64_t pages)
+{
+	off_t end = (off_t)(pages * VM_PAGE_SIZE), data = 0, hole;
+	int fd = vm_ram_fd(r->vm);
+
+	while (data < end && (data = lseek(fd, data, SEEK_DATA)) >= 0) {
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole <= data)
+			break;
+		bitmap_set_range(map, (uint64_t)data / VM_PAGE_SIZE,
+				 (uint64_t)(hole - data + VM_PAGE_SIZE - 1) / VM_PAGE_SIZE);
+		data = hole;
+	}
+	if (data < end && errno != ENXIO) /* no such thing as a hole there */
+		bitmap_set_range(map, 0, pages);
+}
+
 static void copy_begin(struct replicator *r)
 {
 	uint64_t pages = vm_ram_pages(r->vm);
@@ -85,8 +104,8 @@ static void copy_begin(struct replicator *r)
 		replicator_lost(r, rc, "begin the first copy");
 		return;
 	}
-	bitmap_set_range(r->round.round, 0, pages);
-	r->round_count = pages;
+	data_set(r, r->round.round, pages);
+	r->round_count = bitmap_count(r->round.round, pages);
 	round_begin(r);
 }
 
@@ -365,7 +384,5 @@ void *epoch_main(void *arg)
 			epoch_sleep(r, due < deadline ? due : deadline);
 	}
 	members_stop(r);
-	if (primary_core_report(&r->core) != REPLICATOR_FENCED)
-		do_resume(r, NULL);
 	return NULL;
 }

@@ -162,8 +162,8 @@ static void tape_end(struct tape *tape)
 	struct twin *t = &tape->t;
 	char command[128];
 
-	replicator_destroy(t->replicator);
 	twin_guest_end(t);
+	replicator_destroy(t->replicator);
 	atomic_store(&t->relay_stop, true);
 	pthread_join(t->acceptor, NULL);
 	for (unsigned i = 0; i < tape->count; i++)

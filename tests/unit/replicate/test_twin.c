@@ -111,6 +111,53 @@ static void settings_of_all_kinds(void **state)
 	}
 }
 
+/* Each frame waits for a checkpoint of its own; the longest interval never ends one. */
+static void event_mode_follows_output(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t;
+
+	c.mode = REPLICATE_EVENT;
+	c.interval_ns = 3600 * NS_PER_SEC;
+	t = twin_protected(&c, true, 60);
+	assert_true(atomic_load(&t->primary.last_frame) > 0);
+	cut_and_promote(t);
+	twin_end(t);
+}
+
+/* The standby is lost for good under policy stall: the guest stands still, its output is
+ * held, until a second session has a whole epoch of it. */
+static void stalled_until_protected_again(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t, *again;
+	uint64_t left;
+
+	c.policy = STANDBY_LOSS_STALL;
+	t = twin_protected(&c, false, 5);
+	atomic_store(&t->bytes_left, 0);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_LOST));
+	replicator_ownership(t->replicator, OWNERSHIP_CONFIRMED);
+	replicator_destroy(atomic_exchange(&t->replicator, NULL));
+	left = atomic_load(&t->primary.last_frame);
+	assert_false(vm_is_running(t->primary.vm));
+
+	/* The second session's standby is that of another pair of hosts. */
+	again = twin_make(&c, &c, false, MEMORY, 11);
+	t->config.held = true;
+	t->config.port = again->config.port;
+	t->sealed = 0;
+	twin_protect(t);
+	assert_int_equal(
+		twin_wait_primary(t, BIT_OF(REPLICATOR_PROTECTED) | BIT_OF(REPLICATOR_UNPROTECTED)),
+		REPLICATOR_PROTECTED);
+	while (atomic_load(&t->primary.last_frame) < left + 20)
+		usleep(1000);
+	assert_int_equal(replicator_stop(t->replicator, TWIN_SOON, NULL), 0);
+	twin_end(t);
+	twin_end(again);
+}
+
 /* After a number of bytes that hits any moment: the first copy, the middle of a
  * checkpoint, an acknowledgement. */
 static void cut_anywhere(void **state)
@@ -271,6 +318,8 @@ int main(void)
 		cmocka_unit_test(stop_is_no_failure),
 		cmocka_unit_test(failover),
 		cmocka_unit_test(settings_of_all_kinds),
+		cmocka_unit_test(event_mode_follows_output),
+		cmocka_unit_test(stalled_until_protected_again),
 		cmocka_unit_test(cut_anywhere),
 		cmocka_unit_test(silence_is_a_loss),
 		cmocka_unit_test(ownership_decides),

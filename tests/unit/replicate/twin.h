@@ -60,7 +60,7 @@ struct twin {
 	struct twin_host primary, standby;
 	bool disk;
 	struct replicate_config config;
-	struct replicator *replicator;
+	struct replicator *_Atomic replicator;
 	struct replica *replica;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -93,6 +93,14 @@ static inline int twin_frame(void *ctx, const void *frame, size_t len)
 		atomic_store(&h->frames_repeated, true);
 	atomic_store(&h->last_frame, f.sequence);
 	return 0;
+}
+
+static inline void twin_output(void *ctx)
+{
+	struct replicator *r = atomic_load(&((struct twin *)ctx)->replicator);
+
+	if (r)
+		replicator_output(r);
 }
 
 static inline void twin_event(void *ctx, enum vm_event event, const char *detail)
@@ -137,8 +145,10 @@ static inline void twin_host_make(struct twin *t, struct twin_host *h, bool prim
 	h->disk_fd = -1;
 	assert_int_equal(loop_create(&h->io), 0);
 	assert_int_equal(net_memory_create(twin_frame, h, &h->net), 0);
-	if (primary)
-		n.on_output = NULL;
+	if (primary) {
+		n.on_output = twin_output;
+		n.ctx = t;
+	}
 	assert_int_equal(netbuf_create(h->net, h->io, &n, &h->netbuf), 0);
 	if (t->disk)
 		twin_host_disk(h, primary);
@@ -452,12 +462,14 @@ static inline void twin_protect(struct twin *t)
 				      .seal = twin_output_seal,
 				      .release = twin_output_release};
 	struct epoch_member member = twin_member(t);
+	struct replicator *r;
 	struct error e = {0};
 
 	t->primary_state = REPLICATOR_CONNECTING;
-	if (replicator_start(t->primary.vm, &t->config, &member, t->disk, &output, 1, &events,
-			     &t->replicator, &e))
+	if (replicator_start(t->primary.vm, &t->config, &member, t->disk, &output, 1, &events, &r,
+			     &e))
 		fail_msg("%s", e.text);
+	atomic_store(&t->replicator, r);
 }
 
 static inline uint64_t twin_acknowledged(struct twin *t)
@@ -477,8 +489,8 @@ static inline void twin_guest_end(struct twin *t)
 static inline void twin_end(struct twin *t)
 {
 	atomic_store(&t->silent, false);
-	replicator_destroy(t->replicator);
 	twin_guest_end(t);
+	replicator_destroy(t->replicator);
 	atomic_store(&t->relay_stop, true);
 	pthread_join(t->acceptor, NULL);
 	for (unsigned i = 0; i < t->relay_count; i++)
