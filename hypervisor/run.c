@@ -298,6 +298,14 @@ static void devices_resume(struct vm *vm)
 		vm->devices[i]->ops->resume(vm->devices[i]);
 }
 
+static void engine_tell_paused(struct vm *vm)
+{
+	int rc = vm->engine_ops->after_pause(vm->engine);
+
+	if (rc)
+		log_warn_rc(rc, "the guest may take the pause for a lockup");
+}
+
 int vm_start(struct vm *vm, struct error *e)
 {
 	struct run_state *run = vm->run;
@@ -306,6 +314,8 @@ int vm_start(struct vm *vm, struct error *e)
 	if (atomic_load(&run->started) || run_is_paused(vm))
 		return error_set(e, -EBUSY, "the vm has been started already");
 	pthread_mutex_lock(&vm->lock);
+	if (run->loaded) /* the guest's clock goes on by the time that it was nowhere */
+		engine_tell_paused(vm);
 	devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
 	if (!vm->engine_ops->stepped)
@@ -351,13 +361,10 @@ int vm_pause(struct vm *vm)
 int vm_resume(struct vm *vm)
 {
 	struct run_state *run = vm->run;
-	int rc;
 
 	if (!run_is_paused(vm))
 		return -EINVAL;
-	rc = vm->engine_ops->after_pause(vm->engine);
-	if (rc)
-		log_warn_rc(rc, "the guest may take the pause for a lockup");
+	engine_tell_paused(vm);
 	if (atomic_load(&run->started))
 		devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
