@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two hosts on one machine: a polluxd each, its VM processes, and `pollux` to rule them."""
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_until(condition, seconds, what):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.02)
+
+
+def reaped(pid):
+    """Whoever its parent is: polluxd, or the test, which adopts orphans."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return not os.path.exists(f"/proc/{pid}")
+
+
+def reap_all():
+    """Those that a fence has killed became the test's, and nobody else waits for them."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.02)
+        except ChildProcessError:
+            return
+
+
+class Host:
+    def __init__(self, hosts, name, port, peer, peer_port):
+        self.hosts, self.name, self.daemon = hosts, name, None
+        t = self.t = hosts.t
+        self.run, self.config = t.path(f"run-{name}"), t.path(f"{name}.conf")
+        self.log = t.path(f"{name}.log")
+        t.logs.append(self.log)
+        with open(self.config, "w") as f:
+            f.write(f'''name = "{name}"; address = "127.0.0.1"; port = {port};
+state_dir = "{t.path("state-" + name)}"; run_dir = "{self.run}";
+ca = "{t.path("pki/ca.crt")}"; cert = "{t.path(f"pki/{name}.crt")}"; key = "{t.path(f"pki/{name}.key")}";
+heartbeat_ms = {hosts.heartbeat_ms}; loss_ms = {hosts.loss_ms}; fence_delay_ms = 300;
+log_level = "debug";
+peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
+  fence = {{ command = "{t.path("fence")}"; options = {{ plug = "{peer}"; }}; timeout_s = 20; }}; }} );
+''')
+
+    def up(self):
+        with open(self.log, "a") as log:
+            self.daemon = subprocess.Popen(
+                [f"{self.t.build}/polluxd", "--config", self.config], stderr=log,
+                stdin=subprocess.DEVNULL, start_new_session=True)
+        with open(self.t.path(f"{self.name}.pid"), "w") as f:
+            f.write(str(self.daemon.pid))
+        wait_until(lambda: self.pollux("status").returncode == 0, 20, f"{self.name} answers")
+
+    def pollux(self, *args, background=False):
+        argv = [f"{self.t.build}/pollux", *args, "--config", self.config]
+        if background:
+            return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+    def do(self, *args):
+        p = self.pollux(*args)
+        assert p.returncode == 0, f"{self.name}: pollux {' '.join(args)}: {p.returncode} {p.stderr}"
+        return p.stdout
+
+    def refuses(self, code, *args):
+        p = self.pollux(*args)
+        assert p.returncode == code, f"{self.name}: pollux {' '.join(args)}: {p.returncode}"
+        assert p.stderr.startswith("pollux: "), p.stderr
+        return p.stderr
+
+    def vm(self, name="demo"):
+        p = self.pollux("status", name, "--json")
+        return json.loads(p.stdout) if p.returncode == 0 else {"state": "none", "timeline": []}
+
+    def wait(self, state, seconds=20):
+        wait_until(lambda: self.vm()["state"] == state, seconds,
+                   f"{self.name}: {state}, not {self.vm()['state']} ({self.vm().get('why')})")
+
+    def whats(self):
+        return [e["what"] for e in self.vm()["timeline"]]
+
+    def between(self, first, last):
+        """Milliseconds between two events of the timeline."""
+        at = {e["what"]: e["boottime_ns"] for e in self.vm()["timeline"]}
+        return (at[last] - at[first]) / 1e6
+
+    def kill(self):
+        """The whole host at once, as far as the other one can tell: silence, not an end."""
+        pids = [self.daemon.pid] + self.vm_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        with open(self.t.path(f"{self.name}.pid"), "w") as f:
+            f.write(" ".join(map(str, pids)))
+        return pids
+
+    def vm_pids(self):
+        vms = json.loads(self.do("list", "--json"))["vms"]
+        return [vm["pid"] for vm in vms if vm["pid"]]
+
+    def end_dead(self):
+        """What a fence would do to a host that was killed."""
+        with open(self.t.path(f"{self.name}.pid")) as f:
+            for pid in f.read().split():
+                os.kill(int(pid), signal.SIGKILL)
+        self.daemon.wait(10)
+
+    def down(self):
+        """polluxd alone; its VM processes go on."""
+        self.daemon.terminate()
+        assert self.daemon.wait(20) == 0, f"polluxd of {self.name} ended badly"
+        self.daemon = None
+
+    def close(self):
+        if not self.daemon:
+            return
+        pids = [] if self.daemon.poll() is not None else self.vm_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        if self.daemon.poll() is None:
+            self.down()
+        for pid in pids:
+            wait_until(lambda pid=pid: reaped(pid), 10, "the VM process is gone")
+
+    def console(self):
+        """What the guest has said lately; it may go on saying it for ever."""
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(0.2)
+        text, end = b"", time.monotonic() + 0.3
+        try:
+            s.connect(self.vm()["console"])
+            while time.monotonic() < end:
+                text += s.recv(65536)
+        except (OSError, TypeError):
+            pass
+        s.close()
+        return text.decode(errors="replace")
+
+
+class Hosts:
+    def __init__(self, t, heartbeat_ms=50, loss_ms=1000):
+        self.t, self.heartbeat_ms, self.loss_ms = t, heartbeat_ms, loss_ms
+        t.cleanup(reap_all)
+        for args in (["init-ca"], ["issue", "hosta"], ["issue", "hostb"]):
+            os.makedirs(t.path("pki"), exist_ok=True)
+            subprocess.run([f"{t.build}/pollux", "pki", *args, "--dir", t.path("pki")],
+                           check=True, capture_output=True)
+        self.fence("kill")
+        a, b = free_port(), free_port()
+        self.a = Host(self, "hosta", a, "hostb", b)
+        self.b = Host(self, "hostb", b, "hosta", a)
+        for host in (self.a, self.b):
+            t.cleanup(host.close)
+            host.up()
+        wait_until(lambda: '"connected": true' in self.a.do("list", "--peers", "--json"), 20,
+                   "the peers are connected")
+
+    def fence(self, how):
+        """`kill` ends the processes named in PLUG.pid; anything else is an exit code."""
+        path = self.t.path("fence")
+        body = (f"for p in $(cat {self.t.folder}/$plug.pid); do kill -9 $p 2>/dev/null; done; exit 0"
+                if how == "kill" else f"exit {how}")
+        with open(path + ".new", "w") as f:
+            f.write(f"#!/bin/sh\nplug=$(sed -n 's/^plug=//p')\n"
+                    f"echo $plug >> {self.t.folder}/fenced\n{body}\n")
+        os.chmod(path + ".new", 0o755)
+        os.rename(path + ".new", path)
+
+    def fenced(self):
+        try:
+            with open(self.t.path("fenced")) as f:
+                return f.read().split()
+        except FileNotFoundError:
+            return []
+
+    def vm_file(self, engine="kvm", guest="dirtier", cmdline="pages=200 rate=20000 report=5",
+                memory="16M", disk=None):
+        path = self.t.path("demo.cfg")
+        kernel = f'kernel = "{self.t.guest(guest)}"; cmdline = "{cmdline}";'
+        disks = f'disks = ( {{ path = "{self.t.path(disk)}"; size = "8M"; }} );' if disk else ""
+        with open(path, "w") as f:
+            f.write(f'name = "demo"; memory = "{memory}"; vcpus = 1; engine = "{engine}";\n'
+                    f'{kernel if engine == "kvm" else "seed = 3;"}\n{disks}\n')
+        return path
+
+    def protected(self, *options, **vm):
+        self.a.do("start", self.vm_file(**vm))
+        self.a.do("protect", "demo", "--to", "hostb", *options)
+        assert self.a.vm()["state"] == "protected"
+        self.b.wait("standby")
+
+
+def passes(text):
+    """The numbers of the passes that a dirtier has told of."""
+    return [int(n) for n in re.findall(r"dirtier: pass (\d+)", text)]
