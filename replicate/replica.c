@@ -149,19 +149,13 @@ void replica_close(struct replica *r)
 
 static void do_commit(struct replica *r, uint64_t epoch)
 {
-	struct standby_input in = {.type = STANDBY_EV_COMMITTED, .epoch = epoch};
 	struct error e = {0};
-	int rc;
 
 	log_context_epoch(epoch);
-	rc = stage_commit(r, epoch, &e);
-	if (rc) {
-		log_error("%s", e.text);
-		in.type = STANDBY_EV_COMMIT_FAILED;
-		in.why = replica_why(r, e.text);
-	}
-	if (replica_step(r, &in))
-		log_debug("after the end");
+	if (stage_commit(r, epoch, &e))
+		replica_fail(r, STANDBY_EV_COMMIT_FAILED, epoch, e.text);
+	else
+		replica_event(r, STANDBY_EV_COMMITTED, epoch);
 }
 
 static void do_load(struct replica *r)

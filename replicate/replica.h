@@ -62,7 +62,9 @@ struct replica {
 	struct replica_stream streams[CHANNEL_STREAMS_MAX];
 	unsigned attempts, active, welcomed; /* threads that shake hands; that receive; slots */
 	bool closed, quit;
-	char why[512];                                   /* what the core points to: written once */
+	bool failing;  /* the primary is being told why: it will close the link, which says nothing
+			*/
+	char why[512]; /* what the core points to: written once */
 	struct staged_state states[CORE_WINDOW_MAX + 2]; /* epoch n: [n % its length] */
 	struct buf state;                                /* of the last committed epoch */
 	uint64_t commit;                                 /* for the worker; 0 = none */
@@ -84,6 +86,8 @@ int replica_step(struct replica *r, const struct standby_input *in);
 void replica_event(struct replica *r, enum standby_event type, uint64_t epoch);
 /* The first reason stays; the core keeps a pointer to it. */
 const char *replica_why(struct replica *r, const char *text);
+/* Something is wrong that the primary has to know: tell it, then feed `type`. */
+void replica_fail(struct replica *r, enum standby_event type, uint64_t epoch, const char *text);
 void replica_close(struct replica *r); /* lock held; waits for nothing */
 
 void *replica_stream_main(void *arg); /* takes over a struct stream_attempt */

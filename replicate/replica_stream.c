@@ -106,19 +106,19 @@ static struct channel *stream_accept(const struct stream_attempt *a, struct erro
 /* ---- receiving ------------------------------------------------------------------------ */
 
 /* Tell the primary before the link is closed. */
-static void stream_bad(struct replica_stream *s, const struct error *e)
+void replica_fail(struct replica *r, enum standby_event type, uint64_t epoch, const char *text)
 {
-	struct replica *r = s->r;
-	struct standby_input in = {.type = STANDBY_EV_BAD_INPUT};
+	struct standby_input in = {.type = type, .epoch = epoch};
 	struct channel *control;
 
+	log_error("%s", text);
+	in.why = replica_why(r, text);
 	pthread_mutex_lock(&r->lock);
+	r->failing = true;
 	control = r->closed ? NULL : r->streams[0].channel;
 	pthread_mutex_unlock(&r->lock);
-	log_error("%s", e->text);
 	if (control)
-		refuse_send(control, REFUSE_INPUT, e->text);
-	in.why = replica_why(r, e->text);
+		refuse_send(control, REFUSE_INPUT, text);
 	if (replica_step(r, &in))
 		log_debug("after the end");
 }
@@ -127,7 +127,13 @@ static void stream_lost(struct replica_stream *s, int rc)
 {
 	struct standby_input in = {.type = STANDBY_EV_LINK_LOST};
 	char text[128];
+	bool failing;
 
+	pthread_mutex_lock(&s->r->lock);
+	failing = s->r->failing;
+	pthread_mutex_unlock(&s->r->lock);
+	if (failing)
+		return;
 	snprintf(text, sizeof(text), "stream %u of the primary: %s", s->index,
 		 rc == -EPIPE ? "closed" : strerror(-rc));
 	if (rc == -EPIPE || rc == -ECONNRESET)
@@ -158,7 +164,7 @@ static void stream_run(struct replica_stream *s)
 	if (rc == -ESHUTDOWN)
 		return;
 	if (e.code)
-		stream_bad(s, &e);
+		replica_fail(s->r, STANDBY_EV_BAD_INPUT, 0, e.text);
 	else
 		stream_lost(s, rc);
 }
