@@ -56,7 +56,7 @@ struct boot_entry {
 struct engine_params {
 	unsigned vcpus;
 	struct memory *memory;
-	uint64_t seed; /* sim */
+	uint64_t seed;    /* sim */
 	void *device_ctx; /* the struct vm */
 };
 
@@ -70,7 +70,7 @@ struct engine_ops {
 	void (*destroy)(struct engine *en);
 
 	int (*vcpu_boot)(struct engine *en, const struct boot_entry *entry,
-			 struct error *e);     /* vCPU 0 */
+			 struct error *e); /* vCPU 0 */
 	/* All vCPUs and chips to the state that create() left; all vCPUs stand still. */
 	int (*vcpus_reset)(struct engine *en, struct error *e);
 	/* Run on the vCPU's own thread until something needs the machine. A stepped

@@ -108,7 +108,8 @@ static void test_copy_while_running_then_harvest(void **state)
 		assert_int_equal(vm_resume(g.vm), 0);
 		assert_int_equal(vm_log_dirty(g.vm, false), 0);
 	}
-	print_message("%u pages reported, %u of them changed since their copy\n", reported, changed);
+	print_message("%u pages reported, %u of them changed since their copy\n", reported,
+		      changed);
 	assert_true(changed > 0);
 	guest_end(&g);
 	free(shadow);
