@@ -54,7 +54,8 @@ struct mirror_target;
 int mirror_target_create(int fd, uint64_t size, uint16_t disk,
 			 struct mirror_target **out) MUST_CHECK;
 void mirror_target_destroy(struct mirror_target *m);
-/* Check a record wholly, then stage it for `epoch`, or apply it when `direct`. */
+/* Records are received on one thread; another one may commit earlier epochs meanwhile.
+ * Check a record wholly, then stage it for `epoch`, or apply it when `direct`. */
 int mirror_target_receive(struct mirror_target *m, uint64_t epoch, bool direct,
 			  const uint8_t *payload, size_t len, struct error *e) MUST_CHECK;
 int mirror_target_commit(struct mirror_target *m, uint64_t epoch, struct error *e) MUST_CHECK;

@@ -20,11 +20,13 @@ struct staged {
 	uint8_t data[];
 };
 
-/* Staged records in the order of arrival, which is the order of epochs. */
+/* Staged records in the order of arrival, which is the order of epochs. Records arrive
+ * at the end while a commit works on the first: `lock` is for the list only. */
 struct mirror_target {
 	int fd;
 	uint64_t size;
 	uint16_t disk;
+	pthread_mutex_t lock;
 	struct staged *first, **last;
 	_Atomic uint64_t staged_bytes; /* read by any thread */
 };
@@ -39,6 +41,7 @@ int mirror_target_create(int fd, uint64_t size, uint16_t disk, struct mirror_tar
 	m->size = size;
 	m->disk = disk;
 	m->last = &m->first;
+	pthread_mutex_init(&m->lock, NULL);
 	*out = m;
 	return 0;
 }
@@ -48,6 +51,7 @@ void mirror_target_destroy(struct mirror_target *m)
 	if (!m)
 		return;
 	mirror_target_discard(m);
+	pthread_mutex_destroy(&m->lock);
 	free(m);
 }
 
@@ -151,8 +155,10 @@ static int stage(struct mirror_target *m, uint64_t epoch, const struct record_fi
 	*s = (struct staged){NULL, epoch, f->op, f->offset, f->length};
 	if (bytes)
 		memcpy(s->data, f->data, bytes);
+	pthread_mutex_lock(&m->lock);
 	*m->last = s;
 	m->last = &s->next;
+	pthread_mutex_unlock(&m->lock);
 	m->staged_bytes += sizeof *s + bytes;
 	return 0;
 }
@@ -170,21 +176,35 @@ int mirror_target_receive(struct mirror_target *m, uint64_t epoch, bool direct,
 	return stage(m, epoch, &f, e);
 }
 
+static struct staged *staged_first(struct mirror_target *m)
+{
+	struct staged *s;
+
+	pthread_mutex_lock(&m->lock);
+	s = m->first;
+	pthread_mutex_unlock(&m->lock);
+	return s;
+}
+
 static void staged_drop_first(struct mirror_target *m)
 {
-	struct staged *s = m->first;
+	struct staged *s;
 
+	pthread_mutex_lock(&m->lock);
+	s = m->first;
 	m->first = s->next;
 	if (!m->first)
 		m->last = &m->first;
+	pthread_mutex_unlock(&m->lock);
 	m->staged_bytes -= sizeof *s + (s->op == MIRROR_WRITE ? s->length : 0);
 	free(s);
 }
 
 int mirror_target_commit(struct mirror_target *m, uint64_t epoch, struct error *e)
 {
-	while (m->first && m->first->epoch <= epoch) {
-		struct staged *s = m->first;
+	struct staged *s;
+
+	while ((s = staged_first(m)) && s->epoch <= epoch) {
 		int rc = apply(m, s->op, s->offset, s->length, s->data, e);
 
 		if (rc)
@@ -196,7 +216,7 @@ int mirror_target_commit(struct mirror_target *m, uint64_t epoch, struct error *
 
 void mirror_target_discard(struct mirror_target *m)
 {
-	while (m->first)
+	while (staged_first(m))
 		staged_drop_first(m);
 }
 

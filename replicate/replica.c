@@ -244,6 +244,7 @@ void *replica_clock_main(void *arg)
 	struct timespec until;
 	uint64_t deadline;
 
+	thread_hasten();
 	pthread_mutex_lock(&r->lock);
 	for (;;) {
 		if (report_take(r, &report)) {
@@ -323,7 +324,6 @@ int replica_create(struct vm *vm, const struct replicate_config *c,
 		r->streams[i].last = &r->streams[i].first;
 	}
 	pthread_mutex_init(&r->lock, NULL);
-	pthread_mutex_init(&r->member_lock, NULL);
 	pthread_mutex_init(&r->ack_lock, NULL);
 	cond_setup(&r->changed);
 	r->end_fd = -1;
@@ -378,7 +378,7 @@ int replica_add_stream(struct replica *r, uint16_t stream, int fd)
 	a = malloc(sizeof(*a));
 	if (a) {
 		*a = (struct stream_attempt){r, stream, fd};
-		snprintf(name, sizeof(name), "stream-%u", stream % 100);
+		snprintf(name, sizeof(name), "stream-%u", stream % 100u);
 		rc = thread_start(&thread, name, replica_stream_main, a);
 	} else {
 		rc = -ENOMEM;
@@ -470,7 +470,6 @@ void replica_destroy(struct replica *r)
 		close(r->end_fd);
 	pthread_cond_destroy(&r->changed);
 	pthread_mutex_destroy(&r->ack_lock);
-	pthread_mutex_destroy(&r->member_lock);
 	pthread_mutex_destroy(&r->lock);
 	explicit_bzero(r->config.key, sizeof(r->config.key));
 	free(r);

@@ -9,8 +9,8 @@
  *   heartbeat              sends on the control stream, and waits for nothing else
  *
  * Locks. `lock` guards the core, the slots and the lists of what is staged; nothing
- *        that waits is done under it. `member_lock` keeps calls into members apart,
- *        `ack_lock` keeps acknowledgements in order; both come before `lock`.
+ *        that waits is done under it. `ack_lock` keeps acknowledgements in order, and comes
+ *        before `lock`.
  * Image. A page belongs to one stream (page_stream()), and so does its entry in
  *        `versions`; until epoch 1 is whole that stream's thread writes the page, from
  *        then on only the worker does.
@@ -56,7 +56,7 @@ struct replica {
 	uint64_t ram_pages;
 	uint32_t *versions; /* low half of the epoch of the last version received; 0 = none */
 
-	pthread_mutex_t lock, member_lock, ack_lock;
+	pthread_mutex_t lock, ack_lock;
 	pthread_cond_t changed; /* anything under `lock` */
 	struct standby_core core;
 	struct replica_stream streams[CHANNEL_STREAMS_MAX];

@@ -189,9 +189,7 @@ static int on_member(struct replica_stream *s, const struct record *record, stru
 	rc = data_begin(s, epoch, &direct, e);
 	if (rc)
 		return rc;
-	pthread_mutex_lock(&s->r->member_lock);
 	rc = m->receive(m->ctx, epoch, direct, c.at, c.left, e);
-	pthread_mutex_unlock(&s->r->member_lock);
 	if (rc)
 		return error_set(e, rc, "disk %u refuses a record: %s", id, strerror(-rc));
 	epoch_sum_member(&s->sum, XXH3_64bits(c.at, c.left));

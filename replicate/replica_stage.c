@@ -77,10 +77,8 @@ static int members_commit(struct replica *r, uint64_t epoch, struct error *e)
 {
 	int rc = 0;
 
-	pthread_mutex_lock(&r->member_lock);
 	for (unsigned i = 0; i < r->member_count && !rc; i++)
 		rc = r->members[i].commit(r->members[i].ctx, epoch, e);
-	pthread_mutex_unlock(&r->member_lock);
 	return rc;
 }
 
@@ -145,8 +143,6 @@ void stage_discard(struct replica *r)
 	for (size_t i = 0; i < ARRAY_LEN(r->states); i++)
 		buf_free(&r->states[i].bytes);
 	pthread_mutex_unlock(&r->lock);
-	pthread_mutex_lock(&r->member_lock);
 	for (unsigned i = 0; i < r->member_count; i++)
 		r->members[i].discard(r->members[i].ctx);
-	pthread_mutex_unlock(&r->member_lock);
 }

@@ -55,7 +55,8 @@ struct epoch_member {
 	int (*start)(void *ctx, int (*emit)(void *emit_ctx, const struct iovec *iov, int n),
 		     void *emit_ctx, void (*on_synced)(void *emit_ctx, int rc));
 	void (*stop)(void *ctx);
-	/* standby; direct = no whole epoch exists yet, apply at once */
+	/* standby; direct = no whole epoch exists yet, apply at once. Records are received on
+	 * one thread while another one commits earlier epochs; discard comes when neither runs. */
 	int (*receive)(void *ctx, uint64_t epoch, bool direct, const uint8_t *payload, size_t len,
 		       struct error *e);
 	int (*commit)(void *ctx, uint64_t epoch, struct error *e);

@@ -365,6 +365,7 @@ void *epoch_main(void *arg)
 	uint64_t deadline, due;
 	bool quit;
 
+	thread_hasten();
 	prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
 	for (;;) {
 		if (action_take(r, &action, &quit, &deadline)) {

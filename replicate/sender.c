@@ -86,7 +86,7 @@ static int epoch_end(struct stream *t, uint64_t epoch)
 
 static int batch_send(struct stream *t, uint64_t epoch)
 {
-	struct pages_encoded batch;
+	struct pages_encoded batch = {0};
 	int rc;
 
 	if (pages_empty(t->encoder))
@@ -252,6 +252,7 @@ static void *stream_main(void *arg)
 	uint64_t ended = 0;
 	int rc = 0;
 
+	thread_hasten();
 	while (!rc && work_take(t, &record, &capture)) {
 		if (record) {
 			rc = member_send(t, record, ended + 1);

@@ -38,6 +38,7 @@ struct fake {
 	uint64_t received, committed, direct;
 	unsigned discards;
 	bool member_refuses;
+	bool commits_wait; /* under lock */
 };
 
 static inline void fake_event(void *ctx, enum vm_event event, const char *detail)
@@ -75,8 +76,22 @@ static inline int fake_receive(void *ctx, uint64_t epoch, bool direct, const uin
 
 static inline int fake_commit(void *ctx, uint64_t epoch, struct error *e)
 {
-	((struct fake *)ctx)->committed = epoch;
+	struct fake *f = ctx;
+
+	pthread_mutex_lock(&f->lock);
+	while (f->commits_wait)
+		pthread_cond_wait(&f->changed, &f->lock);
+	f->committed = epoch;
+	pthread_mutex_unlock(&f->lock);
 	return 0;
+}
+
+static inline void fake_commits_wait(struct fake *f, bool wait)
+{
+	pthread_mutex_lock(&f->lock);
+	f->commits_wait = wait;
+	pthread_cond_broadcast(&f->changed);
+	pthread_mutex_unlock(&f->lock);
 }
 
 static inline void fake_discard(void *ctx)

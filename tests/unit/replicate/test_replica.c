@@ -68,6 +68,37 @@ static void half_an_epoch_never_shows(void **state)
 	fake_end(&f);
 }
 
+/* While a commit hangs, epochs are taken and acknowledged up to a bound; then the streams
+ * are not read any more. */
+static void slow_commit_holds_the_streams(void **state)
+{
+	struct replicate_stats s;
+	struct fake f;
+	uint64_t most;
+
+	fake_make(&f);
+	most = f.config.window + 1;
+	fake_connect(&f);
+	fake_epoch(&f, 1, 0x11);
+	assert_int_equal(fake_ack(&f), 1);
+	wait_committed(&f, 1);
+	fake_commits_wait(&f, true);
+	for (uint64_t epoch = 2; epoch <= 1 + most; epoch++) {
+		fake_epoch(&f, epoch, (uint8_t)epoch);
+		assert_int_equal(fake_ack(&f), epoch);
+	}
+	fake_epoch(&f, 2 + most, 0x77);
+	usleep(20000);
+	replica_stats(f.replica, &s);
+	assert_int_equal(s.epoch, 1 + most);
+	assert_int_equal(s.acknowledged, 1);
+	fake_commits_wait(&f, false);
+	assert_int_equal(fake_ack(&f), 2 + most);
+	wait_committed(&f, 2 + most);
+	assert_true(filled(&f, 0, 0x77));
+	fake_end(&f);
+}
+
 static void bye_forbids_promotion(void **state)
 {
 	struct record r;
@@ -445,6 +476,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(epochs_one_after_the_other),
 		cmocka_unit_test(half_an_epoch_never_shows),
+		cmocka_unit_test(slow_commit_holds_the_streams),
 		cmocka_unit_test(bye_forbids_promotion),
 		cmocka_unit_test(bad_records_break_the_session),
 		cmocka_unit_test(unknown_optional_records_are_skipped),
