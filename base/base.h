@@ -171,6 +171,10 @@ int loop_post(struct loop *l, loop_fn *fn,
 /* With all signals blocked; `name` is cut to 15 bytes. */
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *ctx) MUST_CHECK;
 
+/* The calling thread works in short bursts that others wait for: where the scheduler
+ * knows slices (EEVDF, Linux 6.12), it gets a CPU soon after it wakes. Elsewhere nothing. */
+void thread_hasten(void);
+
 int fd_read_all(int fd, void *data, size_t n) MUST_CHECK; /* -EPIPE at an early end */
 int fd_write_all(int fd, const void *data, size_t n) MUST_CHECK;
 /* A whole file of at most `most` bytes, appended to `out`. */
