@@ -162,7 +162,13 @@ RUN_TESTS = @POLLUX_BUILD=$(BUILD) $(FIXED_ADDRESSES) tests/run_tests.py $(RESUL
 # Thread sanitizer needs its shadow where some kernels' address randomisation would put the program.
 FIXED_ADDRESSES := $(if $(filter thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 
-.PHONY: unit-programs sim-program fuzzers guests
+# Moves a guest from process to process, in the lab.
+HOP := $(BUILD)/tests/scenario/state-hop
+$(HOP): $(HOP).o $(call archives,$(call closure,hypervisor))
+	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(call libs,$(call closure,hypervisor))
+
+.PHONY: unit-programs sim-program fuzzers guests scenario-programs
+scenario-programs: programs lab-tools $(HOP)
 unit-programs: $(UNIT) $(GUESTS)
 sim-program: $(SIM)
 fuzzers: $(FUZZERS)
@@ -212,14 +218,14 @@ fuzz:
 .PHONY: scenario scenario-run
 RUN_SCENARIO = $(RUN_TESTS) --live --timeout 1080 \
 	$(or $(wildcard tests/scenario/run-all),"echo 'scenario all skipped (tests/scenario/run-all is not there)'")
-scenario: programs guests
+scenario: scenario-programs
 	$(RUN_SCENARIO)
 scenario-run:
 	$(RUN_SCENARIO)
 
 # ---- lint, packages, the whole check ------------------------------------------------
 
-.PHONY: lint tools-test lab-test layers deps check demo
+.PHONY: lint tools-test lab-test native-test layers deps check demo
 lint:
 	$(RUN_TESTS) tests/lint/lint.py
 # Whether lint refuses what it must, results are counted right, packages get installed.
@@ -228,6 +234,9 @@ tools-test:
 # The lab's own programs, without an emulator.
 lab-test:
 	$(RUN_TESTS) --timeout 300 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
+# End to end on this machine: real processes and test guests, over loopback.
+native-test:
+	$(RUN_TESTS) --live --timeout 900 "tests/native/run $(BUILD)"
 # "folder: folders it may use", for lint
 layers:
 	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:
@@ -275,6 +284,7 @@ help:
 	@echo 'make bench      measure, and print the tables'
 	@echo 'make unit       the unit tests;  make one-test T=tests/unit/base/test_buf.c'
 	@echo 'make sim        the seeded simulation;  SIM_ARGS are its arguments'
+	@echo 'make native-test the end-to-end tests on this machine (after make programs guests)'
 	@echo 'make scenario   the end-to-end tests in the lab'
 	@echo 'make fuzz-brief each fuzzer for FUZZ_SECONDS=10;  make fuzz: for an hour'
 	@echo 'make lint       format, layering, sizes, static analysis'

@@ -147,7 +147,6 @@ static int do_stats(struct process *p, struct request *q, struct error *e)
 	return 0;
 }
 
-/* A pause belongs to one thread, and in a session that is the replicator's. */
 static int may_pause(struct process *p, bool paused, struct error *e)
 {
 	if (!p->vm_started || p->vm_ended)
@@ -167,9 +166,9 @@ static int do_pause(struct process *p, struct request *q, struct error *e)
 	(void)q;
 	if (rc)
 		return rc;
-	rc = vm_pause(p->vm);
-	p->paused = !rc;
-	return rc ? error_set(e, rc, "the vm does not pause: %s", strerror(-rc)) : 0;
+	vm_stall(p->vm);
+	p->paused = true;
+	return 0;
 }
 
 static int do_resume(struct process *p, struct request *q, struct error *e)
@@ -179,9 +178,9 @@ static int do_resume(struct process *p, struct request *q, struct error *e)
 	(void)q;
 	if (rc)
 		return rc;
-	rc = vm_resume(p->vm);
-	p->paused = rc != 0;
-	return rc ? error_set(e, rc, "the vm does not resume: %s", strerror(-rc)) : 0;
+	vm_unstall(p->vm);
+	p->paused = false;
+	return 0;
 }
 
 static int do_console(struct process *p, struct request *q, struct error *e)

@@ -78,6 +78,8 @@ class Cluster:
 
     def certificates(self, hosts):
         folder = self.place.share / "pki"
+        if folder.exists():
+            return
         pollux = [str(self.build / "pollux"), "pki"]
         for args in (["init-ca", "--dir", str(folder)],
                      *(["issue", h, "--role", "peer", "--dir", str(folder)] for h in hosts)):
@@ -119,8 +121,8 @@ class Cluster:
 
     # ---- the guest ----
 
-    def guest_config(self, vm="demo", memory="96M", vcpus=2, load=""):
-        cmdline = GUEST_CMDLINE + (f" pollux.load={load}" if load else "")
+    def guest_config(self, vm="demo", memory="96M", vcpus=2, load="", more=""):
+        cmdline = " ".join(filter(None, [GUEST_CMDLINE, load and f"pollux.load={load}", more]))
         path = self.place.share / f"{vm}.cfg"
         path.write_text(
             f'name = "{vm}";\nmemory = "{memory}";\nvcpus = {vcpus};\n'
@@ -198,8 +200,8 @@ class Cluster:
             if host["state"] != "up":
                 continue
             try:
-                code, text = self.run(name, "cat /var/log/polluxd.log /tmp/client.out; "
-                                            "dmesg | tail -50", timeout=20, check=False)
+                code, text = self.run(name, "cat /var/log/polluxd.log /tmp/*.out /tmp/*.log "
+                                            "/tmp/console 2>/dev/null; dmesg | tail -50", timeout=20, check=False)
                 (folder / f"{name}.log").write_text(text)
             except LabError as err:
                 (folder / f"{name}.log").write_text(str(err))

@@ -9,7 +9,7 @@ from labkit.place import LabError
 
 HOSTS = ("hosta", "hostb", "client")
 # A guest or a polluxd that a scenario left behind: by name, for these hosts are ours alone.
-RESET = ("for p in polluxd pollux-vm; do killall -9 $p; done 2>/dev/null; sleep 0.2; "
+RESET = ("for p in polluxd pollux-vm state-hop; do killall -9 $p; done 2>/dev/null; sleep 0.2; "
          "ip link del demo0 2>/dev/null; rm -rf /var/lib/pollux /run/pollux; true")
 
 

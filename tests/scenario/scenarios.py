@@ -179,6 +179,49 @@ def primary_dies_in_first_copy(arena):
     must(code != 0, f"half a copy was promoted by force: {text}")
 
 
+# ---- the state as bytes ----------------------------------------------------------------------------
+
+HOPS = 100
+SICK = ("POLLUX-GUEST-MEMORY-DAMAGED", "soft lockup", "rcu_sched", "rcu_preempt", "BUG:", "Oops",
+        "unstable", "NETDEV WATCHDOG", "I/O error")
+
+
+def linux_moves_a_hundred_times(arena):
+    """SMP Linux under load from process to process, as bytes: its connection, its disk, its memory
+    and its own log say that it noticed nothing but pauses."""
+    cluster = arena.cluster
+    # Away for more than half of the time, a peer with exponential back-off hardly gets through.
+    cluster.run("client", "echo 1 > /proc/sys/net/ipv4/tcp_thin_linear_timeouts")
+    config = cluster.guest_config(load="mem:300,disk:10",
+                                  more="sysctl.net.ipv4.tcp_thin_linear_timeouts=1")
+    cluster.run("hosta", "mkdir -p /var/lib/pollux; rm -f /tmp/console")
+    cluster.background("hosta", f"/pollux/tests/scenario/state-hop {config} {HOPS} 500 "
+                                ">/tmp/console", "/tmp/hop.log")
+    cluster.guest_wait()
+    cluster.client_start()
+    arena.replies(10)
+    pid = cluster.run("hosta", "cat /tmp/hop.log.pid")[1].strip()
+    cluster.run("hosta", f"kill -USR1 {pid}")
+    cluster.wait("all moves are done",
+                 lambda: "hop: done" in cluster.run("hosta", "cat /tmp/hop.log")[1] or
+                 cluster.run("hosta", f"kill -0 {pid}", check=False)[0], 400, 1)
+    log = cluster.run("hosta", "cat /tmp/hop.log")[1]
+    must("hop: done" in log, f"the moves ended early: {log.strip()[-300:]}")
+    arena.replies(20, 130)
+    verdict = arena.client_verdict()
+    must(verdict["connection"] == "intact" and verdict["order"] == "ok" and
+         verdict["replies"] == verdict["requests"], f"the client's record: {verdict}")
+    console = cluster.run("hosta", "cat /tmp/console")[1]
+    must("POLLUX-GUEST-UP" in console, "the guest's console was not kept")
+    for sign in SICK:
+        must(sign not in console, f"the guest's log has {sign!r}: {console[-300:]}")
+    cluster.run("client", "echo QUIT | nc -w 2 10.78.0.100 7; true")
+    cluster.wait("the guest is off", lambda: cluster.run("hosta", f"kill -0 {pid}",
+                                                         check=False)[0] != 0, 30)
+    disk = cluster.disk_verdict("hosta")
+    must(disk["ok"], f"the disk does not agree with the client: {disk}")
+
+
 # ---- the wire ------------------------------------------------------------------------------------
 
 def wire_shows_nothing(arena):
@@ -205,4 +248,5 @@ ALL = {f.__name__: f for f in (
     standby_host_dies_continue, standby_host_dies_stall, standby_vm_process_dies,
     link_cut_with_fence, link_cut_without_fence, operator_decides,
     unprotect_is_no_failure, shutdown_is_no_failure, primary_dies_in_first_copy,
+    linux_moves_a_hundred_times,
     wire_shows_nothing)}

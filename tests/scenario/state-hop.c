@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Moves a running vm from process to process, through bytes: pause, save the state, exec;
+ * the new process loads it, and a copy of RAM, into a vm of its own and goes on.
+ *
+ *   state-hop VM-FILE HOPS RUN-MS
+ *
+ * Boots the vm and waits for SIGUSR1, then hops HOPS times, RUN-MS apart, and runs until
+ * SIGTERM or until the guest is off. The console goes to standard output, a line a hop to
+ * standard error.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hypervisor/hypervisor.h"
+
+struct hop {
+	char **argv;
+	unsigned hops, run_ms;
+	struct vm_config config;
+	struct loop *io;
+	pthread_t io_thread;
+	struct net_backend *nics[VM_NICS_MAX];
+	struct disk_backend *disks[VM_DISKS_MAX];
+	struct vm *vm;
+};
+
+static void check(int rc, const struct error *e, const char *what)
+{
+	if (!rc)
+		return;
+	fprintf(stderr, "state-hop: %s: %s\n", what, e && e->text[0] ? e->text : strerror(-rc));
+	exit(1);
+}
+
+static void on_event(void *ctx, enum vm_event event, const char *detail)
+{
+	fprintf(stderr, "state-hop: guest event %d: %s\n", event, detail);
+	if (event != VM_EVENT_REBOOT)
+		kill(getpid(), SIGTERM);
+}
+
+static void *io_main(void *ctx)
+{
+	check(loop_run(ctx), NULL, "device loop");
+	return NULL;
+}
+
+static void machine_open(struct hop *h)
+{
+	struct vm_parts parts = {.on_event = on_event, .console_in = -1, .console_out = 1};
+	struct error e = {0};
+	struct buf text = {0};
+
+	check(file_read(h->argv[1], 1 << 16, &text, &e), &e, "configuration");
+	buf_put_u8(&text, 0);
+	check(vm_config_parse((char *)text.data, h->argv[1], &h->config, &e), &e, "configuration");
+	buf_free(&text);
+	check(loop_create(&h->io), NULL, "loop");
+	parts.io = h->io;
+	for (unsigned i = 0; i < h->config.nic_count; i++) {
+		check(net_backend_open(&h->config.nics[i], h->io, &h->nics[i], &e), &e, "nic");
+		parts.nets[i] = h->nics[i];
+	}
+	for (unsigned i = 0; i < h->config.disk_count; i++) {
+		check(disk_backend_open(&h->config.disks[i], h->io, &h->disks[i], &e), &e, "disk");
+		parts.disks[i] = h->disks[i];
+	}
+	check(vm_create(&h->config, &parts, &h->vm, &e), &e, "create");
+	check(thread_start(&h->io_thread, "devices", io_main, h->io), NULL, "thread");
+}
+
+/* A new memfd is zero, and its first touch is slow in an emulated host. */
+static void ram_load(int fd, uint8_t *ram, uint64_t pages)
+{
+	static const uint8_t zero[VM_PAGE_SIZE];
+	uint8_t *from = mmap(NULL, pages * VM_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+
+	if (from == MAP_FAILED)
+		check(-errno, NULL, "ram");
+	for (uint64_t i = 0; i < pages * VM_PAGE_SIZE; i += VM_PAGE_SIZE)
+		if (memcmp(from + i, zero, VM_PAGE_SIZE) != 0)
+			memcpy(ram + i, from + i, VM_PAGE_SIZE);
+	munmap(from, pages * VM_PAGE_SIZE);
+	close(fd);
+}
+
+static int state_keep(const struct buf *bytes)
+{
+	int fd = memfd_create("state", 0); /* inherited by the next process */
+
+	if (fd < 0)
+		check(-errno, NULL, "memfd");
+	check(fd_write_all(fd, bytes->data, bytes->len), NULL, "state");
+	return fd;
+}
+
+static void *state_load(int fd, size_t *n)
+{
+	struct stat st;
+	void *state;
+
+	if (fstat(fd, &st) || lseek(fd, 0, SEEK_SET) < 0)
+		check(-errno, NULL, "state");
+	*n = (size_t)st.st_size;
+	state = malloc(*n);
+	check(state ? fd_read_all(fd, state, *n) : -ENOMEM, NULL, "state");
+	close(fd);
+	return state;
+}
+
+static double ms_between(uint64_t from, uint64_t to)
+{
+	return (double)(to - from) / 1e6;
+}
+
+/* exec ends the other threads wherever they are, and with the last user of a ring the
+ * kernel cancels or ends its transfers: what was in flight is in the state, and is begun
+ * again. Nothing else of this process lasts: its descriptors close on exec. */
+static void hop_out(struct hop *h) __attribute__((noreturn));
+static void hop_out(struct hop *h)
+{
+	char left[16], ram[16], state[16], began[32];
+	uint64_t start = clock_ns();
+	struct buf bytes = {0};
+	struct error e = {0};
+	int ram_fd, state_fd;
+
+	check(vm_pause(h->vm), NULL, "pause");
+	check(vm_state_save(h->vm, &bytes, &e), &e, "save");
+	state_fd = state_keep(&bytes);
+	ram_fd = dup(vm_ram_fd(h->vm));
+	snprintf(left, sizeof left, "%u", h->hops - 1);
+	snprintf(ram, sizeof ram, "%d", ram_fd);
+	snprintf(state, sizeof state, "%d", state_fd);
+	snprintf(began, sizeof began, "%lu", (unsigned long)start);
+	execl("/proc/self/exe", "state-hop", h->argv[1], left, h->argv[3], ram, state, began, NULL);
+	check(-errno, NULL, "exec");
+	exit(1);
+}
+
+static void hop_in(struct hop *h)
+{
+	uint64_t began = strtoull(h->argv[6], NULL, 10);
+	struct error e = {0};
+	size_t n;
+	void *state = state_load(atoi(h->argv[5]), &n);
+
+	ram_load(atoi(h->argv[4]), vm_ram(h->vm), vm_ram_pages(h->vm));
+	check(vm_state_check(h->vm, state, n, &e), &e, "check");
+	check(vm_state_load(h->vm, state, n, &e), &e, "load");
+	free(state);
+	check(vm_start(h->vm, &e), &e, "start");
+	fprintf(stderr, "hop: %u left, away for %.0f ms\n", h->hops, ms_between(began, clock_ns()));
+}
+
+static void wait_signal(const sigset_t *set, uint64_t ms)
+{
+	struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
+	int number = ms ? sigtimedwait(set, NULL, &t) : sigwaitinfo(set, NULL);
+
+	if (number == SIGTERM)
+		exit(0);
+}
+
+int main(int argc, char **argv)
+{
+	struct hop h = {.argv = argv};
+	struct error e = {0};
+	sigset_t set;
+
+	if (argc != 4 && argc != 7) {
+		fprintf(stderr, "usage: state-hop VM-FILE HOPS RUN-MS\n");
+		return 2;
+	}
+	h.hops = (unsigned)atoi(argv[2]);
+	h.run_ms = (unsigned)atoi(argv[3]);
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	log_setup("state-hop", LOG_LEVEL_INFO);
+	machine_open(&h);
+	if (argc == 7) {
+		hop_in(&h);
+	} else {
+		check(vm_boot(h.vm, &e), &e, "boot");
+		check(vm_start(h.vm, &e), &e, "start");
+		wait_signal(&set, 0);
+	}
+	if (h.hops) {
+		wait_signal(&set, h.run_ms);
+		hop_out(&h);
+	}
+	fprintf(stderr, "hop: done\n");
+	wait_signal(&set, 0);
+	return 0;
+}
