@@ -167,6 +167,7 @@ class Hosts:
         for host in (self.a, self.b):
             t.cleanup(host.close)
             host.up()
+        t.cleanup(lambda: self.fence(1))  # hosts end one after the other: no cause to fence
         wait_until(lambda: '"connected": true' in self.a.do("list", "--peers", "--json"), 20,
                    "the peers are connected")
 

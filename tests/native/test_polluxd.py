@@ -203,10 +203,10 @@ def ten_hops(t):
     assert not hosts.fenced()
 
 
-@case("polluxd-fast-failover", seconds=60)
-def fast(t):
+@case("polluxd-failover-figures", seconds=60)
+def figures(t):
     """Figures to look at: nothing is decided by them."""
-    hosts = Hosts(t, heartbeat_ms=10, loss_ms=50)
+    hosts = Hosts(t, heartbeat_ms=20, loss_ms=500)
     hosts.protected()
     hosts.a.kill()
     hosts.b.wait("running")
