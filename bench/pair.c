@@ -260,9 +260,11 @@ void pair_stats(struct pair *p, struct replicate_stats *out)
 void pair_unprotect(struct pair *p)
 {
 	struct error e = {0};
-	int status;
+	int rc, status;
 
-	check(replicator_stop(p->replicator, clock_ns() + 10 * NS_PER_SEC, &e), "unprotect", &e);
+	rc = replicator_stop(p->replicator, clock_ns() + 10 * NS_PER_SEC, &e);
+	usleep(rc ? 100000 : 0); /* the reason is on its way to on_state() */
+	check(rc, "unprotect", &e);
 	replicator_destroy(p->replicator);
 	p->replicator = NULL;
 	if (waitpid(p->twin, &status, 0) != p->twin || status)

@@ -6,8 +6,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PREFETCH_AHEAD 4u
-
 static size_t copies_bytes(uint64_t pages)
 {
 	return (size_t)pages * VM_PAGE_SIZE;
@@ -57,25 +55,18 @@ static uint64_t pages_list(uint64_t *list, const uint64_t *map, uint64_t bits)
 	return n;
 }
 
-/* Scattered pages are cold: what is slow is the start of each, so ask for it early. */
-static void prefetch_page(const uint8_t *page)
+int capture_begin(struct capture *c, struct copier *copier, const uint8_t *ram, const uint64_t *map,
+		  uint64_t bits)
 {
-	for (unsigned at = 0; at < 512; at += 64)
-		__builtin_prefetch(page + at);
-}
-
-int capture_pages(struct capture *c, const uint8_t *ram, const uint64_t *map, uint64_t bits)
-{
+	struct copy_job job = {.ram = ram};
 	int rc = capture_reserve(c, bitmap_count(map, bits));
 
 	if (rc)
 		return rc;
-	c->count = pages_list(c->pages, map, bits);
-	for (uint64_t i = 0; i < c->count; i++) {
-		if (i + PREFETCH_AHEAD < c->count)
-			prefetch_page(ram + c->pages[i + PREFETCH_AHEAD] * VM_PAGE_SIZE);
-		memcpy(c->copies + copies_bytes(i), ram + c->pages[i] * VM_PAGE_SIZE, VM_PAGE_SIZE);
-	}
+	job.count = c->count = pages_list(c->pages, map, bits);
+	job.to = c->copies;
+	job.pages = c->pages;
+	copier_start(copier, &job);
 	return 0;
 }
 

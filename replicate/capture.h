@@ -8,6 +8,7 @@
 #ifndef POLLUX_REPLICATE_CAPTURE_H
 #define POLLUX_REPLICATE_CAPTURE_H
 
+#include "replicate/copier.h"
 #include "replicate/replicate.h"
 
 struct capture {
@@ -37,8 +38,9 @@ static inline uint64_t pause_total(const struct vm_pause_times *t)
 void capture_free(struct capture *c);
 /* Make room, outside the pause. */
 int capture_reserve(struct capture *c, uint64_t pages) MUST_CHECK;
-/* Copy the pages that are set in `map`; in the pause. */
-int capture_pages(struct capture *c, const uint8_t *ram, const uint64_t *map,
+/* Begin to copy the pages that are set in `map`; in the pause. After success the caller
+ * has to call copier_finish(), whatever else fails. */
+int capture_begin(struct capture *c, struct copier *copier, const uint8_t *ram, const uint64_t *map,
 		  uint64_t bits) MUST_CHECK;
 /* Copy a page that the guest may be writing: torn is fine, it is dirty again then. */
 void capture_live_page(uint8_t *to, const uint8_t *from);

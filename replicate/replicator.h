@@ -7,6 +7,7 @@
  *   control thread  receives on the control stream
  *   heartbeat       sends on it, and waits for nothing else
  *   senders         a thread for each bulk stream (sender.c)
+ *   copiers         help to copy in a pause (copier.c)
  *
  * Locks. `lock` guards the core and the queue of actions; outputs are released, held
  *        and passed under it, so that these happen in the core's order. It is not
@@ -63,6 +64,7 @@ struct replicator {
 
 	/* Of the epoch thread. */
 	struct sender *sender;
+	struct copier *copier;
 	struct capture *captures, round;
 	unsigned capture_count;
 	uint64_t *dirty; /* to be sent with the next checkpoint */

@@ -178,28 +178,30 @@ static void outputs_seal(struct replicator *r, uint64_t epoch, bool hold)
 }
 
 /* In the pause. All that can fail comes first; then the border is drawn at once for
- * members (the post) and outputs. */
+ * members (the post) and outputs. Saving the state changes no RAM: the copy goes on
+ * beside it. */
 static int checkpoint_take(struct replicator *r, struct capture *c, bool hold, struct error *e)
 {
 	uint64_t t[4];
 	int rc;
 
 	t[0] = clock_ns();
-	buf_reset(&c->state);
-	rc = vm_state_save(r->vm, &c->state, e);
-	if (rc)
-		return rc;
-	t[1] = clock_ns();
 	rc = vm_dirty_harvest(r->vm, r->dirty);
 	if (rc)
 		return error_set(e, rc, "harvest dirty pages: %s", strerror(-rc));
-	t[2] = clock_ns();
-	rc = capture_pages(c, vm_ram(r->vm), r->dirty, vm_ram_pages(r->vm));
+	rc = capture_begin(c, r->copier, vm_ram(r->vm), r->dirty, vm_ram_pages(r->vm));
 	if (rc)
 		return error_set(e, rc, "copy dirty pages: %s", strerror(-rc));
+	t[1] = clock_ns();
+	buf_reset(&c->state);
+	rc = vm_state_save(r->vm, &c->state, e);
+	t[2] = clock_ns();
+	copier_finish(r->copier);
+	if (rc)
+		return rc;
 	t[3] = clock_ns();
-	c->times.state = t[1] - t[0];
-	c->times.harvest = t[2] - t[1];
+	c->times.harvest = t[1] - t[0];
+	c->times.state = t[2] - t[1];
 	c->times.copy = t[3] - t[2];
 	c->sealed_at = t[3];
 	sender_post(r->sender, c);
