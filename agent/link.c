@@ -378,7 +378,9 @@ static void *link_main(void *ctx)
 out_channel:
 	channel_end(k);
 out_event:
-	ended_put(k, k->why[0] ? k->why : e.text);
+	/* From here on the reason stays what it is: whoever came first has given it. */
+	link_shutdown(k, e.text);
+	ended_put(k, k->why);
 	return NULL;
 }
 
