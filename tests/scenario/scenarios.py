@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scenarios. Each begins in a fresh arena and raises Violated, or LabError, when what it is
 about does not hold."""
+import pathlib
+import shutil
 import time
 
 
@@ -23,6 +25,25 @@ def client_content(arena, running_on):
     arena.guest_stop(running_on)
     disk = arena.cluster.disk_verdict(running_on)
     must(disk["ok"], f"the disk on {running_on} does not agree with the client: {disk}")
+
+
+# ---- one guest, one terminal ------------------------------------------------------------------
+
+CTRL_CLOSING_BRACKET = "\x1d"
+
+
+def run_on_a_terminal(arena):
+    """`pollux run` boots the guest, its console on the terminal; Ctrl-] shuts it down."""
+    cluster = arena.cluster
+    config = cluster.guest_config()
+    shutil.copy(pathlib.Path(__file__).with_name("on-terminal"), arena.place.share)
+    cluster.run("hosta", "mkdir -p /var/lib/pollux")
+    code, text = cluster.run("hosta", f"/lab/on-terminal 60 POLLUX-GUEST-UP '{CTRL_CLOSING_BRACKET}' "
+                             f"{cluster.programs}/pollux run {config}", timeout=90, check=False)
+    must(code == 0, f"pollux run ended with {code}: {text[-400:]}")
+    must("cpus 2" in text, f"the guest does not see its two vCPUs: {text[-400:]}")
+    left = cluster.run("hosta", "pidof pollux-vm; true")[1].strip()
+    must(not left, f"pollux run left process {left}")
 
 
 # ---- the primary dies ----------------------------------------------------------------------
@@ -244,6 +265,7 @@ def wire_shows_nothing(arena):
 SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio_blk")
 
 ALL = {f.__name__: f for f in (
+    run_on_a_terminal,
     primary_host_dies_event, primary_host_dies_interval, primary_vm_process_dies, there_and_back,
     standby_host_dies_continue, standby_host_dies_stall, standby_vm_process_dies,
     link_cut_with_fence, link_cut_without_fence, operator_decides,
