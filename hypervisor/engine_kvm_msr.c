@@ -6,6 +6,7 @@
 #include "hypervisor/engine_kvm.h"
 
 #define MSR_TSC 0x10u
+#define TSC_FAR (UINT64_C(1) << 40) /* minutes */
 
 /* On KVM's list, yet not the state of our guests: features that their CPUID does not
  * offer, and second names of other MSRs. */
@@ -128,11 +129,30 @@ int kvm_msrs_get(struct engine *en, unsigned vcpu, struct error *e)
 	return 0;
 }
 
+/* Linux before 6.8 takes a TSC that is within a second of the last one written, or of
+ * the vCPU's creation, for an attempt to make vCPUs equal, and uses the older one: a
+ * guest younger than a second, or a twin as old as its guest, would see its TSC jump.
+ * So vCPU 0 is moved far away first. The others come close to it, and become equal. */
+static int tsc_detach(struct engine *en, unsigned vcpu)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} far = {.head.nmsrs = 1, .entry.index = MSR_TSC};
+
+	for (unsigned i = 0; i < en->image.msrs.head.nmsrs; i++)
+		if (en->image.msrs.entries[i].index == MSR_TSC)
+			far.entry.data = en->image.msrs.entries[i].data + TSC_FAR;
+	return vcpu ? 1 : kvm_call(en->vcpu[vcpu].fd, KVM_SET_MSRS, &far);
+}
+
 int kvm_msrs_set(struct engine *en, unsigned vcpu, struct error *e)
 {
 	unsigned count = en->image.msrs.head.nmsrs;
-	int set = kvm_call(en->vcpu[vcpu].fd, KVM_SET_MSRS, &en->image.msrs);
+	int set = tsc_detach(en, vcpu);
 
+	if (set >= 0)
+		set = kvm_call(en->vcpu[vcpu].fd, KVM_SET_MSRS, &en->image.msrs);
 	if (set < 0)
 		return error_set(e, set, "vCPU %u: cannot write the MSRs: %s", vcpu,
 				 strerror(-set));

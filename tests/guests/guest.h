@@ -6,7 +6,7 @@
  * Each prints lines on the serial port and ends by turning the machine off:
  *   "<name>: start ..."  "<name>: <progress>"  "<name>: ok ..."  or  "<name>: FAIL ..."
  * Parameters come on the kernel command line as key=number. What an instruction
- * emulator lacks (SSE arithmetic, xsave, AVX) is used only with avx=1.
+ * emulator lacks (xsave, AVX) is used only with avx=1, and if CPUID offers it.
  *
  *   dirtier    writes one word in each of `pages` pages, `rate` pages a second (0 = as
  *              fast as can be), `passes` times over (0 = for ever), and checks on each
@@ -17,7 +17,9 @@
  *              type 0x88b5, to which it adds its count and hash of all frames so far;
  *              turns off after `frames` frames (0 = never)
  *   selfcheck  all registers, FPU and SSE state, timers, IPIs and TSC on every vCPU, for
- *              `ticks` timer interrupts, `cpus` vCPUs
+ *              `ticks` timer interrupts, `cpus` vCPUs; cr8=0 leaves the task priority
+ *              alone. Under QEMU 7.2 without KVM, a nested guest needs cr8=0 (a write
+ *              aborts QEMU) and avx=0 (its XSETBV is not intercepted, so XCR0 is lost)
  *   blk        writes, reads back and flushes `blocks` blocks of a disk, `depth` requests
  *              in flight, `ops` requests in all (0 = for ever); with linger=1 it stays on
  */

@@ -129,26 +129,31 @@ void report(const char *fmt, ...)
 	va_end(args);
 }
 
+static void __attribute__((noreturn)) halt(void)
+{
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
 void fail(const char *fmt, ...)
 {
 	static volatile uint32_t once;
 	va_list args;
 	interrupts_off();
-	if (!__atomic_exchange_n(&once, 1, __ATOMIC_ACQ_REL)) {
-		va_start(args, fmt);
-		say("\n%s: FAIL ", guest_name);
-		vsay(fmt, args);
-		say("\n");
-		va_end(args);
-	}
+	if (__atomic_exchange_n(&once, 1, __ATOMIC_ACQ_REL))
+		halt(); /* another vCPU is saying why, and turns off */
+	va_start(args, fmt);
+	say("\n%s: FAIL ", guest_name);
+	vsay(fmt, args);
+	say("\n");
+	va_end(args);
 	power_off();
 }
 
 void power_off(void)
 {
 	out16(PM1_CONTROL, S5);
-	for (;;)
-		__asm__ volatile("cli; hlt");
+	halt();
 }
 
 /* ---- parameters ------------------------------------------------------------------- */

@@ -39,7 +39,7 @@ struct cpu {
 static struct cpu cpus[GUEST_CPUS_MAX];
 static volatile uint64_t pit_ticks;
 static unsigned cpu_count;
-static bool avx;
+static bool avx, task_priority;
 static uint64_t ticks_wanted;
 
 static struct cpu *self(void)
@@ -70,21 +70,25 @@ static uint64_t pattern(unsigned cpu, unsigned i)
 	return v ^ v >> 29;
 }
 
-/* Model-specific registers that hold any canonical address. */
-static const uint32_t msrs[] = {
-	0xc0000100,               /* FS base */
-	0xc0000101,               /* GS base */
-	0xc0000102,               /* kernel GS base */
-	0xc0000082,               /* LSTAR */
-	0xc0000081,               /* STAR */
-	0xc0000084,               /* SFMASK */
-	0x174,      0x175, 0x176, /* SYSENTER */
+struct msr {
+	uint32_t number;
+	uint64_t mask; /* bits that every processor keeps */
+};
+static const struct msr msrs[] = {
+	{0xc0000100, 0x7ffffffff000}, /* FS base */
+	{0xc0000101, 0x7ffffffff000}, /* GS base */
+	{0xc0000102, 0x7ffffffff000}, /* kernel GS base */
+	{0xc0000082, 0x7ffffffff000}, /* LSTAR */
+	{0xc0000081, 0x7ffffffff000}, /* STAR */
+	{0xc0000084, 0xffffffff},     /* SFMASK */
+	{0x174, 0xffff},              /* SYSENTER CS, ESP, EIP */
+	{0x175, 0xffffffff},
+	{0x176, 0xffffffff},
 };
 
 static uint64_t msr_pattern(unsigned cpu, unsigned i)
 {
-	return pattern(cpu, 100 + i) &
-	       (msrs[i] == 0xc0000084 || msrs[i] == 0x174 ? 0xfffffffful : 0x7ffffffff000ul);
+	return pattern(cpu, 100 + i) & msrs[i].mask;
 }
 
 static void debug_set(unsigned cpu)
@@ -108,14 +112,16 @@ static void debug_check(unsigned cpu)
 
 static void control_set(unsigned cpu)
 {
-	__asm__ volatile("mov %0, %%cr2; mov %1, %%cr8"
-			 :
-			 : "r"(pattern(cpu, 60)), "r"((uint64_t)cpu % 2));
+	__asm__ volatile("mov %0, %%cr2" : : "r"(pattern(cpu, 60)));
+	if (task_priority)
+		__asm__ volatile("mov %0, %%cr8" : : "r"((uint64_t)cpu % 2));
 }
 static void control_check(unsigned cpu)
 {
-	uint64_t cr2, cr8;
-	__asm__ volatile("mov %%cr2, %0; mov %%cr8, %1" : "=r"(cr2), "=r"(cr8));
+	uint64_t cr2, cr8 = cpu % 2;
+	__asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
+	if (task_priority)
+		__asm__ volatile("mov %%cr8, %0" : "=r"(cr8));
 	if (cr2 != pattern(cpu, 60) || cr8 != cpu % 2)
 		fail("cpu %u: CR2 is %x, CR8 is %x", (uint64_t)cpu, cr2, cr8);
 }
@@ -148,6 +154,14 @@ static void fx_check(struct cpu *c, unsigned cpu)
 			     (uint64_t)cpu, (uint64_t)i, (uint64_t)c->got[i], (uint64_t)c->fx[i]);
 }
 
+/* XSAVE and AVX */
+static bool avx_offered(void)
+{
+	uint32_t a = 1, b, c = 0, d, wanted = 1u << 26 | 1u << 28;
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return (c & wanted) == wanted;
+}
+
 static void avx_set(struct cpu *c, unsigned cpu)
 {
 	avx_enable();
@@ -169,7 +183,7 @@ static void patterns_set(struct cpu *c, unsigned cpu)
 		c->pattern[i] = pattern(cpu, i);
 	for (unsigned i = 0; i < ARRAY_LEN(msrs); i++) {
 		c->msr_pattern[i] = msr_pattern(cpu, i);
-		msr_write(msrs[i], c->msr_pattern[i]);
+		msr_write(msrs[i].number, c->msr_pattern[i]);
 	}
 	debug_set(cpu);
 	control_set(cpu);
@@ -183,9 +197,9 @@ static void patterns_check(struct cpu *c, unsigned cpu)
 	if (registers_hold(c->pattern, ROUNDS))
 		fail("cpu %u: a general register changed", (uint64_t)cpu);
 	for (unsigned i = 0; i < ARRAY_LEN(msrs); i++)
-		if (msr_read(msrs[i]) != c->msr_pattern[i])
-			fail("cpu %u: MSR %x is %x, was %x", (uint64_t)cpu, (uint64_t)msrs[i],
-			     msr_read(msrs[i]), c->msr_pattern[i]);
+		if (msr_read(msrs[i].number) != c->msr_pattern[i])
+			fail("cpu %u: MSR %x is %x, was %x", (uint64_t)cpu,
+			     (uint64_t)msrs[i].number, msr_read(msrs[i].number), c->msr_pattern[i]);
 	debug_check(cpu);
 	control_check(cpu);
 	fx_check(c, cpu);
@@ -302,7 +316,8 @@ void guest_main(void)
 	uint64_t every = parameter("report", 100), told = 0;
 	cpu_count = (unsigned)parameter("cpus", 1);
 	ticks_wanted = parameter("ticks", 0);
-	avx = parameter("avx", 0);
+	avx = parameter("avx", 0) && avx_offered();
+	task_priority = parameter("cr8", 1);
 	handler_set(TIMER_VECTOR, timer_tick);
 	handler_set(PIT_VECTOR, pit_tick);
 	handler_set(IPI_VECTOR, ipi_came);
