@@ -6,6 +6,8 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 
+#include "hypervisor/engine_kvm.h"
+
 #define MEMORY (UINT64_C(16) << 20)
 
 static void test_probe_gives_a_reason(void **state)
@@ -138,15 +140,78 @@ static void test_poweroff_stops_all_vcpus(void **state)
 
 static void test_reset_boots_again(void **state)
 {
+	struct guest g = {.kind = GUEST_RESET};
+	struct error e = {0};
+
+	if (guest_no_kvm())
+		skip();
+	guest_make(&g, 2, MEMORY);
+	g.device->sequence = 77;
+	assert_int_equal(vm_boot(g.vm, &e), 0);
+	guest_start(&g);
+	guest_wait_event(&g, VM_EVENT_REBOOT, 1);
+	guest_wait_count(&g, COUNT_LOOP, 100);
+	assert_int_equal(g.device->sequence, 0);
+	assert_true(vm_is_running(g.vm));
+	assert_int_equal(g.events[VM_EVENT_CRASH] + g.events[VM_EVENT_POWEROFF], 0);
+	guest_end(&g);
+}
+
+static uint64_t msr_read(struct guest *g, unsigned vcpu, uint32_t index)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} one = {.head = {.nmsrs = 1}, .entry = {.index = index}};
+
+	assert_int_equal(kvm_call(g->vm->engine->vcpu[vcpu].fd, KVM_GET_MSRS, &one), 1);
+	return one.entry.data;
+}
+
+/* A kernel takes MTRRs that differ between vCPUs, or are off, for broken firmware. */
+static void test_boot_leaves_mtrrs_as_firmware_would(void **state)
+{
+	struct guest g = {.kind = GUEST_PIO};
+	struct error e = {0};
+
+	if (guest_no_kvm())
+		skip();
+	guest_make(&g, 2, MEMORY);
+	assert_int_equal(vm_boot(g.vm, &e), 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(msr_read(&g, i, 0x2ff), 0x806);
+	guest_end(&g);
+}
+
+/* What both hosts of a pair must agree on, and what no section carries. */
+static void test_cpuid_is_of_one_socket_and_offers_nothing_uncarried(void **state)
+{
+	const struct kvm_cpuid_entry2 *leaf;
+	struct kvm_cpuid2 *c;
 	struct guest g = {0};
 
 	if (guest_no_kvm())
 		skip();
-	guest_boot(&g, GUEST_RESET, 2, MEMORY);
-	guest_wait_event(&g, VM_EVENT_REBOOT, 1);
-	guest_wait_count(&g, COUNT_LOOP, 100);
-	assert_true(vm_is_running(g.vm));
-	assert_int_equal(g.events[VM_EVENT_CRASH] + g.events[VM_EVENT_POWEROFF], 0);
+	guest_make(&g, 6, MEMORY);
+	c = g.vm->engine->cpuid;
+	leaf = kvm_cpuid_find(c, 1, 0);
+	assert_int_equal(leaf->ebx >> 24, 0);
+	assert_int_equal(leaf->ebx >> 16 & 0xff, 6);
+	assert_int_equal(leaf->ecx >> 31, 1);                 /* hypervisor */
+	assert_int_equal(leaf->ecx >> 24 & 1, 1);             /* TSC deadline */
+	assert_int_equal(leaf->ecx & (1u << 5 | 1u << 3), 0); /* VMX, MONITOR */
+	assert_int_equal(leaf->edx >> 28 & 1, 1);
+	leaf = kvm_cpuid_find(c, 0x0b, 1);
+	assert_int_equal(leaf->eax, 3);
+	assert_int_equal(leaf->ebx, 6);
+	leaf = kvm_cpuid_find(c, 0x80000001, 0);
+	assert_int_equal(leaf->ecx & 1u << 2, 0); /* SVM */
+	leaf = kvm_cpuid_find(c, 0x40000001, 0);
+	assert_int_equal(leaf->eax & 1u << 4, 0); /* asynchronous page faults */
+	kvm_cpuid_personalize(c, 5);
+	assert_int_equal(kvm_cpuid_find(c, 1, 0)->ebx >> 24, 5);
+	assert_int_equal(kvm_cpuid_find(c, 0x0b, 1)->edx, 5);
+	kvm_cpuid_personalize(c, 0);
 	guest_end(&g);
 }
 
@@ -175,6 +240,8 @@ int main(void)
 		cmocka_unit_test(test_triple_fault_is_a_crash),
 		cmocka_unit_test(test_poweroff_stops_all_vcpus),
 		cmocka_unit_test(test_reset_boots_again),
+		cmocka_unit_test(test_boot_leaves_mtrrs_as_firmware_would),
+		cmocka_unit_test(test_cpuid_is_of_one_socket_and_offers_nothing_uncarried),
 		cmocka_unit_test(test_wrong_machines_are_refused),
 	};
 
