@@ -11,8 +11,6 @@
 #include "replicate/waits.h"
 
 #define LOG_MODULE "replica"
-/* Handshakes at a time: those of the session, and a few of strangers who fail. */
-#define ATTEMPTS_MAX (CHANNEL_STREAMS_MAX + 8u)
 /* The primary opens an epoch (a disk write) before it has sealed it. */
 #define WINDOW_SPARE 1u
 
@@ -336,61 +334,70 @@ int replica_create(struct vm *vm, const struct replicate_config *c,
 	return 0;
 }
 
-static int attempt_begin(struct replica *r, unsigned stream)
+/* Lock held. A thread that is done has nothing left but to return. */
+static struct stream_thread *thread_slot(struct replica *r)
 {
-	int rc = 0;
+	for (unsigned i = 0; i < STREAM_THREADS_MAX; i++) {
+		struct stream_thread *t = &r->threads[i];
 
-	pthread_mutex_lock(&r->lock);
-	if (r->closed)
-		rc = -ESHUTDOWN;
-	else if (stream > r->config.streams)
-		rc = -EINVAL;
-	else if (r->streams[stream].channel)
-		rc = -EALREADY;
-	else if (r->attempts >= ATTEMPTS_MAX)
-		rc = -EBUSY;
-	else
-		r->attempts++;
-	pthread_mutex_unlock(&r->lock);
-	return rc;
+		if (t->used && t->done) {
+			pthread_join(t->thread, NULL);
+			*t = (struct stream_thread){0};
+		}
+		if (!t->used)
+			return t;
+	}
+	return NULL;
 }
 
-static void attempt_undo(struct replica *r)
+static int attempt_check(const struct replica *r, unsigned stream)
 {
-	pthread_mutex_lock(&r->lock);
-	r->attempts--;
-	pthread_cond_broadcast(&r->changed);
-	pthread_mutex_unlock(&r->lock);
+	if (r->closed)
+		return -ESHUTDOWN;
+	if (stream > r->config.streams)
+		return -EINVAL;
+	if (r->streams[stream].channel)
+		return -EALREADY;
+	return r->attempts < ATTEMPTS_MAX ? 0 : -EBUSY;
+}
+
+/* Lock held. */
+static int attempt_start(struct replica *r, unsigned stream, int fd)
+{
+	struct stream_thread *t = thread_slot(r);
+	struct stream_attempt *a;
+	char name[16];
+	int rc;
+
+	if (!t)
+		return -EBUSY;
+	a = malloc(sizeof(*a));
+	if (!a)
+		return -ENOMEM;
+	*a = (struct stream_attempt){r, t, stream, fd};
+	snprintf(name, sizeof(name), "stream-%u", stream % 100u);
+	rc = thread_start(&t->thread, name, replica_stream_main, a);
+	if (rc) {
+		free(a);
+		return rc;
+	}
+	t->used = true;
+	r->attempts++;
+	return 0;
 }
 
 int replica_add_stream(struct replica *r, uint16_t stream, int fd)
 {
-	struct stream_attempt *a;
-	pthread_t thread;
-	char name[16];
 	int rc;
 
-	rc = attempt_begin(r, stream);
-	if (rc) {
+	pthread_mutex_lock(&r->lock);
+	rc = attempt_check(r, stream);
+	if (!rc)
+		rc = attempt_start(r, stream, fd);
+	pthread_mutex_unlock(&r->lock);
+	if (rc)
 		close(fd);
-		return rc;
-	}
-	a = malloc(sizeof(*a));
-	if (a) {
-		*a = (struct stream_attempt){r, stream, fd};
-		snprintf(name, sizeof(name), "stream-%u", stream % 100u);
-		rc = thread_start(&thread, name, replica_stream_main, a);
-	} else {
-		rc = -ENOMEM;
-	}
-	if (rc) {
-		free(a);
-		close(fd);
-		attempt_undo(r);
-		return rc;
-	}
-	pthread_detach(thread);
-	return 0;
+	return rc;
 }
 
 static int promote_refused(int rc, struct error *e)
@@ -448,6 +455,9 @@ static void threads_end(struct replica *r)
 		pthread_cond_wait(&r->changed, &r->lock);
 	pthread_cond_broadcast(&r->changed);
 	pthread_mutex_unlock(&r->lock);
+	for (unsigned i = 0; i < STREAM_THREADS_MAX; i++)
+		if (r->threads[i].used)
+			pthread_join(r->threads[i].thread, NULL);
 	if (r->heartbeat_started)
 		pthread_join(r->heartbeat_thread, NULL);
 	if (r->worker_started)

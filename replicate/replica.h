@@ -47,6 +47,15 @@ struct replica_stream {
 	struct staged_pages *first, **last;
 };
 
+/* Handshakes at a time: those of the session, and a few of strangers who fail. */
+#define ATTEMPTS_MAX       (CHANNEL_STREAMS_MAX + 8u)
+#define STREAM_THREADS_MAX (CHANNEL_STREAMS_MAX + ATTEMPTS_MAX)
+
+struct stream_thread {
+	pthread_t thread;
+	bool used, done;
+};
+
 struct replica {
 	struct vm *vm;
 	struct replicate_config config;
@@ -60,6 +69,7 @@ struct replica {
 	pthread_cond_t changed; /* anything under `lock` */
 	struct standby_core core;
 	struct replica_stream streams[CHANNEL_STREAMS_MAX];
+	struct stream_thread threads[STREAM_THREADS_MAX];
 	unsigned attempts, active, welcomed; /* threads that shake hands; that receive; slots */
 	bool closed, quit;
 	bool failing;  /* the primary is being told why: it will close the link, which says nothing
@@ -93,6 +103,7 @@ void replica_close(struct replica *r); /* lock held; waits for nothing */
 void *replica_stream_main(void *arg); /* takes over a struct stream_attempt */
 struct stream_attempt {
 	struct replica *r;
+	struct stream_thread *thread;
 	unsigned stream;
 	int fd;
 };

@@ -225,21 +225,21 @@ void *replica_stream_main(void *arg)
 	free(arg);
 	c = stream_accept(&a, &e);
 	claimed = c && slot_claim(s, c);
+	if (!claimed) {
+		log_warn("stream %u is refused: %s", a.stream, c ? "there is one already" : e.text);
+		channel_close(c);
+	}
 	pthread_mutex_lock(&r->lock);
 	r->attempts--;
-	pthread_cond_broadcast(&r->changed);
 	if (claimed) {
 		pthread_mutex_unlock(&r->lock);
 		stream_serve(s);
 		pthread_mutex_lock(&r->lock);
 		r->active--;
-		pthread_cond_broadcast(&r->changed);
-	} else {
-		log_warn("stream %u is refused: %s", a.stream, c ? "there is one already" : e.text);
 	}
+	a.thread->done = true;
+	pthread_cond_broadcast(&r->changed);
 	pthread_mutex_unlock(&r->lock);
-	if (!claimed)
-		channel_close(c);
 	return NULL;
 }
 
