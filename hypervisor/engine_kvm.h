@@ -28,6 +28,7 @@ struct kvm_vcpu {
 	struct kvm_run *run;
 	_Atomic pid_t tid; /* its thread; 0 before its first run */
 	atomic_bool inside;
+	uint32_t tsc_khz; /* changes by kvm_vcpu_set() only; 0 = not asked yet */
 };
 
 /* Everything that KVM knows of one vCPU. */

@@ -62,11 +62,21 @@ static int xcrs_set(struct engine *en, unsigned vcpu, struct error *e)
 	return vcpu_ioctl(en, vcpu, KVM_SET_XCRS, &en->image.xcrs, "KVM_SET_XCRS", e);
 }
 
+static uint32_t tsc_khz_of(struct engine *en, unsigned vcpu)
+{
+	struct kvm_vcpu *v = &en->vcpu[vcpu];
+
+	if (!v->tsc_khz) {
+		int khz = kvm_call(v->fd, KVM_GET_TSC_KHZ, NULL);
+
+		v->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	}
+	return v->tsc_khz;
+}
+
 static int tsc_khz_get(struct engine *en, unsigned vcpu, struct error *e)
 {
-	int khz = kvm_call(en->vcpu[vcpu].fd, KVM_GET_TSC_KHZ, NULL);
-
-	en->image.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	en->image.tsc_khz = tsc_khz_of(en, vcpu);
 	return 0;
 }
 
@@ -74,19 +84,19 @@ static int tsc_khz_get(struct engine *en, unsigned vcpu, struct error *e)
  * scale, a guest on kvm-clock does not mind a small difference. */
 static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
 {
-	uint32_t want = en->image.tsc_khz;
-	int own = kvm_call(en->vcpu[vcpu].fd, KVM_GET_TSC_KHZ, NULL);
-	uint32_t apart;
+	uint32_t want = en->image.tsc_khz, own = tsc_khz_of(en, vcpu), apart;
 
-	if (!want || own <= 0 || (uint32_t)own == want)
+	if (!want || !own || own == want)
 		return 0;
-	if (kvm_call(en->vcpu[vcpu].fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)want) >= 0)
+	if (kvm_call(en->vcpu[vcpu].fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)want) >= 0) {
+		en->vcpu[vcpu].tsc_khz = 0;
 		return 0;
-	apart = (uint32_t)own > want ? (uint32_t)own - want : want - (uint32_t)own;
+	}
+	apart = own > want ? own - want : want - own;
 	if (apart <= want / 100 * TSC_TOLERANCE_PERCENT)
 		return 0;
 	return error_set(e, -EINVAL,
-			 "vCPU %u: the guest's TSC runs at %u kHz, this host's at %d, and this CPU "
+			 "vCPU %u: the guest's TSC runs at %u kHz, this host's at %u, and this CPU "
 			 "cannot scale it",
 			 vcpu, want, own);
 }

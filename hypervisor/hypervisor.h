@@ -182,7 +182,8 @@ struct vm_pause_times {
 };
 
 /* Stop every vCPU between two instructions, then the devices. The guest's clock
- * goes on (a pause is short); KVM_KVMCLOCK_CTRL keeps its watchdogs quiet. */
+ * goes on (a pause is short); after a long one KVM_KVMCLOCK_CTRL keeps its watchdogs
+ * quiet. */
 int vm_pause(struct vm *vm) MUST_CHECK;
 int vm_resume(struct vm *vm) MUST_CHECK;
 /* Stop the vCPUs for a longer time, from any thread but a vCPU's: the devices stay at

@@ -16,10 +16,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "hypervisor/machine.h"
 
 #define LOG_MODULE "run"
+/* A vCPU parks within this time, and to be woken out of a sleep takes as long again. */
+#define PARK_SPIN_NS (50 * NS_PER_US)
+/* A shorter pause does not make a guest's watchdog bark. */
+#define PAUSE_TELL_NS (100 * NS_PER_MS)
 
 enum request {
 	REQUEST_PAUSE = 1,
@@ -43,7 +48,9 @@ struct run_state {
 	pthread_cond_t parking;   /* all are parked, or the action is done */
 	pthread_cond_t leaving;   /* a request was taken back, or QUIT */
 	struct vcpu_thread vcpus[VM_VCPUS_MAX];
-	unsigned threads, parked;
+	unsigned threads;
+	atomic_uint parked; /* changed under lock */
+	uint64_t spin_ns, paused_at;
 	atomic_uint requests; /* changed under lock */
 	atomic_bool started;
 	bool loaded; /* devices must signal again before vCPUs run */
@@ -62,6 +69,7 @@ int run_create(struct vm *vm)
 	pthread_mutex_init(&run->stepping, NULL);
 	pthread_cond_init(&run->parking, NULL);
 	pthread_cond_init(&run->leaving, NULL);
+	run->spin_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? PARK_SPIN_NS : 0;
 	vm->run = run;
 	return 0;
 }
@@ -341,6 +349,14 @@ bool vm_is_running(const struct vm *vm)
 	return atomic_load(&vm->run->started) && !atomic_load(&vm->run->requests);
 }
 
+static void parking_spin(const struct run_state *run)
+{
+	uint64_t until = clock_ns() + run->spin_ns;
+
+	while (atomic_load(&run->parked) < run->threads && clock_ns() < until)
+		__builtin_ia32_pause();
+}
+
 int vm_pause(struct vm *vm)
 {
 	struct run_state *run = vm->run;
@@ -349,12 +365,16 @@ int vm_pause(struct vm *vm)
 		return -EBUSY;
 	pthread_mutex_lock(&run->lock);
 	request_set(vm, REQUEST_PAUSE);
+	pthread_mutex_unlock(&run->lock);
+	parking_spin(run);
+	pthread_mutex_lock(&run->lock);
 	while (run->parked < run->threads || run->action || run->acting)
 		pthread_cond_wait(&run->parking, &run->lock);
 	pthread_mutex_unlock(&run->lock);
 	if (vm->engine_ops->stepped)
 		pthread_mutex_lock(&run->stepping);
 	pthread_mutex_lock(&vm->lock);
+	run->paused_at = clock_ns();
 	return 0;
 }
 
@@ -364,7 +384,8 @@ int vm_resume(struct vm *vm)
 
 	if (!run_is_paused(vm))
 		return -EINVAL;
-	engine_tell_paused(vm);
+	if (clock_ns() - run->paused_at > PAUSE_TELL_NS)
+		engine_tell_paused(vm);
 	if (atomic_load(&run->started))
 		devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
