@@ -81,7 +81,6 @@ static void *helper_main(void *arg)
 	struct copier *c = arg;
 	uint64_t seen = 0;
 
-	thread_hasten();
 	pthread_mutex_lock(&c->lock);
 	for (;;) {
 		while (!c->quit && (seen == c->generation || !c->open))
