@@ -13,7 +13,6 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,35 +26,19 @@
 #include <cmocka.h>
 #include <cpuid.h>
 
-#include "hypervisor/hypervisor.h"
+#include "tests/unit/hypervisor/guest_child.h"
 
-#define MEMORY    (UINT64_C(16) << 20)
-#define STATE_MAX (UINT64_C(1) << 20)
 #define DISK_SIZE (UINT64_C(1) << 20)
 #define MOVES     50u
 #define RUN_MS    40u
 #define LONG_MS   120000u
 #define TEXT_MAX  (UINT64_C(1) << 20)
 
-/* Exit codes of a process of the chain. */
-enum { CHILD_SAVED, CHILD_ENDED, CHILD_FAILED };
-
-struct shared {
-	uint64_t state_len; /* 0: boot */
-	uint64_t moves, save_ns, load_ns;
-	uint8_t state[STATE_MAX];
-	uint8_t ram[MEMORY];
-};
-
 static bool real_guests;
 
 struct fixture {
-	const char *guest;
-	char cmdline[256];
-	unsigned vcpus;
-	bool disk, net;
-	char folder[64];
-	struct shared *shared;
+	struct guest_plan plan;
+	struct guest_image *shared;
 	int console[2];
 	int listener, stream; /* the NIC's other end */
 	char *text;
@@ -66,149 +49,6 @@ struct fixture {
 };
 /* One at a time; what a failed test leaves is cleared after it. */
 static struct fixture the_fixture;
-
-/* ---- in a process of the chain --------------------------------------------------- */
-
-struct machine {
-	struct loop *io; /* runs on the only thread beside the vCPUs' */
-	struct loop_timer *timer;
-	struct vm *vm;
-	struct net_backend *net;
-	struct disk_backend *disk;
-	atomic_bool over;
-};
-
-static void machine_event(void *ctx, enum vm_event event, const char *detail)
-{
-	struct machine *m = ctx;
-	if (event == VM_EVENT_CRASH)
-		fprintf(stderr, "the guest crashed: %s\n", detail);
-	atomic_store(&m->over, true);
-	loop_stop(m->io);
-}
-
-static void machine_timeout(void *ctx)
-{
-	struct machine *m = ctx;
-	loop_stop(m->io);
-}
-
-static int machine_config(const struct fixture *f, struct vm_config *c)
-{
-	const char *build = getenv("POLLUX_BUILD");
-	memset(c, 0, sizeof(*c));
-	snprintf(c->name, sizeof(c->name), "%s", f->guest);
-	snprintf(c->engine, sizeof(c->engine), "kvm");
-	snprintf(c->kernel, sizeof(c->kernel), "%s/tests/guests/%s", build ? build : "build",
-		 f->guest);
-	snprintf(c->cmdline, sizeof(c->cmdline), "%s", f->cmdline);
-	c->memory = MEMORY;
-	c->vcpus = f->vcpus;
-	c->disk_count = f->disk;
-	c->nic_count = f->net;
-	c->nics[0] = (struct nic_config){.kind = NIC_STREAM, .mac = {2, 0, 0, 0, 0, 1}};
-	snprintf(c->disks[0].path, sizeof(c->disks[0].path), "%s/disk", f->folder);
-	snprintf(c->nics[0].socket, sizeof(c->nics[0].socket), "%s/net", f->folder);
-	return access(c->kernel, R_OK) ? -errno : 0;
-}
-
-static int machine_make(const struct fixture *f, struct machine *m, struct error *e)
-{
-	struct vm_config c;
-	int rc = machine_config(f, &c);
-	if (rc)
-		return error_set(e, rc, "the guest %s is not built", f->guest);
-	rc = loop_create(&m->io);
-	if (!rc && f->disk)
-		rc = disk_backend_open(&c.disks[0], m->io, &m->disk, e);
-	if (!rc && f->net)
-		rc = net_backend_open(&c.nics[0], m->io, &m->net, e);
-	struct vm_parts parts = {.io = m->io,
-				 .nets = {m->net},
-				 .disks = {m->disk},
-				 .console_in = -1,
-				 .console_out = f->console[1],
-				 .on_event = machine_event,
-				 .ctx = m};
-	return rc ? rc : vm_create(&c, &parts, &m->vm, e);
-}
-
-static int machine_load(struct machine *m, struct shared *s, struct error *e)
-{
-	if (!s->state_len)
-		return vm_boot(m->vm, e);
-	memcpy(vm_ram(m->vm), s->ram, MEMORY);
-	uint64_t from = clock_ns();
-	int rc = vm_state_load(m->vm, s->state, s->state_len, e);
-	s->load_ns += clock_ns() - from;
-	return rc;
-}
-
-static int machine_save(struct machine *m, struct shared *s, struct error *e)
-{
-	struct buf state = {0};
-	uint64_t from = clock_ns();
-	int rc = vm_pause(m->vm);
-	if (!rc)
-		rc = vm_state_save(m->vm, &state, e);
-	s->save_ns += clock_ns() - from;
-	if (!rc && state.len > STATE_MAX)
-		rc = error_set(e, -E2BIG, "the state has %zu bytes", state.len);
-	if (!rc) {
-		memcpy(s->state, state.data, state.len);
-		s->state_len = state.len;
-		memcpy(s->ram, vm_ram(m->vm), MEMORY);
-		s->moves++;
-	}
-	buf_free(&state);
-	return rc;
-}
-
-static int machine_live(struct machine *m, struct shared *s, unsigned ms, struct error *e)
-{
-	int rc = loop_timer(m->io, machine_timeout, m, &m->timer);
-	if (rc)
-		return rc;
-	loop_timer_set(m->timer, clock_ns() + ms * NS_PER_MS);
-	rc = vm_start(m->vm, e);
-	if (!rc)
-		rc = loop_run(m->io);
-	if (rc || !atomic_load(&m->over))
-		return rc ? rc : machine_save(m, s, e);
-	for (unsigned i = 0; !rc && i < 100; i++)
-		rc = loop_step(m->io, 1); /* the console's last words */
-	return rc;
-}
-
-static void machine_end(struct machine *m)
-{
-	if (m->vm)
-		vm_destroy(m->vm);
-	if (m->net)
-		m->net->ops->destroy(m->net);
-	if (m->disk)
-		m->disk->ops->destroy(m->disk);
-	if (m->timer)
-		loop_timer_free(m->timer);
-	if (m->io)
-		loop_destroy(m->io);
-}
-
-static int child_main(const struct fixture *f, unsigned ms)
-{
-	struct machine m = {0};
-	struct error e = {0};
-	int rc = machine_make(f, &m, &e);
-	if (!rc)
-		rc = machine_load(&m, f->shared, &e);
-	if (!rc)
-		rc = machine_live(&m, f->shared, ms, &e);
-	machine_end(&m);
-	if (rc)
-		fprintf(stderr, "move %llu: %d %s\n", (unsigned long long)f->shared->moves, rc,
-			e.text);
-	return rc ? CHILD_FAILED : atomic_load(&m.over) ? CHILD_ENDED : CHILD_SAVED;
-}
 
 /* ---- the parent ---------------------------------------------------------------------- */
 
@@ -234,7 +74,7 @@ static uint64_t console_number(struct fixture *f, const char *word)
 static void listener_make(struct fixture *f)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	snprintf(a.sun_path, sizeof(a.sun_path), "%s/net", f->folder);
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s/net", f->plan.folder);
 	f->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	assert_true(f->listener >= 0);
 	assert_int_equal(bind(f->listener, (struct sockaddr *)&a, sizeof(a)), 0);
@@ -244,7 +84,7 @@ static void listener_make(struct fixture *f)
 static void disk_make(struct fixture *f)
 {
 	char path[128];
-	snprintf(path, sizeof(path), "%s/disk", f->folder);
+	snprintf(path, sizeof(path), "%s/disk", f->plan.folder);
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_true(fd >= 0 && ftruncate(fd, DISK_SIZE) == 0);
 	close(fd);
@@ -283,25 +123,26 @@ static void kvm_needed(void)
 static struct fixture *fixture_of(const char *guest, unsigned vcpus)
 {
 	kvm_needed();
-	the_fixture = (struct fixture){.guest = guest, .vcpus = vcpus};
+	the_fixture = (struct fixture){.plan = {.guest = guest, .vcpus = vcpus}};
 	return &the_fixture;
 }
 
 static void fixture_begin(struct fixture *f)
 {
 	f->begun = true;
-	snprintf(f->folder, sizeof(f->folder), "/tmp/pollux-guest-XXXXXX");
-	assert_non_null(mkdtemp(f->folder));
+	snprintf(f->plan.folder, sizeof(f->plan.folder), "/tmp/pollux-guest-XXXXXX");
+	assert_non_null(mkdtemp(f->plan.folder));
 	f->shared = mmap(NULL, sizeof(*f->shared), PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_true(f->shared != MAP_FAILED);
 	assert_int_equal(pipe2(f->console, O_CLOEXEC | O_NONBLOCK), 0);
+	f->plan.console = f->console[1];
 	f->text = calloc(1, TEXT_MAX);
 	assert_non_null(f->text);
 	f->listener = f->stream = -1;
-	if (f->disk)
+	if (f->plan.disk)
 		disk_make(f);
-	if (f->net)
+	if (f->plan.net)
 		listener_make(f);
 }
 
@@ -310,10 +151,10 @@ static void fixture_end(struct fixture *f)
 	char path[128];
 	const char *const names[] = {"disk", "net"};
 	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
-		snprintf(path, sizeof(path), "%s/%s", f->folder, names[i]);
+		snprintf(path, sizeof(path), "%s/%s", f->plan.folder, names[i]);
 		(void)unlink(path);
 	}
-	(void)rmdir(f->folder);
+	(void)rmdir(f->plan.folder);
 	munmap(f->shared, sizeof(*f->shared));
 	close(f->console[0]);
 	close(f->console[1]);
@@ -346,7 +187,7 @@ static void child_start(struct fixture *f, unsigned ms)
 	if (f->child)
 		return;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	_exit(child_main(f, ms));
+	_exit(guest_child(&f->plan, f->shared, ms));
 }
 
 /* Run one process of the chain. `meanwhile` is called again and again until it has ended. */
@@ -393,7 +234,7 @@ static void run_to_end(struct fixture *f)
 	fixture_begin(f);
 	int status = chain_step(f, LONG_MS, NULL);
 	if (status != CHILD_ENDED || !strstr(f->text, ": ok"))
-		fail_msg("%s did not end well:\n%s", f->guest, f->text);
+		fail_msg("%s did not end well:\n%s", f->plan.guest, f->text);
 }
 
 static unsigned moves_wanted(void)
@@ -416,12 +257,13 @@ static void run_through_chain(struct fixture *f, const char *word,
 	chain_move(f, 20 * RUN_MS, meanwhile);
 	uint64_t last = console_number(f, word);
 	print_message("%s: %u moves, %s%llu to %llu, save %llu us, load %llu us, %llu bytes\n",
-		      f->guest, moves, word, (unsigned long long)first, (unsigned long long)last,
+		      f->plan.guest, moves, word, (unsigned long long)first,
+		      (unsigned long long)last,
 		      (unsigned long long)(f->shared->save_ns / f->shared->moves / 1000),
 		      (unsigned long long)(f->shared->load_ns / f->shared->moves / 1000),
 		      (unsigned long long)f->shared->state_len);
 	if (last <= first)
-		fail_msg("%s stands still:\n%s", f->guest, f->text);
+		fail_msg("%s stands still:\n%s", f->plan.guest, f->text);
 }
 
 /* ---- echo: requests and answers ---------------------------------------------------------- */
@@ -500,7 +342,7 @@ static void echo_turn(struct fixture *f)
 static void test_dirtier(void **state)
 {
 	struct fixture *f = fixture_of("dirtier", 1);
-	snprintf(f->cmdline, sizeof(f->cmdline), "pages=1000 passes=50 report=10");
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "pages=1000 passes=50 report=10");
 	run_to_end(f);
 }
 
@@ -515,7 +357,7 @@ static bool on_tcg(void)
 static void test_selfcheck(void **state)
 {
 	struct fixture *f = fixture_of("selfcheck", 4);
-	snprintf(f->cmdline, sizeof(f->cmdline), "cpus=4 ticks=300 avx=%u cr8=%u",
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "cpus=4 ticks=300 avx=%u cr8=%u",
 		 real_guests && !on_tcg(), !on_tcg());
 	run_to_end(f);
 }
@@ -523,16 +365,16 @@ static void test_selfcheck(void **state)
 static void test_blk(void **state)
 {
 	struct fixture *f = fixture_of("blk", 1);
-	f->disk = true;
-	snprintf(f->cmdline, sizeof(f->cmdline), "ops=300 depth=16");
+	f->plan.disk = true;
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "ops=300 depth=16");
 	run_to_end(f);
 }
 
 static void test_echo(void **state)
 {
 	struct fixture *f = fixture_of("echo", 1);
-	f->net = true;
-	snprintf(f->cmdline, sizeof(f->cmdline), "frames=500");
+	f->plan.net = true;
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "frames=500");
 	fixture_begin(f);
 	int status = chain_step(f, LONG_MS, echo_turn);
 	if (status != CHILD_ENDED || !strstr(f->text, ": ok"))
@@ -543,7 +385,7 @@ static void test_echo(void **state)
 static void test_moves_selfcheck(void **state)
 {
 	struct fixture *f = fixture_of("selfcheck", 2);
-	snprintf(f->cmdline, sizeof(f->cmdline), "cpus=2 report=10 avx=%u cr8=%u",
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "cpus=2 report=10 avx=%u cr8=%u",
 		 real_guests && !on_tcg(), !on_tcg());
 	run_through_chain(f, "tick ", NULL);
 }
@@ -551,29 +393,29 @@ static void test_moves_selfcheck(void **state)
 static void test_moves_dirtier(void **state)
 {
 	struct fixture *f = fixture_of("dirtier", 1);
-	snprintf(f->cmdline, sizeof(f->cmdline), "pages=1000 report=10");
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "pages=1000 report=10");
 	run_through_chain(f, "pass ", NULL);
 }
 
 static void test_moves_dirtier_paced(void **state)
 {
 	struct fixture *f = fixture_of("dirtier", 1);
-	snprintf(f->cmdline, sizeof(f->cmdline), "pages=500 rate=20000 report=1");
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "pages=500 rate=20000 report=1");
 	run_through_chain(f, "pass ", NULL);
 }
 
 static void test_moves_blk(void **state)
 {
 	struct fixture *f = fixture_of("blk", 1);
-	f->disk = true;
-	snprintf(f->cmdline, sizeof(f->cmdline), "report=10 depth=16");
+	f->plan.disk = true;
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "report=10 depth=16");
 	run_through_chain(f, "done ", NULL);
 }
 
 static void test_moves_echo(void **state)
 {
 	struct fixture *f = fixture_of("echo", 1);
-	f->net = true;
+	f->plan.net = true;
 	unsigned moves = moves_wanted();
 	fixture_begin(f);
 	for (unsigned i = 0; i < moves; i++)
@@ -588,7 +430,7 @@ static void test_moves_echo(void **state)
 static void test_damage_is_found(void **state)
 {
 	struct fixture *f = fixture_of("dirtier", 1);
-	snprintf(f->cmdline, sizeof(f->cmdline), "pages=1000 report=10");
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "pages=1000 report=10");
 	fixture_begin(f);
 	chain_move(f, 20 * RUN_MS, NULL);
 	f->shared->ram[0x800000 + 500 * 4096 + 500 * 8] ^= 0x10; /* page 500's word */
