@@ -177,4 +177,6 @@ void guest_main(void)
 	report("start blocks=%u depth=%u", blocks, depth);
 	run(blocks, depth, ops, every);
 	report("done writes %u reads %u flushes %u", writes, reads, flushes);
+	while (parameter("linger", 0))
+		wait_for_interrupt();
 }

@@ -7,9 +7,10 @@ import tempfile
 import threading
 
 CASES = []
+PATIENCE = 90  # seconds; what is waited for takes less than one, unless the machine is overloaded
 
 
-def case(name, seconds=40, needs=("kvm",), **values):
+def case(name, seconds=150, needs=("kvm",), **values):
     """Register a function as a case of that name; `values` are its arguments."""
     def add(function):
         CASES.append((name, seconds, needs, function, values))
@@ -43,10 +44,10 @@ class Case:
         return problem
 
     def show_logs(self):
-        for log in self.logs:
+        for log in self.logs[-8:]:
             with open(log, errors="replace") as f:
                 text = f.read()
-            print(f"---- {os.path.basename(log)}\n{text[-3000:].rstrip()}")
+            print(f"---- {os.path.basename(log)}\n{text[-2000:].rstrip()}")
 
     def remove(self):
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -80,13 +81,13 @@ class Console:
         os.close(self.write_fd)
         os.close(self.null)
 
-    def wait(self, what, timeout=30):
+    def wait(self, what, timeout=PATIENCE):
         with self.changed:
             if not self.changed.wait_for(lambda: what in self.text or "FAIL" in self.text, timeout):
                 raise TimeoutError(f"the guest did not say {what!r} in {timeout} s")
         self.check()
 
-    def wait_more(self, what, timeout=30):
+    def wait_more(self, what, timeout=PATIENCE):
         """`what` once more often than now."""
         with self.changed:
             n = self.text.count(what)

@@ -8,6 +8,8 @@ import subprocess
 import threading
 import time
 
+from case import PATIENCE
+
 PREAMBLE_SIZE = 32
 
 
@@ -45,7 +47,7 @@ class VmProcess:
         socket.send_fds(self.sock, [json.dumps(request).encode()], list(fds))
         return request["id"]
 
-    def answer(self, number, what, timeout=30):
+    def answer(self, number, what, timeout=PATIENCE):
         """The reply to a request; events that come meanwhile are kept."""
         deadline = time.monotonic() + timeout
         while True:
@@ -60,10 +62,10 @@ class VmProcess:
                 raise Refused(f"{self.name}: {what}: {message['error']}")
             return message
 
-    def ask(self, what, fds=(), timeout=30, **values):
+    def ask(self, what, fds=(), timeout=PATIENCE, **values):
         return self.answer(self.send(what, fds, **values), what, timeout)
 
-    def wait_event(self, match, timeout=30):
+    def wait_event(self, match, timeout=PATIENCE):
         """The first event, old or new, for which match(event) holds; it is taken."""
         deadline = time.monotonic() + timeout
         while True:
@@ -76,7 +78,7 @@ class VmProcess:
                                    f"there were {self.events}")
             self.events.append(message)
 
-    def wait_state(self, *states, timeout=30):
+    def wait_state(self, *states, timeout=PATIENCE):
         return self.wait_event(lambda e: e["event"] == "state" and e["state"] in states, timeout)
 
     def stats(self):
@@ -86,7 +88,7 @@ class VmProcess:
         self.child.kill()
         self.child.wait()
 
-    def close(self, patience=15):
+    def close(self, patience=PATIENCE):
         """Its exit code; -SIGKILL when it had to be made to end."""
         self.sock.close()
         try:
@@ -127,7 +129,7 @@ class Switchboard:
         with self.lock:
             self.pending.append((preamble, sock))
 
-    def pass_on(self, standby, streams, timeout=20):
+    def pass_on(self, standby, streams, timeout=PATIENCE):
         """Hands `streams` connections to the standby, which may refuse them."""
         deadline = time.monotonic() + timeout
         refusals = []

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest, the process that runs it, and as many standbys, one after another, as a test wants."""
-import os
 import secrets
 import time
 
-from case import Console, signal_name
+from case import Console, PATIENCE, signal_name
 from director import Refused, Switchboard, VmProcess
 from wire import Frames, Observer, Proxy
 
@@ -14,13 +13,14 @@ LOSS_MS = 800  # longer than a loaded machine keeps anybody waiting
 class Side:
     """One pollux-vm with its NIC, disk and console."""
 
-    def __init__(self, pair, name, role, env=None, **changes):
+    def __init__(self, pair, name, role, env=None, arguments=(), **changes):
         self.pair, self.name, self.killed, self.expected = pair, name, False, 0
         t = pair.t
         self.disk, self.frames = t.path(f"{name}.img"), Frames(t.path(f"{name}.sock"))
         self.console = Console(t.path(f"{name}.console"))
         t.logs += [t.path(f"{name}.log"), t.path(f"{name}.console")]
-        self.process = VmProcess(t.build + "/pollux-vm", t.path(f"{name}.log"), name, env)
+        self.process = VmProcess(t.build + "/pollux-vm", t.path(f"{name}.log"), name, env,
+                                 arguments)
         t.cleanup(self.close)
         self.process.ask("create", self.console.fds(), config=self.config(**changes), role=role,
                          origin=f"{name}.cfg")
@@ -56,13 +56,13 @@ class Side:
 
 class Pair:
     def __init__(self, t, guest="echo", cmdline="", memory="16M", vcpus=1, disk=None, nic=True,
-                 env=None, boot=True):
+                 env=None, boot=True, arguments=()):
         self.t, self.guest, self.cmdline, self.memory, self.vcpus = t, guest, cmdline, memory, vcpus
         self.disk, self.nic, self.term, self.number = disk, nic, 0, 0
         self.observer = Observer(t.seed)
         t.cleanup(self.observer.close)
         self.standby = self.board = self.proxy = None
-        self.primary = self.side("primary", env)
+        self.primary = self.side("primary", env, arguments=arguments)
         self.observer.admit(self.primary.frames)
         self.observer.start()
         if boot:
@@ -135,7 +135,7 @@ class Pair:
         self.standby.process.wait_state("lost")
         return self.promote()
 
-    def wait_epochs(self, more, timeout=20):
+    def wait_epochs(self, more, timeout=PATIENCE):
         """So many more acknowledged epochs."""
         def now():
             return self.primary.stats()["replication"]["acknowledged"]
@@ -153,7 +153,3 @@ def wait_until(true, timeout, what):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not in {timeout} s")
         time.sleep(0.01)
-
-
-def file_size(path):
-    return os.stat(path).st_size

@@ -9,6 +9,8 @@ import struct
 import threading
 import time
 
+from case import PATIENCE
+
 GUEST_MAC = bytes.fromhex("525400000001")
 CLIENT_MAC = bytes.fromhex("525400000002")
 TYPE_ECHO, TYPE_RARP = b"\x88\xb5", b"\x80\x35"
@@ -25,6 +27,7 @@ class Proxy:
 
     def __init__(self, port):
         self.target, self.socks, self.delay = port, [], {"forward": 0.0, "back": 0.0}
+        self.harm = set()
         self.open = {"forward": threading.Event(), "back": threading.Event()}
         self.release()
         self.sock = socket.create_server(("127.0.0.1", 0))
@@ -71,6 +74,9 @@ class Proxy:
                 data = a.recv(1 << 16)
             except OSError:
                 data = b""
+            if way in self.harm and data:
+                self.harm.discard(way)
+                data = data[:-1] + bytes([data[-1] ^ 1])
             with more:
                 line.append((time.monotonic() + self.delay[way], data))
                 more.notify()
@@ -82,6 +88,10 @@ class Proxy:
     def release(self, *ways):
         for way in ways or ("forward", "back"):
             self.open[way].set()
+
+    def damage(self, way):
+        """One bit of the next data in that direction changes."""
+        self.harm.add(way)
 
     def reset(self):
         """Every connection ends at once, with a RST."""
@@ -108,7 +118,7 @@ class Frames:
         self.server.bind(path)
         self.server.listen(1)
 
-    def accept(self, timeout=20):
+    def accept(self, timeout=PATIENCE):
         self.server.settimeout(timeout)
         self.sock, _ = self.server.accept()
 
@@ -178,7 +188,7 @@ class Observer:
         self.sent = {}  # sequence -> (payload, time), since the last reply
         self.replies, self.delays, self.problem, self.announced = 0, [], None, {}
         self.reply_times = []
-        self.window, self.pace, self.over, self.thread = 0, 0.0, False, None
+        self.window, self.pace, self.next_at, self.over, self.thread = 0, 0.0, 0.0, False, None
 
     def add_port(self, frames):
         """Nothing may come from it until it is admitted."""
@@ -271,10 +281,9 @@ class Observer:
         with self.lock:
             if len(self.sent) > 400:  # an outage: nothing older can be told from what is newer
                 return
-            while self.under_way() < self.window:
+            while self.under_way() < self.window and time.monotonic() >= self.next_at:
                 self.request()
-                if self.pace:
-                    break
+                self.next_at = time.monotonic() + self.pace
 
     def _run(self):
         try:
@@ -282,8 +291,7 @@ class Observer:
                 self._offer()
                 with self.lock:
                     socks = {p.sock: p for p in self.ports if p.sock}
-                ready, _, _ = select.select([*socks, self.wake[0]], [], [],
-                                            self.pace if self.window and self.pace else 0.02)
+                ready, _, _ = select.select([*socks, self.wake[0]], [], [], 0.01)
                 if self.wake[0] in ready:
                     os.read(self.wake[0], 100)
                 for sock in ready:
@@ -297,7 +305,7 @@ class Observer:
     def _port(self, port, timeout=0):
         """Take what has come; False when that was nothing."""
         with self.lock:
-            came = port.fill(timeout)
+            came = port.sock and port.fill(timeout)
             frame = port.take()
             while frame:
                 self._frame(port, frame)
@@ -310,7 +318,7 @@ class Observer:
         if self.problem:
             raise self.problem
 
-    def wait_replies(self, more=1, timeout=20):
+    def wait_replies(self, more=1, timeout=PATIENCE):
         """Until so many more replies have come."""
         want, deadline = self.replies + more, time.monotonic() + timeout
         while self.replies < want:

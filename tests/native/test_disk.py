@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The standby's disk: the same, to the byte, when the guest is quiet; right after a failover."""
+import os
+import random
+
+from case import case
+from pair import Pair, wait_until
+
+GUEST = {"guest": "blk", "nic": False, "disk": "4M"}
+
+
+def in_flight(pair, epochs=3):
+    pair.wait_epochs(epochs)
+
+
+@case("disk-first-copy")
+def first_copy(t):
+    """An old disk, full of data that the guest never touches."""
+    pair = Pair(t, disk="8M", boot=False)
+    with open(pair.primary.disk, "r+b") as f:
+        for _ in range(40):
+            f.seek(random.randrange(8 << 20) // 512 * 512)
+            f.write(os.urandom(random.choice([512, 4096, 100000]))[:(8 << 20) - f.tell()])
+    pair.primary.process.ask("boot")
+    pair.add_standby()
+    with open(pair.standby.disk, "r+b") as f:  # what was there before must go
+        f.seek(1 << 20)
+        f.write(os.urandom(1 << 20))
+    pair.load()
+    pair.protect()
+    assert pair.disks_equal()
+
+
+@case("disk-quiet-after-load")
+def quiet(t):
+    pair = Pair(t, cmdline="blocks=512 depth=8 ops=3000 linger=1 report=500", **GUEST)
+    pair.primary.console.wait("blk: done")
+    pair.protect(mode="interval", streams=2)
+    pair.primary.console.wait("blk: done writes")
+    pair.wait_epochs(2)
+    wait_until(pair.disks_equal, 10, "equal disks")
+
+
+@case("disk-over-failovers", mode="interval")
+@case("disk-over-failovers-event", mode="event")
+def failovers(t, mode):
+    """The guest goes on checking what it reads, on the image of the last whole epoch."""
+    pair = Pair(t, cmdline="blocks=256 depth=16 report=200", **GUEST)
+    pair.primary.console.wait("blk: done")
+    for _ in range(5):
+        pair.protect(mode=mode, interval_ms=random.randint(3, 30), streams=random.randint(1, 3),
+                     compression=random.choice(["none", "lz4", "zlib"]))
+        pair.wait_epochs(random.randint(1, 6))
+        pair.failover()
+        pair.primary.console.wait("blk: done")
+        pair.primary.console.wait_more("blk: done")
+        pair.primary.console.wait_more("blk: done")
+
+
+@case("disk-survives-the-processes")
+def to_the_end(t):
+    """To the end of the guest on the twin: then every block holds one write, whole."""
+    pair = Pair(t, cmdline="blocks=128 depth=8 ops=3000 report=200", **GUEST)
+    pair.primary.console.wait("blk: done")
+    pair.protect(mode="interval", interval_ms=10)
+    pair.wait_epochs(5)
+    pair.failover()
+    pair.primary.console.wait("blk: ok")
+    with open(pair.primary.disk, "rb") as f:
+        blocks = [f.read(4096) for _ in range(128)]
+    written = sum(block_is_whole(i, b) for i, b in enumerate(blocks))
+    assert written > 64, f"only {written} blocks were written"
+
+
+def block_is_whole(number, data):
+    """tests/guests/blk.c, word(): every eighth word is the first one plus its place."""
+    first = int.from_bytes(data[:8], "little")
+    if not any(data):
+        return False
+    for i in range(0, 512, 8):
+        word = int.from_bytes(data[8 * i:8 * i + 8], "little")
+        assert word == (first + i) % (1 << 64), f"block {number} is torn at word {i}"
+    return True
+
+
+@case("disk-re-protected-and-equal")
+def protected_again(t):
+    """After a failover the new owner's disk is copied whole to a third one."""
+    pair = Pair(t, cmdline="blocks=512 depth=8 ops=4000 linger=1 report=500", **GUEST)
+    pair.primary.console.wait("blk: done")
+    pair.protect(mode="interval")
+    pair.wait_epochs(3)
+    pair.failover()
+    pair.primary.console.wait("blk: done")
+    pair.protect(mode="interval")
+    pair.primary.console.wait("blk: done writes")
+    pair.wait_epochs(2)
+    wait_until(pair.disks_equal, 10, "equal disks")
+
+
+@case("disk-full-at-the-standby", needs=("kvm", "root"))
+def disk_full(t):
+    """A sparse image on a file system that is too small: the twin is broken, the guest is not."""
+    folder = t.path("small")
+    os.mkdir(folder)
+    assert os.system(f"mount -t tmpfs -o size=1m none {folder}") == 0
+    t.cleanup(lambda: os.system(f"umount -l {folder}"))
+    pair = Pair(t, cmdline="blocks=1024 depth=8 report=200", **GUEST)
+    pair.add_standby(disk_path=f"{folder}/full.img")
+    terms = pair.protect_begin(mode="interval")
+    pair.board.pass_on(pair.standby.process, terms["streams"] + 1)
+    why = pair.standby.process.wait_state("broken")["why"]
+    assert "space" in why.lower(), why
+    state = pair.primary.process.wait_state("lost", "unprotected")
+    assert "space" in state["why"].lower(), state
+    if state["state"] == "lost":
+        pair.primary.process.ask("ownership", answer="confirmed")
+        pair.primary.process.wait_state("unprotected")
+    assert pair.promote_refused()
+    for _ in range(3):
+        pair.primary.console.wait_more("blk: done")
