@@ -239,7 +239,8 @@ static void threads_end(struct vm *vm)
 	pthread_mutex_unlock(&run->lock);
 	for (unsigned i = 0; i < run->threads; i++)
 		pthread_join(run->vcpus[i].thread, NULL);
-	run->threads = run->parked = 0;
+	run->parked = 0;
+	run->threads = 0;
 }
 
 /* They start parked, so that all run or none does. */
