@@ -147,7 +147,6 @@ static int sim_create(const struct engine_params *p, struct engine **out, struct
 		goto out_engine;
 	en->memory = p->memory;
 	en->seed = p->seed;
-	en->vm = p->device_ctx;
 	guest_begin(en);
 	*out = en;
 	return 0;

@@ -105,7 +105,6 @@ struct engine {
 	uint64_t *dirty; /* written by the guest itself */
 	bool logging;
 	bool used; /* a guest has lived in this memory */
-	struct vm *vm;
 	/* Set by devices on any thread, taken over by the guest at its next step. */
 	_Atomic uint32_t vectors;
 	_Atomic bool power, kicked;
