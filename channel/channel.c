@@ -211,17 +211,18 @@ static int gather_add(struct gather *g, const uint8_t *data, size_t n)
 }
 
 static int record_put(struct channel *c, const uint8_t header[RECORD_HEADER_SIZE],
-		      const struct iovec *iov, int iov_count, uint64_t deadline)
+		      const struct iovec *iov, int iov_count, bool more, uint64_t deadline)
 {
-	struct gather g = {.c = c, .deadline = deadline};
+	struct gather g = {.c = c, .used = c->chunk_used, .deadline = deadline};
 	int rc;
 
 	rc = gather_add(&g, header, RECORD_HEADER_SIZE);
 	for (int i = 0; i < iov_count && !rc; i++)
 		rc = gather_add(&g, iov[i].iov_base, iov[i].iov_len);
-	if (!rc)
+	if (!rc && !more)
 		rc = gather_flush(&g);
-	return rc ? rc : drain(c, deadline);
+	c->chunk_used = g.used;
+	return rc || more ? rc : drain(c, deadline);
 }
 
 static int64_t iov_total(const struct iovec *iov, int iov_count)
@@ -235,8 +236,8 @@ static int64_t iov_total(const struct iovec *iov, int iov_count)
 	return (int64_t)total;
 }
 
-int channel_send(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
-		 int iov_count, uint64_t deadline)
+static int record_send(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
+		       int iov_count, bool more, uint64_t deadline)
 {
 	uint8_t header[RECORD_HEADER_SIZE];
 	int64_t total = iov_total(iov, iov_count);
@@ -255,9 +256,21 @@ int channel_send(struct channel *c, uint16_t type, uint16_t flags, const struct 
 	rc = turn_take(c, deadline);
 	if (rc)
 		return rc;
-	rc = record_put(c, header, iov, iov_count, deadline);
+	rc = record_put(c, header, iov, iov_count, more, deadline);
 	turn_give(c, rc);
 	return rc;
+}
+
+int channel_send(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
+		 int iov_count, uint64_t deadline)
+{
+	return record_send(c, type, flags, iov, iov_count, false, deadline);
+}
+
+int channel_send_more(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
+		      int iov_count, uint64_t deadline)
+{
+	return record_send(c, type, flags, iov, iov_count, true, deadline);
 }
 
 /* ---- receiving ----------------------------------------------------------- */

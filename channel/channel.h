@@ -84,6 +84,10 @@ struct record {
 
 int channel_send(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
 		 int iov_count, uint64_t deadline) MUST_CHECK;
+/* The same, but it may wait here for the next channel_send(), which must follow: small
+ * records then share one TLS record and one packet. */
+int channel_send_more(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
+		      int iov_count, uint64_t deadline) MUST_CHECK;
 /* -EPIPE: the peer closed in good order (close_notify) between two records;
  * -ECONNRESET: it did not; -EACCES: it refused us (a TLS alert). With deadline 0 it
  * does not wait: -EAGAIN when no whole record has come yet. */

@@ -41,6 +41,7 @@ struct channel {
 	struct wire_buffer plain;
 	size_t consumed; /* bytes of `plain` that the last receive handed out */
 	uint8_t *chunk;
+	size_t chunk_used; /* of records that wait for one more */
 	uint64_t tls_records, tls_records_per_key;
 	_Atomic uint64_t bytes_sent, bytes_received;
 	char peer_name[TLS_NAME_MAX + 1], peer_role[TLS_NAME_MAX + 1];

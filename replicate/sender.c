@@ -10,7 +10,8 @@
 
 #include "replicate/pages.h"
 
-#define POSTED_MAX     128u /* more than the largest window */
+#define POSTED_MAX     128u        /* more than the largest window */
+#define BATCH_NOW      (64u << 10) /* so that the standby works on it meanwhile */
 #define QUEUE_MAX      (16u << 20)
 #define MEMBER_LEN_MAX (CHANNEL_RECORD_MAX - MEMBER_HEADER_SIZE)
 
@@ -52,18 +53,23 @@ struct sender {
 
 /* ---- one stream: records ---------------------------------------------------- */
 
-static int stream_send(struct stream *t, uint16_t type, const struct iovec *iov, int n)
+typedef int send_fn(struct channel *c, uint16_t type, uint16_t flags, const struct iovec *iov,
+		    int iov_count, uint64_t deadline);
+
+/* `send`: whether the record may wait for those after it. */
+static int stream_send(struct stream *t, send_fn *send, uint16_t type, const struct iovec *iov,
+		       int n)
 {
-	return channel_send(t->channel, type, RECORD_MANDATORY, iov, n,
-			    clock_ns() + t->sender->config.send_ns);
+	return send(t->channel, type, RECORD_MANDATORY, iov, n,
+		    clock_ns() + t->sender->config.send_ns);
 }
 
-static int scratch_send(struct stream *t, uint16_t type)
+static int scratch_send(struct stream *t, send_fn *send, uint16_t type)
 {
 	struct iovec iov = {t->scratch.data, t->scratch.len};
 	int rc = buf_check(&t->scratch);
 
-	return rc ? rc : stream_send(t, type, &iov, 1);
+	return rc ? rc : stream_send(t, send, type, &iov, 1);
 }
 
 static int epoch_begin(struct stream *t, uint64_t epoch)
@@ -74,19 +80,21 @@ static int epoch_begin(struct stream *t, uint64_t epoch)
 	t->sum = (struct epoch_sum){0};
 	buf_reset(&t->scratch);
 	epoch_encode(epoch, &t->scratch);
-	return scratch_send(t, RECORD_EPOCH_BEGIN);
+	return scratch_send(t, channel_send_more, RECORD_EPOCH_BEGIN);
 }
 
 static int epoch_end(struct stream *t, uint64_t epoch)
 {
 	buf_reset(&t->scratch);
 	epoch_end_encode(epoch, &t->sum, &t->scratch);
-	return scratch_send(t, RECORD_EPOCH_END);
+	return scratch_send(t, channel_send, RECORD_EPOCH_END);
 }
 
-static int batch_send(struct stream *t, uint64_t epoch)
+/* `last`: no record is sure to follow soon. */
+static int batch_send(struct stream *t, uint64_t epoch, bool last)
 {
 	struct pages_encoded batch = {0};
+	bool now;
 	int rc;
 
 	if (pages_empty(t->encoder))
@@ -96,13 +104,15 @@ static int batch_send(struct stream *t, uint64_t epoch)
 		return rc;
 	epoch_sum_pages(&t->sum, batch.count, batch.hash);
 	atomic_fetch_add(&t->sender->pages, batch.count);
-	return stream_send(t, RECORD_PAGES, batch.iov, ARRAY_LEN(batch.iov));
+	now = last || batch.iov[1].iov_len >= BATCH_NOW;
+	return stream_send(t, now ? channel_send : channel_send_more, RECORD_PAGES, batch.iov,
+			   ARRAY_LEN(batch.iov));
 }
 
 static int page_add(struct stream *t, const struct capture *c, uint64_t page, const uint8_t *bytes)
 {
 	pages_encode(t->encoder, c->epoch, page, bytes, c->remember);
-	return pages_full(t->encoder) ? batch_send(t, c->epoch) : 0;
+	return pages_full(t->encoder) ? batch_send(t, c->epoch, false) : 0;
 }
 
 static bool stream_has(const struct stream *t, uint64_t page)
@@ -118,7 +128,7 @@ static int state_send(struct stream *t, const struct capture *c)
 	for (unsigned i = 0; i < 8; i++)
 		epoch[i] = (uint8_t)(c->epoch >> (8 * i));
 	epoch_sum_state(&t->sum, XXH3_64bits(c->state.data, c->state.len));
-	return stream_send(t, RECORD_STATE, iov, 2);
+	return stream_send(t, channel_send_more, RECORD_STATE, iov, 2);
 }
 
 static int checkpoint_send(struct stream *t, const struct capture *c)
@@ -134,7 +144,7 @@ static int checkpoint_send(struct stream *t, const struct capture *c)
 	}
 	atomic_fetch_add(&t->sender->bytes_raw, mine * VM_PAGE_SIZE);
 	if (!rc)
-		rc = batch_send(t, c->epoch);
+		rc = batch_send(t, c->epoch, false);
 	if (!rc && t->index == 0)
 		rc = state_send(t, c);
 	return rc ? rc : epoch_end(t, c->epoch);
@@ -167,7 +177,7 @@ static int round_send(struct stream *t, const struct capture *c)
 	     page = bitmap_next(c->round, bits, page + 1))
 		if (stream_has(t, page))
 			rc = round_page(t, c, page);
-	return rc ? rc : batch_send(t, c->epoch);
+	return rc ? rc : batch_send(t, c->epoch, true);
 }
 
 /* ---- one stream: its thread -------------------------------------------------- */
@@ -182,7 +192,7 @@ static int member_send(struct stream *t, const struct member_record *m, uint64_t
 		return rc;
 	member_encode(epoch, m->member, header);
 	epoch_sum_member(&t->sum, XXH3_64bits(m->data, m->len));
-	return stream_send(t, RECORD_MEMBER, iov, 2);
+	return stream_send(t, channel_send, RECORD_MEMBER, iov, 2);
 }
 
 /* The next thing to do, in order: a record, or a capture that may go. False: the end. */

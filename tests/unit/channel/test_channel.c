@@ -27,6 +27,33 @@ static void records_both_ways(void **state)
 	pair_close(&a, &b);
 }
 
+/* Records that may wait leave together with the next, in order, whatever their sizes. */
+static void records_that_wait(void **state)
+{
+	static const size_t sizes[] = {0, 1, 8, 5000, TLS_RECORD_MAX - 1, 3 * TLS_RECORD_MAX, 7};
+	static uint8_t data[3 * TLS_RECORD_MAX];
+	struct pair_side a, b;
+	struct record r;
+
+	pair_open(&a, &b);
+	memset(data, 0x5a, sizeof(data));
+	for (uint16_t i = 0; i < ARRAY_LEN(sizes); i++)
+		assert_int_equal(channel_send_more(a.channel, i + 1, 0,
+						   &(struct iovec){data, sizes[i]}, 1, SOON),
+				 0);
+	assert_int_equal(channel_receive(b.channel, &r, 0), -EAGAIN);
+	assert_int_equal(channel_send(a.channel, 100, 0, NULL, 0, SOON), 0);
+	for (uint16_t i = 0; i < ARRAY_LEN(sizes); i++) {
+		assert_int_equal(channel_receive(b.channel, &r, SOON), 0);
+		assert_int_equal(r.type, i + 1);
+		assert_int_equal(r.len, sizes[i]);
+		assert_memory_equal(r.payload, data, r.len);
+	}
+	assert_int_equal(channel_receive(b.channel, &r, SOON), 0);
+	assert_int_equal(r.type, 100);
+	pair_close(&a, &b);
+}
+
 static uint8_t pattern(size_t at)
 {
 	return (uint8_t)(at * 2654435761u >> 13);
@@ -436,6 +463,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(records_both_ways),
+		cmocka_unit_test(records_that_wait),
 		cmocka_unit_test(many_senders_at_once),
 		cmocka_unit_test(largest_record),
 		cmocka_unit_test(receive_deadline),
