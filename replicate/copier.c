@@ -10,7 +10,7 @@
 
 #define HELPERS_MAX    3u
 #define CHUNK_PAGES    32u
-#define HELP_PAGES     128u  /* fewer are copied before a helper is awake */
+#define HELP_PAGES     512u  /* to wake a helper costs as much as to copy some hundred */
 #define STREAM_PAGES   2048u /* more do not stay in a cache until they are encoded */
 #define PREFETCH_AHEAD 4u
 #define SPINS          2000u /* some tens of microseconds: a chunk or two */
