@@ -141,6 +141,10 @@ static int device_load(struct device *d, const struct state_view *v, bool check_
 	if (!s)
 		return error_set(e, -EBADMSG, "machine state: the section of %s %u is missing",
 				 d->ops->name, d->instance);
+	if (s->version != d->ops->version)
+		return error_set(e, -EPROTONOSUPPORT,
+				 "machine state: %s %u: version %u, this program reads %u",
+				 d->ops->name, d->instance, s->version, d->ops->version);
 	rc = d->ops->load(d, cursor_of(s->data, s->len), s->version, check_only, e);
 	/* For a device that leaves no sentence; the first one stays. */
 	return rc ? error_set(e, rc, "machine state: the section of %s %u is damaged", d->ops->name,

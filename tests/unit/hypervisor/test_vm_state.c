@@ -505,6 +505,26 @@ static void test_unknown_sections(void **state)
 	damaged_free(&d);
 }
 
+/* Each section says its version, devices' like engines': an unknown one is not read. */
+static void test_unknown_versions_are_refused(void **state)
+{
+	struct damaged d = {0};
+	struct state_view v;
+
+	if (guest_no_kvm())
+		skip();
+	damaged_make(&d, 1);
+	assert_int_equal(state_open(d.good.data, d.good.len, &v, NULL), 0);
+	for (unsigned i = 0; i < v.count; i++) {
+		uint8_t *version = (uint8_t *)v.sections[i].data - 12;
+
+		*version ^= 3;
+		damage_refused(&d, d.good.data, d.good.len, "version");
+		*version ^= 3;
+	}
+	damaged_free(&d);
+}
+
 static void test_another_number_of_vcpus_is_refused(void **state)
 {
 	struct damaged one = {0}, two = {0};
@@ -547,6 +567,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_random_damage_never_harms),
 		cmocka_unit_test(test_each_field_is_refused_by_name),
 		cmocka_unit_test(test_unknown_sections),
+		cmocka_unit_test(test_unknown_versions_are_refused),
 		cmocka_unit_test(test_another_number_of_vcpus_is_refused),
 		cmocka_unit_test(test_a_running_vm_is_refused),
 	};
