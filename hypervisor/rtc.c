@@ -27,6 +27,12 @@
 #define D_VALID     0x80
 #define HOUR_PM     0x80
 
+/* What century and year can say, in seconds since 1970. */
+#define TIME_LEAST INT64_C(-62167219200) /* 0000-01-01 */
+#define TIME_MOST  INT64_C(253402300799) /* 9999-12-31 23:59:59 */
+/* The registers can say no more: in binary, the year 255 * 100 + 255. */
+#define OFFSET_MOST INT64_C(1000000000000)
+
 struct rtc {
 	struct device device;
 	uint8_t index;
@@ -79,17 +85,18 @@ static bool is_time(uint8_t index)
 
 static void time_fill(struct rtc *r)
 {
-	time_t now = time(NULL) + (time_t)r->offset;
+	int64_t now = time(NULL) + r->offset;
 	struct tm t;
 
-	gmtime_r(&now, &t);
+	now = now < TIME_LEAST ? TIME_LEAST : now > TIME_MOST ? TIME_MOST : now;
+	gmtime_r(&(time_t){now}, &t);
 	r->cmos[0] = encode(r, t.tm_sec);
 	r->cmos[2] = encode(r, t.tm_min);
 	r->cmos[4] = hour_encode(r, t.tm_hour);
 	r->cmos[6] = encode(r, t.tm_wday + 1);
 	r->cmos[7] = encode(r, t.tm_mday);
 	r->cmos[8] = encode(r, t.tm_mon + 1);
-	r->cmos[9] = encode(r, t.tm_year % 100);
+	r->cmos[9] = encode(r, (t.tm_year + 1900) % 100);
 	r->cmos[REG_CENTURY] = encode(r, (t.tm_year + 1900) / 100);
 }
 
@@ -191,7 +198,8 @@ static int rtc_load(struct device *d, struct cursor in, uint16_t version, bool c
 	n.index = cursor_u8(&in);
 	cursor_copy(&in, n.cmos, sizeof(n.cmos));
 	n.offset = (int64_t)cursor_u64(&in);
-	if (cursor_finish(&in) || n.index >= CMOS_SIZE)
+	if (cursor_finish(&in) || n.index >= CMOS_SIZE || n.offset < -OFFSET_MOST ||
+	    n.offset > OFFSET_MOST)
 		return error_set(e, -EBADMSG, "state: the clock section is damaged");
 	if (!check_only)
 		*r = n;

@@ -98,6 +98,39 @@ static void the_guest_sets_it(void **state)
 	assert_in_range(clock_read(vm), timegm(&t), timegm(&t) + 20);
 }
 
+/* Whatever a guest writes, the clock goes on and has two digits everywhere. */
+static void impossible_times_do_no_harm(void **state)
+{
+	static const uint8_t values[] = {0x00, 0x01, 0x19, 0x99, 0xff};
+
+	for (unsigned i = 0; i < ARRAY_LEN(values); i++)
+		for (unsigned k = 0; k < ARRAY_LEN(values); k++) {
+			set(0x0b, 0x82);
+			set(7, values[k]);
+			set(8, values[k]);
+			set(9, values[i]);
+			set(0x32, values[k]);
+			set(0x0b, 0x02);
+			assert_in_range(bcd(get(vm, 8)), 1, 12);
+			assert_in_range(bcd(get(vm, 9)), 0, 99);
+			assert_in_range(bcd(get(vm, 0x32)), 0, 99);
+		}
+}
+
+static void a_time_beyond_all_years_is_refused(void **state)
+{
+	struct buf b = {0};
+	struct state_view v;
+
+	assert_int_equal(vm_state_save(vm, &b, NULL), 0);
+	assert_int_equal(state_open(b.data, b.len, &v, NULL), 0);
+	for (unsigned i = 0; i < v.count; i++)
+		if (v.sections[i].id == STATE_RTC)
+			memset((uint8_t *)v.sections[i].data + 129, 0x7f, 8);
+	assert_int_equal(vm_state_check(vm, b.data, b.len, NULL), -EBADMSG);
+	buf_free(&b);
+}
+
 static void memory_is_kept_and_the_state_moves(void **state)
 {
 	struct vm_parts other = parts;
@@ -127,6 +160,8 @@ int main(void)
 		T(it_shows_the_time_of_the_host),
 		T(the_formats_agree),
 		T(the_guest_sets_it),
+		T(impossible_times_do_no_harm),
+		T(a_time_beyond_all_years_is_refused),
 		T(memory_is_kept_and_the_state_moves),
 	};
 
