@@ -23,7 +23,8 @@
 /* ---- source ------------------------------------------------------------ */
 
 struct mirror_source;
-/* Ship one record in order; may wait for a slow link. An error means that the session has
+/* Ship one record in order; may wait for a slow link. Comes from the guest's threads and,
+ * for the first copy, from another one at the same time. An error means that the session has
  * ended: the mirror then stops emitting, and the guest's own write goes on. */
 typedef int mirror_emit_fn(void *ctx, const struct iovec *iov, int iov_count);
 
@@ -44,6 +45,7 @@ int mirror_source_start(struct mirror_source *m, mirror_emit_fn *emit, void *ctx
 /* No emit call is running or comes after this. One that waits must have been made
  * to fail first: stop waits for it. */
 void mirror_source_stop(struct mirror_source *m);
+/* Any thread, waits for nothing. */
 void mirror_source_progress(struct mirror_source *m, struct mirror_progress *out);
 
 /* ---- target ------------------------------------------------------------ */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -25,11 +26,18 @@ struct mirror_write {
 	struct range range;
 };
 
+struct emitter {
+	mirror_emit_fn *emit; /* NULL: no session */
+	void *ctx;
+};
+
 /*
  * Order. A write is emitted and then handed below under `lock`, so records appear
  * in the order of submission. Two writes that overlap are never in flight
  * together, nor is a write while the copy thread has its chunk: the later one is
  * parked. So the last record on a sector is what the sector holds, on both sides.
+ * The copy thread emits its chunk without `lock`: it waits for the link most of the
+ * time, and the rest of the disk is the guest's meanwhile.
  * Lock order: device lock, then `lock`.
  */
 struct mirror_source {
@@ -41,13 +49,14 @@ struct mirror_source {
 	struct mirror_write *in_flight, *parked, **parked_last;
 	struct range copying; /* from == to: none */
 
-	mirror_emit_fn *emit; /* NULL: no session */
+	struct emitter out;
 	void (*on_synced)(void *ctx, int rc);
-	void *ctx;
 	uint64_t bytes_per_second;
 	bool copy_running, stopping;
 	pthread_t copy_thread;
-	struct mirror_progress progress;
+	/* Asked for by threads that must not wait for the link. */
+	_Atomic uint64_t copied, emitted_bytes, emitted_records;
+	atomic_bool synced;
 };
 
 static struct mirror_source *source_of(struct disk_backend *b)
@@ -69,10 +78,10 @@ static bool list_overlaps(const struct mirror_write *list, const struct mirror_w
 	return false;
 }
 
-/* ---- emitting; `lock` held -------------------------------------------- */
+/* ---- emitting: m->out with `lock` held, or a copy of it ------------------- */
 
-static void emit_record(struct mirror_source *m, enum mirror_op op, uint64_t offset,
-			uint32_t length, struct iovec *iov, int iov_count)
+static void emit_record(struct mirror_source *m, struct emitter *out, enum mirror_op op,
+			uint64_t offset, uint32_t length, struct iovec *iov, int iov_count)
 {
 	uint8_t header[MIRROR_HEADER_SIZE] = {0};
 
@@ -84,35 +93,36 @@ static void emit_record(struct mirror_source *m, enum mirror_op op, uint64_t off
 	for (unsigned i = 0; i < 8; i++)
 		header[8 + i] = (uint8_t)(offset >> (8 * i));
 	iov[0] = (struct iovec){header, sizeof header}; /* the caller left room */
-	if (m->emit(m->ctx, iov, iov_count)) {
-		m->emit = NULL; /* the session has ended; its owner knows why */
+	if (out->emit(out->ctx, iov, iov_count)) {
+		out->emit = NULL; /* the session has ended; its owner knows why */
 		return;
 	}
-	m->progress.emitted_records++;
-	m->progress.emitted_bytes += op == MIRROR_WRITE ? length : 0;
+	m->emitted_records++;
+	m->emitted_bytes += op == MIRROR_WRITE ? length : 0;
 }
 
-static void emit_zeroes(struct mirror_source *m, uint64_t offset, uint64_t length)
+static void emit_zeroes(struct mirror_source *m, struct emitter *out, uint64_t offset,
+			uint64_t length)
 {
 	struct iovec iov[1];
 
-	while (length && m->emit) {
+	while (length && out->emit) {
 		uint32_t part = length < (1u << 30) ? (uint32_t)length : 1u << 30;
 
-		emit_record(m, MIRROR_ZEROES, offset, part, iov, 1);
+		emit_record(m, out, MIRROR_ZEROES, offset, part, iov, 1);
 		offset += part;
 		length -= part;
 	}
 }
 
 /* As many records as the limits on bytes and pieces ask for. */
-static void emit_write(struct mirror_source *m, uint64_t offset, const struct iovec *data,
-		       int data_count)
+static void emit_write(struct mirror_source *m, struct emitter *out, uint64_t offset,
+		       const struct iovec *data, int data_count)
 {
 	struct iovec iov[1 + MIRROR_PIECES_MAX];
 	size_t used = 0; /* of data[0] */
 
-	while (data_count > 0 && m->emit) {
+	while (data_count > 0 && out->emit) {
 		uint32_t length = 0;
 		int pieces = 0;
 
@@ -130,19 +140,17 @@ static void emit_write(struct mirror_source *m, uint64_t offset, const struct io
 				used = 0;
 			}
 		}
-		emit_record(m, MIRROR_WRITE, offset, length, iov, 1 + pieces);
+		emit_record(m, out, MIRROR_WRITE, offset, length, iov, 1 + pieces);
 		offset += length;
 	}
 }
 
 static void request_emit(struct mirror_source *m, const struct disk_request *r)
 {
-	if (!m->emit)
-		return;
 	if (r->op == DISK_WRITE)
-		emit_write(m, r->offset, r->iov, r->iov_count);
+		emit_write(m, &m->out, r->offset, r->iov, r->iov_count);
 	else
-		emit_zeroes(m, r->offset, r->length);
+		emit_zeroes(m, &m->out, r->offset, r->length);
 }
 
 /* ---- writes of the guest ------------------------------------------------ */
@@ -290,39 +298,54 @@ static bool all_zero(const uint8_t *data, size_t n)
 	return data[0] == 0 && memcmp(data, data + 1, n - 1) == 0;
 }
 
-/* Holds writes away from [from, to), reads it, emits it. */
-static int chunk_copy(struct mirror_source *m, uint8_t *chunk, uint64_t from, uint64_t to)
+/* Keep writes away from the chunk until chunk_give(). */
+static struct emitter chunk_take(struct mirror_source *m, uint64_t from, uint64_t to)
 {
-	struct iovec iov = {chunk, to - from};
-	struct mirror_write *refused;
-	ssize_t got = 0;
-	int rc = 0;
+	struct emitter out;
 
 	pthread_mutex_lock(&m->lock);
 	m->copying = (struct range){from, to};
 	while (!m->stopping && list_overlaps(m->in_flight, NULL, m->copying))
 		pthread_cond_wait(&m->quiet, &m->lock);
+	out = m->out;
 	pthread_mutex_unlock(&m->lock);
+	return out;
+}
 
-	got = pread(m->below->fd, chunk, to - from, (off_t)from);
-	if (got != (ssize_t)(to - from))
-		rc = got < 0 ? -errno : -EIO;
+/* 0, or -ECANCELED: the session is over. */
+static int chunk_give(struct mirror_source *m, const struct emitter *out)
+{
+	struct mirror_write *refused;
+	int rc;
 
 	pthread_mutex_lock(&m->lock);
-	if (!rc && !m->stopping && m->emit) {
-		if (all_zero(chunk, to - from))
-			emit_zeroes(m, from, to - from);
-		else
-			emit_write(m, from, &iov, 1);
-		m->progress.done = to;
-	}
-	if (!rc && (m->stopping || !m->emit))
-		rc = -ECANCELED;
+	if (!out->emit)
+		m->out.emit = NULL;
+	rc = m->stopping || !m->out.emit ? -ECANCELED : 0;
 	m->copying = (struct range){0, 0};
 	refused = parked_begin(m);
 	pthread_mutex_unlock(&m->lock);
 	refused_end(refused);
 	return rc;
+}
+
+static int chunk_copy(struct mirror_source *m, uint8_t *chunk, uint64_t from, uint64_t to)
+{
+	struct iovec iov = {chunk, to - from};
+	struct emitter out = chunk_take(m, from, to);
+	ssize_t got = pread(m->below->fd, chunk, to - from, (off_t)from);
+	int rc = 0, rc_end;
+
+	if (got != (ssize_t)(to - from))
+		rc = got < 0 ? -errno : -EIO;
+	else if (all_zero(chunk, to - from))
+		emit_zeroes(m, &out, from, to - from);
+	else
+		emit_write(m, &out, from, &iov, 1);
+	rc_end = chunk_give(m, &out);
+	if (!rc && !rc_end)
+		m->copied = to;
+	return rc ? rc : rc_end;
 }
 
 /* Keep the average rate; wakes early when stopped. */
@@ -357,11 +380,9 @@ static void *copy_main(void *ctx)
 			copy_pace(m, began, from + CHUNK_SIZE);
 	}
 	free(chunk);
-	pthread_mutex_lock(&m->lock);
-	m->progress.synced = !rc;
-	pthread_mutex_unlock(&m->lock);
+	m->synced = !rc;
 	if (rc != -ECANCELED)
-		m->on_synced(m->ctx, rc);
+		m->on_synced(m->out.ctx, rc);
 	return NULL;
 }
 
@@ -380,7 +401,6 @@ int mirror_source_create(struct disk_backend *below, uint16_t disk, struct loop 
 	m->below = below;
 	m->disk = disk;
 	m->parked_last = &m->parked;
-	m->progress.total = below->size;
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->quiet, NULL);
 	*out = m;
@@ -413,12 +433,12 @@ int mirror_source_start(struct mirror_source *m, mirror_emit_fn *emit, void *ctx
 	if (m->below->fd < 0)
 		return -EOPNOTSUPP;
 	pthread_mutex_lock(&m->lock);
-	m->emit = emit;
-	m->ctx = ctx;
+	m->out = (struct emitter){emit, ctx};
 	m->on_synced = on_synced;
 	m->bytes_per_second = bytes_per_second;
 	m->stopping = false;
-	m->progress = (struct mirror_progress){.total = m->below->size};
+	m->copied = m->emitted_bytes = m->emitted_records = 0;
+	m->synced = false;
 	pthread_mutex_unlock(&m->lock);
 	rc = thread_start(&m->copy_thread, "disk-copy", copy_main, m);
 	m->copy_running = !rc;
@@ -430,7 +450,7 @@ int mirror_source_start(struct mirror_source *m, mirror_emit_fn *emit, void *ctx
 void mirror_source_stop(struct mirror_source *m)
 {
 	pthread_mutex_lock(&m->lock);
-	m->emit = NULL;
+	m->out.emit = NULL;
 	m->stopping = true;
 	pthread_cond_broadcast(&m->quiet);
 	pthread_mutex_unlock(&m->lock);
@@ -441,7 +461,9 @@ void mirror_source_stop(struct mirror_source *m)
 
 void mirror_source_progress(struct mirror_source *m, struct mirror_progress *out)
 {
-	pthread_mutex_lock(&m->lock);
-	*out = m->progress;
-	pthread_mutex_unlock(&m->lock);
+	*out = (struct mirror_progress){.done = m->copied,
+					.total = m->below->size,
+					.synced = m->synced,
+					.emitted_bytes = m->emitted_bytes,
+					.emitted_records = m->emitted_records};
 }

@@ -167,6 +167,12 @@ static void on_synced(void *ctx, int rc)
 	pthread_mutex_unlock(&b->lock);
 }
 
+static void on_synced_any(void *ctx, int rc)
+{
+	(void)ctx;
+	assert_int_equal(rc, 0);
+}
+
 static int disk_file(unsigned *seed)
 {
 	int fd = memfd_create("disk", MFD_CLOEXEC);
@@ -401,6 +407,66 @@ static void test_stop_in_the_middle(void **state)
 	assert_false(b->synced);
 }
 
+/* ---- a link that is stuck with a piece of the first copy ---- */
+
+struct stuck {
+	pthread_mutex_t lock;
+	pthread_cond_t change;
+	pthread_t guest;
+	bool copy_waits, guest_passed, timed_out;
+};
+
+static int stuck_emit(void *ctx, const struct iovec *iov, int iov_count)
+{
+	struct stuck *s = ctx;
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 10;
+	pthread_mutex_lock(&s->lock);
+	if (pthread_equal(pthread_self(), s->guest))
+		s->guest_passed = true;
+	else
+		s->copy_waits = true;
+	pthread_cond_broadcast(&s->change);
+	while (!s->guest_passed && !s->timed_out)
+		s->timed_out = pthread_cond_timedwait(&s->change, &s->lock, &until) != 0;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+static void test_a_slow_copy_holds_up_its_chunk_only(void **state)
+{
+	struct stuck s = {.guest = pthread_self()};
+	struct bench *b = *state;
+	struct disk_backend *disk = mirror_source_backend(b->source);
+	struct mirror_progress p;
+	struct guest_write *w = calloc(1, sizeof *w + 512);
+
+	pthread_mutex_init(&s.lock, NULL);
+	pthread_cond_init(&s.change, NULL);
+	assert_int_equal(mirror_source_start(b->source, stuck_emit, &s, 0, on_synced_any), 0);
+	pthread_mutex_lock(&s.lock);
+	while (!s.copy_waits)
+		pthread_cond_wait(&s.change, &s.lock);
+	pthread_mutex_unlock(&s.lock);
+	mirror_source_progress(b->source, &p);
+	w->iov[0] = (struct iovec){w->data, 512};
+	w->r = (struct disk_request){.op = DISK_WRITE,
+				     .offset = DISK_SIZE - 512,
+				     .length = 512,
+				     .iov = w->iov,
+				     .iov_count = 1,
+				     .done = guest_done};
+	assert_int_equal(disk->ops->submit(disk, &w->r), 0);
+	drain(b);
+	mirror_source_stop(b->source);
+	assert_true(s.guest_passed);
+	assert_false(s.timed_out);
+	pthread_cond_destroy(&s.change);
+	pthread_mutex_destroy(&s.lock);
+}
+
 static void put_record(struct buf *out, uint16_t disk, uint8_t op, uint32_t length, uint64_t offset,
 		       size_t data)
 {
@@ -482,6 +548,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_session_end_leaves_the_guest_alone, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_stop_in_the_middle, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_slow_copy_holds_up_its_chunk_only, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_bad_records_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failed_commit_says_so, setup, teardown),
 	};
