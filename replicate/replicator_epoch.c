@@ -20,8 +20,14 @@
 static int member_emit(void *ctx, const struct iovec *iov, int n)
 {
 	struct member_link *m = ctx;
+	int rc = fault_point("replicator.emit");
 
-	return sender_emit(m->r->sender, m->member.id, iov, n);
+	if (!rc)
+		rc = sender_emit(m->r->sender, m->member.id, iov, n);
+	/* The member emits no more, so no later epoch would be whole. */
+	if (rc)
+		replicator_lost(m->r, rc, "keep a disk's write for the standby");
+	return rc;
 }
 
 static void member_synced(void *ctx, int rc)

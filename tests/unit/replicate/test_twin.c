@@ -312,6 +312,19 @@ static void failed_seal_is_tried_again(void **state)
 	twin_end(t);
 }
 
+/* Without the record of one write the twin's disk is no epoch any more. */
+static void lost_write_ends_the_session(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t = twin_protected(&c, true, 5);
+
+	fault_arm("replicator.emit", 1, ENOMEM);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_LOST));
+	fault_disarm_all();
+	cut_and_promote(t);
+	twin_end(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -326,6 +339,7 @@ int main(void)
 		cmocka_unit_test(refusals_say_why),
 		cmocka_unit_test(failed_commit_breaks_the_twin),
 		cmocka_unit_test(failed_seal_is_tried_again),
+		cmocka_unit_test(lost_write_ends_the_session),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
