@@ -96,7 +96,7 @@ static unsigned outputs_fill(struct process *p, struct epoch_output out[EPOCH_OU
 
 struct posted_state {
 	struct process *process;
-	struct replicator *replicator;
+	uint64_t session, term;
 	enum replicator_state state;
 	char why[200];
 };
@@ -119,7 +119,7 @@ static void run_state(void *ctx)
 	struct process *p = s->process;
 
 	/* An event of a session that has been replaced meanwhile says nothing now. */
-	if (s->replicator && s->replicator != p->replicator)
+	if (s->session != p->sessions)
 		goto out;
 	p->replicator_state = s->state;
 	strcpy(p->state_why, s->why);
@@ -129,7 +129,7 @@ static void run_state(void *ctx)
 		loop_timer_set(p->progress, s->state == REPLICATOR_SYNCING ? clock_ns() : 0);
 	process_event(p, json_pack("{s:s, s:s, s:s, s:I}", "event", "state", "state",
 				   replicator_state_name(s->state), "why", s->why, "term",
-				   (json_int_t)p->session.term));
+				   (json_int_t)s->term));
 out:
 	free(s);
 }
@@ -144,9 +144,8 @@ static void on_state(void *ctx, enum replicator_state state, const char *why)
 		return;
 	}
 	s->process = p;
-	pthread_mutex_lock(&p->lock);
-	s->replicator = p->replicator; /* NULL while replicator_start() has not returned */
-	pthread_mutex_unlock(&p->lock);
+	s->session = p->sessions;
+	s->term = p->session.term;
 	s->state = state;
 	if (why)
 		strncpy(s->why, why, sizeof s->why - 1);
@@ -182,8 +181,9 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	if (!p->vm_started || p->vm_ended || p->paused)
 		return error_set(e, -EINVAL, "only a running vm can be protected");
 	/* After a loss without a verdict, what is held stays held into the new session. */
-	c.held = p->replicator != NULL;
+	c.held = p->replicator_state == REPLICATOR_LOST;
 	replicator_drop(p);
+	p->sessions++;
 	p->session = c;
 	members_fill(p);
 	output_count = outputs_fill(p, outputs);
@@ -191,7 +191,7 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	rc = replicator_start(p->vm, &c, p->members, p->member_count, outputs, output_count,
 			      &events, &r, e);
 	if (rc) {
-		p->replicator_state = REPLICATOR_UNPROTECTED;
+		p->replicator_state = c.held ? REPLICATOR_LOST : REPLICATOR_UNPROTECTED;
 		return rc;
 	}
 	pthread_mutex_lock(&p->lock);
@@ -204,6 +204,9 @@ int primary_unprotect(struct process *p, struct error *e)
 {
 	int rc;
 
+	if (!p->replicator && p->replicator_state == REPLICATOR_LOST)
+		return error_set(e, -ENOTCONN,
+				 "the standby was lost and no session has begun since: protect it");
 	if (!p->replicator)
 		return 0;
 	rc = replicator_stop(p->replicator, clock_ns() + STOP_PATIENCE, e);
@@ -229,6 +232,9 @@ int primary_ownership(struct process *p, const json_t *request, struct error *e)
 	for (size_t i = 0; answer && i < ARRAY_LEN(answers); i++)
 		if (!strcmp(answer, answers[i].name)) {
 			replicator_ownership(p->replicator, answers[i].answer);
+			/* At once: the next request may be older than its report. */
+			if (answers[i].answer == OWNERSHIP_DENIED)
+				p->replicator_state = REPLICATOR_FENCED;
 			return 0;
 		}
 	if (!answer || strcmp(answer, "lost"))

@@ -64,6 +64,7 @@ struct process {
 	/* `lock` guards the pointer for the NICs' threads; only the main thread changes it. */
 	pthread_mutex_t lock;
 	struct replicator *replicator;
+	uint64_t sessions; /* of this primary; it and `session` change only between replicators */
 	struct replica *replica;
 	enum replicator_state replicator_state;
 	enum replica_state replica_state;

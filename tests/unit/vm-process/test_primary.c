@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Sessions one after the other on one primary, over a replicator that the test plays. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "vm-process/process.h"
+
+/* ---- the replicator ---------------------------------------------------------- */
+
+struct replicator {
+	struct replicator_events events;
+	bool held;
+};
+
+static struct {
+	int start_rc, stop_rc;
+	bool report_late; /* the last state is reported while it is destroyed */
+	unsigned started, destroyed;
+	bool held;
+	enum ownership_answer answer;
+} fake;
+
+int replicator_start(struct vm *vm, const struct replicate_config *c,
+		     const struct epoch_member *members, unsigned member_count,
+		     const struct epoch_output *outputs, unsigned output_count,
+		     const struct replicator_events *events, struct replicator **out,
+		     struct error *e)
+{
+	fake.held = c->held;
+	if (fake.start_rc)
+		return error_set(e, fake.start_rc, "told to fail");
+	*out = calloc(1, sizeof(**out));
+	(*out)->events = *events;
+	fake.started++;
+	return 0;
+}
+
+void replicator_output(struct replicator *r)
+{
+}
+
+void replicator_ownership(struct replicator *r, enum ownership_answer a)
+{
+	fake.answer = a;
+}
+
+void replicator_cut(struct replicator *r)
+{
+}
+
+int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
+{
+	return fake.stop_rc ? error_set(e, fake.stop_rc, "told to fail") : 0;
+}
+
+void replicator_stats(struct replicator *r, struct replicate_stats *out)
+{
+	*out = (struct replicate_stats){0};
+}
+
+void replicator_destroy(struct replicator *r)
+{
+	if (!r)
+		return;
+	if (fake.report_late)
+		r->events.state(r->events.ctx, REPLICATOR_UNPROTECTED, "ended in good order");
+	fake.destroyed++;
+	free(r);
+}
+
+/* ---- the process ---------------------------------------------------------------- */
+
+static void on_progress(void *ctx)
+{
+}
+
+static int setup(void **state)
+{
+	struct process *p = calloc(1, sizeof(*p));
+
+	memset(&fake, 0, sizeof(fake));
+	pthread_mutex_init(&p->lock, NULL);
+	assert_int_equal(loop_create(&p->control), 0);
+	assert_int_equal(loop_timer(p->control, on_progress, p, &p->progress), 0);
+	p->director_fd = p->listen_fd = p->signal_fd = -1;
+	p->role = ROLE_PRIMARY;
+	p->vm_started = true;
+	p->replicator_state = REPLICATOR_UNPROTECTED;
+	*state = p;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct process *p = *state;
+
+	primary_close(p);
+	loop_timer_free(p->progress);
+	loop_destroy(p->control);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+	return 0;
+}
+
+static int protect(struct process *p)
+{
+	char session[33] = {0}, key[65] = {0};
+	struct error e = {0};
+	json_t *request;
+	int rc;
+
+	memset(session, 'a', 32);
+	memset(key, 'b', 64);
+	request = json_pack("{s:s, s:s, s:i, s:s, s:i}", "session", session, "key", key, "term", 7,
+			    "address", "127.0.0.1", "port", 1);
+	rc = primary_protect(p, request, &e);
+	json_decref(request);
+	return rc;
+}
+
+static void say(struct process *p, enum replicator_state s)
+{
+	p->replicator->events.state(p->replicator->events.ctx, s, "because");
+	assert_int_equal(loop_step(p->control, 0), 0);
+}
+
+/* ---- tests ------------------------------------------------------------------------- */
+
+static void test_an_old_session_ends_no_new_one(void **state)
+{
+	struct process *p = *state;
+	struct error e = {0};
+
+	assert_int_equal(protect(p), 0);
+	say(p, REPLICATOR_PROTECTED);
+	fake.report_late = true;
+	assert_int_equal(primary_unprotect(p, &e), 0);
+	assert_int_equal(protect(p), 0);
+	assert_int_equal(loop_step(p->control, 0), 0);
+	assert_non_null(p->replicator);
+	assert_int_equal(p->replicator_state, REPLICATOR_CONNECTING);
+	assert_int_equal(fake.destroyed, 1);
+	fake.report_late = false;
+}
+
+static void test_the_end_is_reported(void **state)
+{
+	struct process *p = *state;
+
+	assert_int_equal(protect(p), 0);
+	say(p, REPLICATOR_UNPROTECTED);
+	assert_null(p->replicator);
+	assert_int_equal(p->replicator_state, REPLICATOR_UNPROTECTED);
+	assert_string_equal(p->state_why, "because");
+}
+
+/* Output of the lost session is held, whatever becomes of those that follow. */
+static void test_held_until_somebody_owns(void **state)
+{
+	struct process *p = *state;
+	struct error e = {0};
+
+	assert_int_equal(protect(p), 0);
+	assert_false(fake.held);
+	say(p, REPLICATOR_LOST);
+	fake.start_rc = -ENOMEM;
+	assert_int_equal(protect(p), -ENOMEM);
+	assert_int_equal(p->replicator_state, REPLICATOR_LOST);
+	assert_int_equal(primary_unprotect(p, &e), -ENOTCONN);
+	fake.start_rc = 0;
+	assert_int_equal(protect(p), 0);
+	assert_true(fake.held);
+	say(p, REPLICATOR_UNPROTECTED);
+	assert_int_equal(protect(p), 0);
+	assert_false(fake.held);
+	assert_int_equal(primary_unprotect(p, &e), 0);
+}
+
+/* The request may come before the process has heard of the verdict it has passed on. */
+static void test_fenced_at_once(void **state)
+{
+	json_t *denied = json_pack("{s:s}", "answer", "denied");
+	struct process *p = *state;
+	struct error e = {0};
+
+	assert_int_equal(protect(p), 0);
+	say(p, REPLICATOR_LOST);
+	assert_int_equal(primary_ownership(p, denied, &e), 0);
+	assert_int_equal(protect(p), -EBUSY);
+	assert_int_equal(fake.started, 1);
+	json_decref(denied);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_an_old_session_ends_no_new_one, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_the_end_is_reported, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_held_until_somebody_owns, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_fenced_at_once, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
