@@ -21,3 +21,8 @@ bench: bench-programs $(BUILD)/tests/guests/dirtier
 	@for b in $(BENCHES); do $(BUILD)/bench/bench-$$b --raw $(RAW) --scale $(BENCH_SCALE) \
 		--guest $(BUILD)/tests/guests/dirtier || exit 1; done
 	@echo; echo 'raw records: $(RAW)'
+
+RUNS ?= 3
+.PHONY: bench-lab
+bench-lab: programs lab-tools
+	@bench/bench-lab --runs $(RUNS) --build $(BUILD) --raw $(RAW)
