@@ -115,6 +115,22 @@ void replicator_lost(struct replicator *r, int rc, const char *what)
 		log_debug("%s, after the end", text);
 }
 
+/* When the standby closes all streams, why it does so (BYE_ACK, REFUSE) may still be on
+ * its way on the control stream: that goes first. After BYE there is nothing to send that
+ * matters, so the control stream alone decides, or the core's patience (I6). */
+void replicator_send_failed(struct replicator *r, int rc, const char *what)
+{
+	bool stopping;
+
+	if (readable_within(r->end_fd, clock_ns() + REASON_NS))
+		return;
+	pthread_mutex_lock(&r->lock);
+	stopping = r->core.state == PRIMARY_STOPPING;
+	pthread_mutex_unlock(&r->lock);
+	if (!stopping)
+		replicator_lost(r, rc, what);
+}
+
 void replicator_refused(struct replicator *r, const struct refuse *refuse)
 {
 	char text[sizeof(r->why)];
@@ -238,14 +254,9 @@ static void on_sent(void *ctx, struct capture *c)
 	replicator_wake(r);
 }
 
-/* When the standby closes all streams, why it does so (BYE_ACK, REFUSE) may still be on
- * its way on the control stream: that goes first. */
 static void on_send_failed(void *ctx, int rc)
 {
-	struct replicator *r = ctx;
-
-	if (!readable_within(r->end_fd, clock_ns() + REASON_NS))
-		replicator_lost(r, rc, "send to the standby");
+	replicator_send_failed(ctx, rc, "send to the standby");
 }
 
 static uint64_t answer_time(const struct replicate_config *c)

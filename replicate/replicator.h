@@ -83,6 +83,8 @@ int replicator_step(struct replicator *r, const struct primary_input *in);
 void replicator_event(struct replicator *r, enum primary_event type, uint64_t epoch);
 /* The session is lost because of `rc` while doing `what`. */
 void replicator_lost(struct replicator *r, int rc, const char *what);
+/* ... which may be but the standby's answer: waits for that a moment. */
+void replicator_send_failed(struct replicator *r, int rc, const char *what);
 void replicator_refused(struct replicator *r, const struct refuse *refuse);
 void replicator_wake(struct replicator *r);
 

@@ -242,7 +242,7 @@ static void *heartbeat_main(void *arg)
 			next = clock_ns();
 	}
 	if (rc)
-		replicator_lost(r, rc, "send a heartbeat");
+		replicator_send_failed(r, rc, "send a heartbeat");
 	return NULL;
 }
 
