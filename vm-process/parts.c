@@ -97,8 +97,7 @@ static void on_vm_event(void *ctx, enum vm_event event, const char *detail)
 	}
 	v->process = p;
 	v->event = event;
-	if (detail)
-		strncpy(v->detail, detail, sizeof v->detail - 1);
+	text_copy(v->detail, sizeof v->detail, detail);
 	process_post(p, run_vm_event, v);
 }
 

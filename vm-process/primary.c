@@ -147,8 +147,7 @@ static void on_state(void *ctx, enum replicator_state state, const char *why)
 	s->session = p->sessions;
 	s->term = p->session.term;
 	s->state = state;
-	if (why)
-		strncpy(s->why, why, sizeof s->why - 1);
+	text_copy(s->why, sizeof s->why, why);
 	process_post(p, run_state, s);
 }
 

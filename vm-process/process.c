@@ -353,6 +353,15 @@ void process_post(struct process *p, loop_fn *fn, void *ctx)
 		log_error_rc(rc, "an event is lost");
 }
 
+void text_copy(char *to, size_t room, const char *from)
+{
+	size_t n = 0;
+
+	for (; from && from[n] && n + 1 < room; n++)
+		to[n] = from[n] >= ' ' && from[n] <= '~' ? from[n] : '?';
+	to[n] = 0;
+}
+
 void process_vm_event(struct process *p, enum vm_event event, const char *detail)
 {
 	static const char *const names[] = {"poweroff", "reboot", "crash"};

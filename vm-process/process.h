@@ -111,6 +111,8 @@ int process_run(int director_fd, const char *control_path, struct error *e) MUST
 void process_event(struct process *p, json_t *event);
 /* Any thread: run on the main thread. Never lost but for lack of memory, which is logged. */
 void process_post(struct process *p, loop_fn *fn, void *ctx);
+/* For an event: JSON takes no character that was cut in two, so ASCII alone is kept. */
+void text_copy(char *to, size_t room, const char *from);
 /* From the main thread only. */
 void process_vm_event(struct process *p, enum vm_event event, const char *detail);
 

@@ -38,8 +38,7 @@ static void on_state(void *ctx, enum replica_state state, const char *why)
 	}
 	s->process = ctx;
 	s->state = state;
-	if (why)
-		strncpy(s->why, why, sizeof s->why - 1);
+	text_copy(s->why, sizeof s->why, why);
 	process_post(s->process, run_state, s);
 }
 
@@ -96,6 +95,8 @@ int standby_promote(struct process *p, const json_t *request, json_t *reply, str
 
 	if (!p->replica)
 		return error_set(e, -EINVAL, "this process holds no twin");
+	if (term < 1)
+		return error_set(e, -EINVAL, "promote needs a \"term\"");
 	rc = replica_promote(p->replica, (uint64_t)term, e);
 	if (rc)
 		return rc;

@@ -160,6 +160,26 @@ static void test_the_end_is_reported(void **state)
 	assert_string_equal(p->state_why, "because");
 }
 
+/* An event that is no JSON is none: nobody would ever answer for the loss. */
+static void test_a_reason_of_any_bytes(void **state)
+{
+	char room[5], why[300];
+	struct process *p = *state;
+	json_t *stats;
+
+	assert_int_equal(protect(p), 0);
+	memset(why, 0xc3, sizeof(why) - 1);
+	why[sizeof(why) - 1] = 0;
+	p->replicator->events.state(p->replicator->events.ctx, REPLICATOR_LOST, why);
+	assert_int_equal(loop_step(p->control, 0), 0);
+	stats = stats_json(p);
+	assert_string_equal(json_string_value(json_object_get(stats, "state")), "lost");
+	assert_int_equal(json_string_length(json_object_get(stats, "why")), 199);
+	json_decref(stats);
+	text_copy(room, sizeof(room), "k\xc3\xa4se");
+	assert_string_equal(room, "k??s");
+}
+
 /* Output of the lost session is held, whatever becomes of those that follow. */
 static void test_held_until_somebody_owns(void **state)
 {
@@ -203,6 +223,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_an_old_session_ends_no_new_one, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_the_end_is_reported, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_reason_of_any_bytes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_held_until_somebody_owns, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fenced_at_once, setup, teardown),
 	};
