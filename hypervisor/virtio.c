@@ -7,6 +7,7 @@
 #include "hypervisor/virtio.h"
 
 #define LOG_MODULE "virtio"
+#define SERVE_MOST 256u
 
 bool virtio_live(const struct virtio_device *v)
 {
@@ -61,6 +62,40 @@ void virtio_break(struct virtio_device *v, const char *why)
 	v->complained = true;
 	v->regs.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
 	virtio_signal_config(v);
+}
+
+/* ---- requests -------------------------------------------------------------- */
+
+/* 1: one is taken. 0: there is none. */
+static int serve_one(struct virtio_device *v, struct virtqueue *q, virtio_request_fn *handle)
+{
+	int rc = virtqueue_pop(q, &v->chain);
+
+	if (rc <= 0)
+		return rc;
+	rc = handle(v, &v->chain);
+	if (rc)
+		virtqueue_unpop(q, 1);
+	return rc ? rc : 1;
+}
+
+int virtio_serve(struct virtio_device *v, unsigned queue, virtio_request_fn *handle)
+{
+	struct virtqueue *q = &v->regs.queues[queue];
+	unsigned n = 0;
+	int rc;
+
+	do {
+		rc = serve_one(v, q, handle);
+		if (!rc && !virtqueue_want_kick(q))
+			break;
+	} while (rc >= 0 && ++n < SERVE_MOST);
+	virtio_signal_queue(v, queue);
+	if (rc < 0)
+		return rc;
+	if (n == SERVE_MOST)
+		virtio_doorbell_ring(v, queue);
+	return 0;
 }
 
 /* ---- life cycle ------------------------------------------------------------- */

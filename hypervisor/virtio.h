@@ -100,6 +100,13 @@ void virtio_signal_queue(struct virtio_device *v, unsigned queue);
 void virtio_signal_config(struct virtio_device *v);
 /* Come back to this queue soon, on the loop's thread. */
 void virtio_doorbell_ring(struct virtio_device *v, unsigned queue);
+/* One request of the driver, as it stands in virtio.chain. 0: it is taken, and given back
+ * now or later. Else it stays in the ring and the call below ends. */
+typedef int virtio_request_fn(struct virtio_device *v, const struct chain *c);
+/* Goes through the requests that wait, and signals. 0, what the function gave, or -EBADMSG.
+ * A guest that fills the ring as fast as it is emptied must not hold the device lock for
+ * ever: after many of them the doorbell is rung again. */
+int virtio_serve(struct virtio_device *v, unsigned queue, virtio_request_fn *handle) MUST_CHECK;
 /* The last transfer that outlived stop() has ended. */
 void virtio_stopped(struct virtio_device *v);
 static inline struct virtio_device *virtio_of(struct device *d)

@@ -280,8 +280,9 @@ static uint8_t request_start(struct blk *b, const struct chain *c)
 }
 
 /* -EBADMSG: the chain is no request. */
-static int request_handle(struct blk *b, const struct chain *c)
+static int request_handle(struct virtio_device *v, const struct chain *c)
 {
+	struct blk *b = blk_of(v);
 	uint8_t status;
 
 	if (c->out_bytes < HEADER_LEN || !c->in_bytes || b->in_flight_count >= blk_queue(b)->size)
@@ -297,19 +298,7 @@ static int request_handle(struct blk *b, const struct chain *c)
 
 static void blk_kick(struct virtio_device *v, unsigned queue)
 {
-	struct blk *b = blk_of(v);
-	int rc;
-
-	do {
-		while ((rc = virtqueue_pop(blk_queue(b), &v->chain)) > 0) {
-			rc = request_handle(b, &v->chain);
-			if (rc) {
-				virtqueue_unpop(blk_queue(b), 1);
-				break;
-			}
-		}
-	} while (!rc && virtqueue_want_kick(blk_queue(b)));
-	if (rc)
+	if (virtio_serve(v, queue, request_handle))
 		virtio_break(v, "a bad request ring");
 }
 
@@ -326,7 +315,7 @@ static void blk_start(struct virtio_device *v)
 	for (unsigned i = 0; !rc && i < count; i++) {
 		rc = virtqueue_chain(blk_queue(b), b->loaded[i], &v->chain);
 		if (!rc)
-			rc = request_handle(b, &v->chain);
+			rc = request_handle(v, &v->chain);
 	}
 	if (rc)
 		virtio_break(v, "a request in flight that is none");

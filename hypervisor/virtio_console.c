@@ -10,7 +10,8 @@
 
 enum { QUEUE_RX, QUEUE_TX, QUEUES };
 
-#define PIECE 512u
+#define PIECE   512u
+#define TX_MOST 65536u /* of one request */
 
 struct port {
 	struct virtio_device virtio;
@@ -24,32 +25,20 @@ static struct port *port_of(struct virtio_device *v)
 
 /* ---- output ----------------------------------------------------------------------- */
 
-static void tx_write(struct port *p, const struct virtqueue *q, const struct chain *c)
+/* What is beyond TX_MOST is dropped: no driver writes so much at once, and a chain may
+ * name 4 GiB, with the device lock held. */
+static int tx_one(struct virtio_device *v, const struct chain *c)
 {
+	struct virtqueue *q = &v->regs.queues[QUEUE_TX];
 	uint8_t piece[PIECE];
 	size_t n;
 
-	for (uint64_t at = 0; at < c->out_bytes; at += n) {
+	for (uint64_t at = 0; at < c->out_bytes && at < TX_MOST; at += n) {
 		n = chain_read(q, c, at, piece, sizeof(piece));
-		console_write(p->console, piece, n);
+		console_write(port_of(v)->console, piece, n);
 	}
-}
-
-static void tx_run(struct port *p)
-{
-	struct virtio_device *v = &p->virtio;
-	struct virtqueue *q = &v->regs.queues[QUEUE_TX];
-	int rc;
-
-	do {
-		while ((rc = virtqueue_pop(q, &v->chain)) > 0) {
-			tx_write(p, q, &v->chain);
-			virtqueue_push(q, v->chain.head, 0);
-		}
-	} while (!rc && virtqueue_want_kick(q));
-	virtio_signal_queue(v, QUEUE_TX);
-	if (rc)
-		virtio_break(v, "a bad transmit ring");
+	virtqueue_push(q, c->head, 0);
+	return 0;
 }
 
 /* ---- input ------------------------------------------------------------------------ */
@@ -92,10 +81,10 @@ static void console_input(void *ctx, const uint8_t *data, size_t n)
 
 static void port_kick(struct virtio_device *v, unsigned queue)
 {
-	if (queue == QUEUE_TX)
-		tx_run(port_of(v));
-	else
+	if (queue == QUEUE_RX)
 		console_pull(port_of(v)->console);
+	else if (virtio_serve(v, queue, tx_one))
+		virtio_break(v, "a bad transmit ring");
 }
 
 static void port_config_read(struct virtio_device *v, unsigned at, void *data, unsigned size)

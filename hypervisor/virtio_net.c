@@ -20,8 +20,7 @@ enum { QUEUE_RX, QUEUE_TX, QUEUE_CONTROL, QUEUES };
 #define FRAME_LEAST    14u
 #define FRAME_MOST     65550u
 #define RX_CHAINS      64u /* buffers that one frame may be spread over */
-#define TX_BATCH       256u
-#define CONTROL_LEN    2u /* class, command */
+#define CONTROL_LEN    2u  /* class, command */
 #define ETHERTYPE_RARP 0x8035u
 
 _Static_assert(sizeof(struct virtio_net_hdr_v1) == 12, "header");
@@ -65,45 +64,23 @@ static int frame_send(struct net *n, const struct chain *c)
 	return rc;
 }
 
-static int tx_one(struct net *n)
+static int tx_one(struct virtio_device *v, const struct chain *c)
 {
-	struct virtio_device *v = &n->virtio;
-	struct virtqueue *q = &v->regs.queues[QUEUE_TX];
-	int rc = virtqueue_pop(q, &v->chain);
+	int rc = frame_send(net_of(v), c);
 
-	if (rc <= 0)
-		return rc;
-	rc = frame_send(n, &v->chain);
-	if (rc) {
-		virtqueue_unpop(q, 1);
-		return rc;
-	}
-	virtqueue_push(q, v->chain.head, 0);
-	return 1;
+	if (!rc)
+		virtqueue_push(&v->regs.queues[QUEUE_TX], c->head, 0);
+	return rc;
 }
 
-/* A guest that fills the ring as fast as it is emptied must not hold the device
- * lock for ever: after a batch the doorbell is rung again. */
 static void tx_run(struct net *n)
 {
-	struct virtqueue *q = &n->virtio.regs.queues[QUEUE_TX];
-	unsigned sent = 0;
-	int rc;
+	int rc = n->tx_full ? 0 : virtio_serve(&n->virtio, QUEUE_TX, tx_one);
 
-	if (n->tx_full)
-		return;
-	do {
-		while ((rc = tx_one(n)) > 0 && ++sent < TX_BATCH)
-			;
-	} while (!rc && virtqueue_want_kick(q));
-	if (sent)
-		virtio_signal_queue(&n->virtio, QUEUE_TX);
 	if (rc == -EAGAIN)
 		n->tx_full = true;
-	else if (rc < 0)
+	else if (rc)
 		virtio_break(&n->virtio, "a bad transmit ring");
-	else if (rc > 0)
-		virtio_doorbell_ring(&n->virtio, QUEUE_TX);
 }
 
 static void net_writable(void *ctx)
@@ -254,23 +231,19 @@ static uint8_t control_execute(struct net *n, const struct chain *c)
 	return VIRTIO_NET_OK;
 }
 
+static int control_one(struct virtio_device *v, const struct chain *c)
+{
+	struct virtqueue *q = &v->regs.queues[QUEUE_CONTROL];
+	uint8_t ack = control_execute(net_of(v), c);
+
+	virtqueue_push(q, c->head, (uint32_t)chain_write(q, c, 0, &ack, sizeof(ack)));
+	return 0;
+}
+
 static void control_run(struct net *n)
 {
-	struct virtio_device *v = &n->virtio;
-	struct virtqueue *q = &v->regs.queues[QUEUE_CONTROL];
-	uint8_t ack;
-	int rc;
-
-	do {
-		while ((rc = virtqueue_pop(q, &v->chain)) > 0) {
-			ack = control_execute(n, &v->chain);
-			chain_write(q, &v->chain, 0, &ack, sizeof(ack));
-			virtqueue_push(q, v->chain.head, sizeof(ack));
-		}
-	} while (!rc && virtqueue_want_kick(q));
-	virtio_signal_queue(v, QUEUE_CONTROL);
-	if (rc)
-		virtio_break(v, "a bad control ring");
+	if (virtio_serve(&n->virtio, QUEUE_CONTROL, control_one))
+		virtio_break(&n->virtio, "a bad control ring");
 }
 
 /* ---- announcements ------------------------------------------------------------------

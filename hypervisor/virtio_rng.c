@@ -26,17 +26,17 @@ static uint32_t rng_fill(struct virtqueue *q, const struct chain *c)
 	return got > 0 ? (uint32_t)chain_write(q, c, 0, bytes, (size_t)got) : 0;
 }
 
+static int rng_one(struct virtio_device *v, const struct chain *c)
+{
+	struct virtqueue *q = &v->regs.queues[0];
+
+	virtqueue_push(q, c->head, rng_fill(q, c));
+	return 0;
+}
+
 static void rng_kick(struct virtio_device *v, unsigned queue)
 {
-	struct virtqueue *q = &v->regs.queues[queue];
-	int rc;
-
-	do {
-		while ((rc = virtqueue_pop(q, &v->chain)) > 0)
-			virtqueue_push(q, v->chain.head, rng_fill(q, &v->chain));
-	} while (!rc && virtqueue_want_kick(q));
-	virtio_signal_queue(v, queue);
-	if (rc)
+	if (virtio_serve(v, queue, rng_one))
 		virtio_break(v, "a bad request ring");
 }
 

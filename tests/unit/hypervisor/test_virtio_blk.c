@@ -546,6 +546,38 @@ static void a_queue_without_end_breaks_the_device(void **state)
 	assert_int_equal(driver_status(&d), 0);
 }
 
+/* Another CPU of the guest puts a request in the ring whenever one was taken. */
+enum { REFILLS = 2000 };
+static unsigned refills;
+static uint16_t refill_head;
+static int submit_refilling(struct disk_backend *b, struct disk_request *r)
+{
+	if (++refills < REFILLS)
+		driver_publish(&d, 0, refill_head);
+	return -EIO;
+}
+
+static void a_ring_that_never_empties_does_not_hold_the_device(void **state)
+{
+	static const struct disk_backend_ops refilling = {submit_refilling, disk_double_drain,
+							  disk_double_destroy};
+	struct request r;
+
+	driver_start(&d, vm, VIRTIO_ID_BLOCK, ALL_FEATURES, 1, 8);
+	r = request_make(VIRTIO_BLK_T_IN, 0, 512, 0);
+	refills = 0;
+	fake.base.ops = &refilling;
+	refill_head = driver_add(
+		&d, 0, (struct piece[]){{r.header, 16}, {r.data, 512}, {r.status, 1}}, 1, 2);
+	driver_kick(&d, 0);
+	assert_in_range(refills, 1, REFILLS / 2);
+	for (unsigned i = 0; i < REFILLS && refills < REFILLS; i++)
+		assert_int_equal(loop_step(io, 10), 0);
+	assert_int_equal(refills, REFILLS);
+	assert_int_equal(*ring16(&d, d.queues[0].used + 2), REFILLS);
+	fake.base.ops = &disk_double_ops;
+}
+
 static void a_read_only_disk_is_not_written(void **state)
 {
 	struct request w;
@@ -581,6 +613,7 @@ int main(void)
 		FAKE_TEST(a_machine_reset_waits_too),
 		FAKE_TEST(what_is_in_flight_goes_on_in_the_twin),
 		FAKE_TEST(a_queue_without_end_breaks_the_device),
+		FAKE_TEST(a_ring_that_never_empties_does_not_hold_the_device),
 		FAKE_TEST(a_read_only_disk_is_not_written),
 	};
 
