@@ -46,11 +46,22 @@ def results_read(path):
         return [tuple(line.rstrip("\n").split("\t")) for line in f]
 
 
-def interrupted(process, number):
+class Interrupted(BaseException):
+    """A signal asked for the end; raised where the phase is being read, so that nothing is
+    read twice at once."""
+
+
+def interrupt(number, _frame):
+    signal.signal(number, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def phase_end(process, number):
     """Let the phase clean up (a lab has hosts to take down), then stop."""
     print("Interrupted: ending what runs.", flush=True)
-    process.send_signal(number)
-    process.communicate()
+    os.killpg(process.pid, number)
+    process.stdout.read()
+    process.wait()
     sys.exit(128 + number)
 
 
@@ -62,14 +73,17 @@ def make(name, arguments, folder, results):
                f"RESULTS={results}", f"LABEL={name}", *arguments]
     with open(log, "w", encoding="utf-8") as f:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   env=env, text=True, errors="replace")
+                                   env=env, text=True, errors="replace", start_new_session=True)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: interrupted(process, number))
-        for line in process.stdout:
-            f.write(line)
-            if line.startswith("    "):  # a result as it comes, of a phase that takes minutes
-                print(line, end="", flush=True)
-        code = process.wait()
+            signal.signal(number, interrupt)
+        try:
+            for line in process.stdout:
+                f.write(line)
+                if line.startswith("    "):  # a result as it comes, of a phase that takes minutes
+                    print(line, end="", flush=True)
+            code = process.wait()
+        except Interrupted as signalled:
+            phase_end(process, signalled.args[0])
     if code:
         with open(log, encoding="utf-8") as f:
             print(f.read()[-12000:])
