@@ -33,9 +33,9 @@ static void port_rewatch(struct net_port *p)
 
 	if (p->fd < 0)
 		return;
-	if (atomic_load(&p->receiving))
+	if (atomic_load(&p->receiving) && !p->broken)
 		events |= EPOLLIN;
-	if (atomic_load(&p->blocked))
+	if (atomic_load(&p->blocked) && !p->broken)
 		events |= EPOLLOUT;
 	if (events == p->events)
 		return;
@@ -52,15 +52,18 @@ static void port_rewatch(struct net_port *p)
 	p->events = events;
 }
 
+void net_port_unblock(struct net_port *p)
+{
+	if (atomic_exchange(&p->blocked, false) && p->base.front.writable)
+		p->base.front.writable(p->base.front.ctx);
+}
+
 static void port_ready(void *ctx, uint32_t events)
 {
 	struct net_port *p = ctx;
 
-	if ((events & EPOLLOUT) && p->ops->output(p)) {
-		atomic_store(&p->blocked, false);
-		if (p->base.front.writable)
-			p->base.front.writable(p->base.front.ctx);
-	}
+	if ((events & EPOLLOUT) && p->ops->output(p))
+		net_port_unblock(p);
 	if (p->fd >= 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		p->ops->input(p);
 	port_rewatch(p);
@@ -73,8 +76,10 @@ static void port_awake(void *ctx, uint32_t events)
 
 	if (read(p->wake_fd, &count, sizeof(count)) < 0)
 		return;
-	if (p->fd >= 0 && atomic_load(&p->receiving))
+	if (p->fd >= 0 && !p->broken && atomic_load(&p->receiving))
 		p->ops->input(p);
+	if (p->fd < 0 || p->broken)
+		net_port_unblock(p); /* nothing will become writable: what waits is dropped */
 	port_rewatch(p);
 }
 
@@ -114,6 +119,13 @@ void net_port_detach(struct net_port *p)
 	if (p->fd >= 0)
 		close(p->fd);
 	p->fd = -1;
+}
+
+void net_port_break(struct net_port *p, const char *why)
+{
+	log_error("a network back end is of no use any more: %s", why);
+	p->broken = true;
+	port_wake(p);
 }
 
 int net_port_open(struct net_port *p, struct loop *io, const struct net_port_ops *ops,

@@ -33,6 +33,7 @@ struct net_port {
 	struct loop_watch *wake;
 	atomic_bool receiving;
 	atomic_bool blocked; /* send() gave -EAGAIN */
+	bool broken;         /* nothing is to be expected of `fd` any more; loop's thread only */
 };
 
 int net_port_open(struct net_port *p, struct loop *io, const struct net_port_ops *ops,
@@ -40,9 +41,13 @@ int net_port_open(struct net_port *p, struct loop *io, const struct net_port_ops
 void net_port_close(struct net_port *p); /* also the descriptor */
 void net_port_attach(struct net_port *p, int fd);
 void net_port_detach(struct net_port *p);
+/* `fd` stays open, as a send() may be at it, but nobody waits for it again. */
+void net_port_break(struct net_port *p, const char *why);
 int net_port_deliver(struct net_port *p, const void *frame, size_t len) MUST_CHECK;
 /* From send(): come back when the descriptor is writable. Any thread. */
 void net_port_block(struct net_port *p);
+/* Loop's thread: whoever waits for that sends again. */
+void net_port_unblock(struct net_port *p);
 void net_port_set_receiving(struct net_backend *b, bool on);
 
 int net_tap_open(const struct nic_config *c, struct loop *io, struct net_backend **out,

@@ -63,8 +63,7 @@ static void stream_lose(struct stream *s, const char *why)
 	s->in_at = s->in_len = 0;
 	loop_timer_set(s->retry, clock_ns() + RETRY_NS);
 	/* Nothing will become writable: what waits is sent, and dropped. */
-	if (atomic_exchange(&s->port.blocked, false) && s->port.base.front.writable)
-		s->port.base.front.writable(s->port.base.front.ctx);
+	net_port_unblock(&s->port);
 }
 
 static int stream_connect(const char *path)

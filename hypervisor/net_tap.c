@@ -46,6 +46,8 @@ static void tap_input(struct net_port *p)
 		ssize_t n = (ssize_t)t->held;
 		if (!n)
 			n = read(p->fd, t->frame, sizeof(t->frame));
+		if (n < 0 && errno != EAGAIN && errno != EINTR && errno != EIO)
+			net_port_break(p, "its tap interface was taken away");
 		if (n <= 0)
 			return;
 		t->held = net_port_deliver(p, t->frame, (size_t)n) == -EAGAIN ? (size_t)n : 0;
@@ -81,6 +83,13 @@ static int tap_attach(const char *name, int *out, struct error *e)
 	memcpy(r.ifr_name, name, strnlen(name, IFNAMSIZ - 1));
 	if (ioctl(fd, TUNSETIFF, &r)) {
 		rc = error_set(e, -errno, "cannot use the tap interface '%s': %s", name,
+			       strerror(errno));
+		close(fd);
+		return rc;
+	}
+	/* Whoever used it before may have promised to finish checksums and segments. */
+	if (ioctl(fd, TUNSETOFFLOAD, 0UL)) {
+		rc = error_set(e, -errno, "cannot turn off the offloads of '%s': %s", name,
 			       strerror(errno));
 		close(fd);
 		return rc;

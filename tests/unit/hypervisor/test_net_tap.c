@@ -157,6 +157,48 @@ static void a_bridge_that_is_not_there_is_an_error(void **state)
 	assert_non_null(strstr(e.text, "ptap0"));
 }
 
+static void interface_delete(const char *name)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "ip link delete %s", name);
+	assert_int_equal(system(command), 0);
+}
+
+static void ring(void *ctx)
+{
+	*(bool *)ctx = true;
+}
+
+/* An interface that an administrator deletes is the end of a cable: the loop goes on
+ * to sleep, rather than be told of it again and again. */
+static void a_deleted_interface_leaves_the_loop_alone(void **state)
+{
+	uint8_t frame[60];
+	struct iovec iov = {frame, sizeof(frame)};
+	struct loop_timer *timer;
+	bool rang = false;
+	unsigned rounds = 0;
+	int rc;
+
+	if (!net)
+		skip();
+	interface_delete("ptap0");
+	steps(10);
+	assert_int_equal(loop_timer(io, ring, &rang, &timer), 0);
+	loop_timer_set(timer, clock_ns() + 100 * NS_PER_MS);
+	for (; !rang; rounds++)
+		assert_int_equal(loop_step(io, 1000), 0);
+	loop_timer_free(timer);
+	assert_in_range(rounds, 1, 20);
+	frame_make(frame, 'd');
+	rc = net->ops->send(net, &iov, 1);
+	assert_true(rc && rc != -EAGAIN);
+	net->ops->set_receiving(net, false);
+	net->ops->set_receiving(net, true);
+	steps(3);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -164,6 +206,7 @@ int main(void)
 		T(frames_go_both_ways),
 		T(frames_wait_for_the_guest),
 		T(a_bridge_that_is_not_there_is_an_error),
+		T(a_deleted_interface_leaves_the_loop_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
