@@ -7,7 +7,6 @@
  *   control thread  receives on the control stream
  *   heartbeat       sends on it, and waits for nothing else
  *   senders         a thread for each bulk stream (sender.c)
- *   copiers         help to copy in a pause (copier.c)
  *
  * Locks. `lock` guards the core and the queue of actions; outputs are released, held
  *        and passed under it, so that these happen in the core's order. It is not
@@ -64,12 +63,13 @@ struct replicator {
 
 	/* Of the epoch thread. */
 	struct sender *sender;
-	struct copier *copier;
+	struct copier copier;
 	struct capture *captures, round;
 	unsigned capture_count;
 	uint64_t *dirty; /* to be sent with the next checkpoint */
 	enum sync_state sync;
 	unsigned rounds;
+	bool members_sent; /* a round was begun after all members had given all they have */
 	uint64_t round_count, round_at;
 	_Atomic uint64_t round_pages; /* of the current round */
 	bool logging;

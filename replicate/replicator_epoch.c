@@ -66,7 +66,8 @@ void members_stop(struct replicator *r)
 /* ---- the first copy --------------------------------------------------------------
  * Rounds, each of the pages written during the one before, until a round is small or
  * no longer shrinks. While disks are still being copied the rounds go on, slowly, so
- * that the first checkpoint has little left to do. */
+ * that the first checkpoint has little left to do. What a disk has given waits in the
+ * sender's queue: a last round goes behind it, lest output be held while that is sent. */
 
 static void round_begin(struct replicator *r)
 {
@@ -133,12 +134,15 @@ static void round_next(struct replicator *r)
 	}
 	r->round_count = bitmap_count(r->dirty, bits);
 	if (rounds_suffice(r, before, r->round_count)) {
-		if (!atomic_load(&r->members_unsynced)) {
+		bool synced = !atomic_load(&r->members_unsynced);
+
+		if (synced && (r->members_sent || !r->member_count)) {
 			r->sync = SYNC_DONE;
 			replicator_event(r, PRIMARY_EV_SYNCED, 0);
 			return;
 		}
-		if (r->sync == SYNC_ROUND) {
+		r->members_sent = synced;
+		if (!synced && r->sync == SYNC_ROUND) {
 			r->sync = SYNC_REST;
 			r->round_at = clock_ns() + ROUND_REST_NS;
 			return;
@@ -195,14 +199,14 @@ static int checkpoint_take(struct replicator *r, struct capture *c, bool hold, s
 	rc = vm_dirty_harvest(r->vm, r->dirty);
 	if (rc)
 		return error_set(e, rc, "harvest dirty pages: %s", strerror(-rc));
-	rc = capture_begin(c, r->copier, vm_ram(r->vm), r->dirty, vm_ram_pages(r->vm));
+	rc = capture_begin(c, &r->copier, vm_ram(r->vm), r->dirty, vm_ram_pages(r->vm));
 	if (rc)
 		return error_set(e, rc, "copy dirty pages: %s", strerror(-rc));
 	t[1] = clock_ns();
 	buf_reset(&c->state);
 	rc = vm_state_save(r->vm, &c->state, e);
 	t[2] = clock_ns();
-	copier_finish(r->copier);
+	copier_finish(&r->copier);
 	if (rc)
 		return rc;
 	t[3] = clock_ns();
