@@ -87,7 +87,7 @@ class Pair:
         self.standby = self.side("standby", env, **changes)
         return self.standby
 
-    def protect_begin(self, proxied=False, standby_terms=None, **changes):
+    def protect_begin(self, proxied=False, standby_terms=None, quota=None, **changes):
         """Start a session with self.standby, a new one unless there is one."""
         if self.standby is None:
             self.add_standby()
@@ -97,11 +97,21 @@ class Pair:
         port = self.board.port
         if proxied:
             self.proxy = Proxy(port)
+            self.proxy.quota["forward"] = quota
             self.t.cleanup(self.proxy.close)
             port = self.proxy.port
         self.standby.process.ask("standby", **{**terms, **(standby_terms or {})})
         self.primary.process.ask("protect", address="127.0.0.1", port=port, **terms)
         return terms
+
+    def first_copy_stuck(self, **changes):
+        """A session that stays in its first copy: the link falls silent in the midst of it."""
+        with open(self.primary.disk, "r+b") as f:
+            f.write(secrets.token_bytes(12 << 20))
+        terms = self.protect_begin(proxied=True, quota=1 << 20, loss_ms=60000, **changes)
+        self.board.pass_on(self.standby.process, terms["streams"] + 1)
+        self.primary.process.wait_state("syncing")
+        wait_until(lambda: self.proxy.quota["forward"] < 0, PATIENCE, "the copy has begun")
 
     def protect(self, proxied=False, **changes):
         """A session, until it protects the guest."""

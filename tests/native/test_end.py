@@ -151,12 +151,11 @@ def director_goes(t):
 
 @case("unprotect-during-first-copy")
 def unprotect_in_copy(t):
-    pair = Pair(t, memory="256M", disk="64M")
+    pair = Pair(t, disk="16M")
     pair.load()
-    terms = pair.protect_begin(proxied=True)
-    pair.proxy.delay["forward"] = 0.02
-    pair.board.pass_on(pair.standby.process, terms["streams"] + 1)
-    pair.primary.process.wait_state("syncing")
+    pair.first_copy_stuck()
+    pair.proxy.quota["forward"] = None
+    pair.proxy.release()
     pair.primary.process.ask("unprotect")
     pair.standby.process.wait_state("released")
     pair.observer.wait_replies(20)

@@ -45,14 +45,12 @@ def kill_at_random(t, mode):
 @case("kill-during-first-copy")
 def kill_during_first_copy(t):
     """There is no whole epoch: what the standby holds must not run."""
-    pair = Pair(t, memory="256M", disk="64M")
+    pair = Pair(t, disk="16M")
     pair.load()
-    terms = pair.protect_begin(proxied=True)
-    pair.proxy.delay["forward"] = 0.05
-    pair.board.pass_on(pair.standby.process, terms["streams"] + 1)
-    pair.primary.process.wait_state("syncing")
+    pair.first_copy_stuck()
     pair.observer.wait_replies(10)
     pair.primary.kill()
+    pair.proxy.reset()
     pair.standby.process.wait_state("lost")
     assert "no whole epoch" in pair.promote_refused()
     assert not pair.standby.stats()["running"]
@@ -61,13 +59,11 @@ def kill_during_first_copy(t):
 @case("first-copy-passes-output")
 def first_copy_passes_output(t):
     """Nothing is held before the first whole epoch."""
-    pair = Pair(t, memory="128M", disk="64M")
+    pair = Pair(t, disk="16M")
     pair.load()
-    terms = pair.protect_begin(proxied=True, loss_ms=20000)
-    pair.board.pass_on(pair.standby.process, terms["streams"] + 1)
-    pair.primary.process.wait_state("syncing")
-    pair.proxy.hold("forward")
+    pair.first_copy_stuck()
     pair.observer.wait_replies(100)
+    pair.proxy.quota["forward"] = None
     pair.proxy.release()
     pair.primary.process.wait_state("protected")
     pair.observer.wait_replies(20)

@@ -131,12 +131,10 @@ def dies_often(t):
 @case("standby-dies-during-first-copy")
 def dies_in_copy(t):
     """Nothing was exposed: nobody needs to be asked."""
-    pair = Pair(t, memory="256M", disk="64M")
+    pair = Pair(t, disk="16M")
     pair.load()
-    terms = pair.protect_begin(proxied=True, policy="stall")
-    pair.proxy.delay["forward"] = 0.05
-    pair.board.pass_on(pair.standby.process, terms["streams"] + 1)
-    pair.primary.process.wait_state("syncing")
+    pair.first_copy_stuck(policy="stall")
     pair.standby.kill()
+    pair.proxy.reset()
     pair.primary.process.wait_state("unprotected")
     pair.observer.wait_replies(50)

@@ -23,14 +23,16 @@ class Proxy:
     """A TCP proxy to `port`. `forward` is from the primary to the standby, `back` the other way.
 
     A direction that is held passes nothing on and closes nothing: to the ends it is silence.
+    With a quota it is held after so many bytes, and nothing more is read.
     """
 
     def __init__(self, port):
         self.target, self.socks, self.delay = port, [], {"forward": 0.0, "back": 0.0}
-        self.harm = set()
+        self.harm, self.quota = set(), {"forward": None, "back": None}
         self.open = {"forward": threading.Event(), "back": threading.Event()}
         self.release()
         self.sock = socket.create_server(("127.0.0.1", 0))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
         self.port = self.sock.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -70,6 +72,8 @@ class Proxy:
         threading.Thread(target=write, daemon=True).start()
         data = b"-"
         while data:
+            if self.quota[way] is not None:
+                self.open[way].wait()  # the sender shall feel it
             try:
                 data = a.recv(1 << 16)
             except OSError:
@@ -77,6 +81,10 @@ class Proxy:
             if way in self.harm and data:
                 self.harm.discard(way)
                 data = data[:-1] + bytes([data[-1] ^ 1])
+            if self.quota[way] is not None:
+                self.quota[way] -= len(data)
+                if self.quota[way] < 0:
+                    self.hold(way)
             with more:
                 line.append((time.monotonic() + self.delay[way], data))
                 more.notify()
