@@ -367,6 +367,17 @@ static int macs_check(struct source *s, const config_setting_t *at, const struct
 	return 0;
 }
 
+/* By name only: links and bind mounts are the administrator's business. */
+static int disks_check(struct source *s, const config_setting_t *at, const struct vm_config *c)
+{
+	for (unsigned i = 0; i < c->disk_count; i++)
+		for (unsigned k = 0; k < i; k++)
+			if (!strcmp(c->disks[i].path, c->disks[k].path) &&
+			    !(c->disks[i].readonly && c->disks[k].readonly))
+				return refuse(s, at, "disks %u and %u have the same path", k, i);
+	return 0;
+}
+
 static int memory_check(struct source *s, const config_setting_t *at, const struct vm_config *c)
 {
 	bool sim = !strcmp(c->engine, "sim");
@@ -396,7 +407,8 @@ static int whole_check(struct source *s, config_setting_t *root, struct vm_confi
 	if (rc)
 		return rc;
 	macs_default(c);
-	return macs_check(s, root, c);
+	rc = macs_check(s, root, c);
+	return rc ? rc : disks_check(s, root, c);
 }
 
 /* libconfig would open whatever file an @include names. */

@@ -138,6 +138,8 @@ static void test_mistakes_are_told_with_their_line(void **state)
 		{LEAST
 		 "nics = ( { mac = \"52:54:00:12:34:56\"; }, { mac = \"52:54:00:12:34:56\"; } );",
 		 "the same mac"},
+		{LEAST "disks = ( { path = \"/d\"; readonly = true; }, { path = \"/d\"; } );",
+		 "the same path"},
 		{LEAST "nics = ( {},{},{},{},{},{},{},{},{} );", "nics has 9 entries"},
 		{LEAST "@include \"/etc/passwd\"\n", "vm.cfg:4: @include"},
 		{LEAST "vcpus = ;", "vm.cfg:4: syntax error"},
