@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hypervisor/engine_kvm.h"
 
+#include <errno.h>
+
 int kvm_irq_line(struct engine *en, unsigned gsi, bool level)
 {
 	struct kvm_irq_level line = {.irq = gsi, .level = level};
@@ -15,7 +17,8 @@ int kvm_msi(struct engine *en, uint64_t address, uint32_t data)
 			      .data = data};
 	int rc = kvm_call(en->vm, KVM_SIGNAL_MSI, &msi);
 
-	return rc < 0 ? rc : 0; /* 0 or 1: whether some LAPIC took it is the guest's business */
+	/* 1, 0 or -1 (which comes as EPERM): whether a LAPIC took it is the guest's business. */
+	return rc < 0 && rc != -EPERM ? rc : 0;
 }
 
 int kvm_doorbell(struct engine *en, uint64_t address, unsigned size, int event_fd, bool on)

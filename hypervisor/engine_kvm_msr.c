@@ -71,10 +71,15 @@ bool kvm_msr_known(const struct engine *en, uint32_t index)
 	return false;
 }
 
-static void msr_add(struct engine *en, uint32_t index)
+/* False: there is no room, and state would be lost. */
+static bool msr_add(struct engine *en, uint32_t index)
 {
-	if (en->msr_count < KVM_MSRS_MAX && !kvm_msr_known(en, index) && msr_usable(en, index))
-		en->msrs[en->msr_count++] = index;
+	if (kvm_msr_known(en, index) || !msr_usable(en, index))
+		return true;
+	if (en->msr_count == KVM_MSRS_MAX)
+		return false;
+	en->msrs[en->msr_count++] = index;
+	return true;
 }
 
 static int msrs_listed(struct engine *en, uint32_t *list, unsigned most, unsigned *count,
@@ -100,18 +105,21 @@ int kvm_msrs_choose(struct engine *en, struct error *e)
 {
 	uint32_t list[2 * KVM_MSRS_MAX];
 	unsigned count = 0;
+	bool good;
 	int rc = msrs_listed(en, list, ARRAY_LEN(list), &count, e);
 
 	if (rc)
 		return rc;
-	msr_add(en, MSR_TSC);
+	good = msr_add(en, MSR_TSC);
 	for (unsigned i = 0; i < count; i++)
 		if (list[i] != KVM_TSC_DEADLINE_MSR && !msr_foreign(list[i]))
-			msr_add(en, list[i]);
+			good &= msr_add(en, list[i]);
 	for (unsigned i = 0; i < ARRAY_LEN(mtrrs); i++)
-		msr_add(en, mtrrs[i]);
-	msr_add(en, KVM_TSC_DEADLINE_MSR);
-	return 0;
+		good &= msr_add(en, mtrrs[i]);
+	good &= msr_add(en, KVM_TSC_DEADLINE_MSR);
+	return good ? 0
+		    : error_set(e, -E2BIG, "this host's KVM has more than %u MSRs of guests",
+				KVM_MSRS_MAX);
 }
 
 int kvm_msrs_get(struct engine *en, unsigned vcpu, struct error *e)

@@ -110,7 +110,7 @@ static void disks_drain(struct vm *vm)
 
 void vm_destroy(struct vm *vm)
 {
-	if (run_is_paused(vm))
+	if (vm->run && run_is_paused(vm))
 		pthread_mutex_unlock(&vm->lock);
 	run_destroy(vm);
 	disks_drain(vm);
