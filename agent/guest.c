@@ -61,7 +61,7 @@ static void act_store(struct guest *g, const struct ownership_action *a)
 
 	if (rc) {
 		log_error("%s", e.text);
-		guest_why(g, "%s", e.text);
+		guest_why(g, "the ownership record could not be stored: %s", e.text);
 	}
 	guest_feed_type(g, rc ? OWN_EV_STORE_FAILED : OWN_EV_STORED);
 }
@@ -108,7 +108,7 @@ static void act_start_session(struct guest *g, const struct ownership_action *a)
 
 static void act_end_session(struct guest *g, const struct ownership_action *a)
 {
-	guest_ownership_tell(g, "lost");
+	guest_session_cut(g);
 }
 
 static void act_create_replica(struct guest *g, const struct ownership_action *a)
@@ -131,7 +131,8 @@ static void act_report(struct guest *g, const struct ownership_action *a)
 {
 	log_info("%s: %s under term %llu%s%s", g->name, ownership_state_name(a->state),
 		 (unsigned long long)g->own.record.term, a->why ? ": " : "", a->why ? a->why : "");
-	if (a->why)
+	/* What is known already may say the same and more. */
+	if (a->why && strncmp(g->why, a->why, strlen(a->why)) != 0)
 		guest_why(g, "%s", a->why);
 }
 

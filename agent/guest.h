@@ -60,7 +60,7 @@ struct guest {
 	struct vm_child *child;
 	enum child_role child_role;
 	char child_state[24], child_why[256], engine[16]; /* as the process reported */
-	bool quit_asked;
+	bool quit_asked, cut_asked, stats_asked;          /* not yet answered */
 	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */
 	bool replica_up;     /* the replica waits for its streams */
 	bool accept_owed;    /* ...and the peer is to be told then */
@@ -109,8 +109,10 @@ void guest_vm_kill(struct guest *g);
 void guest_vm_end(struct guest *g); /* the guest is off: end the process in good order */
 void guest_session_start(struct guest *g, uint64_t term);
 void guest_ownership_tell(struct guest *g, const char *answer);
-/* Find a process of an earlier polluxd. Returns whether a running copy is there. */
-bool guest_vm_attach(struct guest *g);
+/* Count the session as lost, for the standby does; a process that hangs is killed. */
+void guest_session_cut(struct guest *g);
+/* Find a process of an earlier polluxd. An error: there may be one. */
+int guest_vm_attach(struct guest *g, bool *alive, struct error *e) MUST_CHECK;
 void guest_vm_stats(struct guest *g); /* ask; g->stats follows */
 /* A process in place of the last one. -EAGAIN: that is still leaving; set start_owed. */
 int guest_child_start(struct guest *g, enum child_role role, struct error *e) MUST_CHECK;

@@ -61,6 +61,8 @@ static void check_start(struct guest *g)
 {
 	if (g->child_role == CHILD_VM && g->child_state[0])
 		operation_done(g);
+	else if (!g->child && g->own.state != OWN_ALONE)
+		guest_operation_fail(g, -EIO, g->why, "see the log of polluxd");
 }
 
 static void check_protect(struct guest *g)
@@ -115,6 +117,11 @@ void guest_operation_check(struct guest *g)
 			checks[i].check(g);
 			return;
 		}
+}
+
+static bool operation_is(const struct guest *g, const char *what)
+{
+	return g->operation.state == OPERATION_RUNNING && !strcmp(g->operation.what, what);
 }
 
 static int busy(const struct guest *g, struct error *e, const char **hint)
@@ -249,10 +256,10 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 
 	if (rc == -EPIPE)
 		return;
-	if (rc) {
+	if (rc && operation_is(g, "unprotect"))
 		guest_operation_fail(g, rc, text, "see `pollux status`");
+	if (rc)
 		return;
-	}
 	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
 	timeline_add(&g->timeline, "unprotected", "by the operator");
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
@@ -326,16 +333,18 @@ static void stop_late(void *ctx)
 {
 	struct guest *g = ctx;
 
-	guest_operation_fail(g, -ETIMEDOUT, "the guest has not shut down in time",
-			     "it may not heed its power button: `pollux stop --force` pulls the "
-			     "plug");
+	if (operation_is(g, "stop"))
+		guest_operation_fail(
+			g, -ETIMEDOUT, "the guest has not shut down in time",
+			"it may not heed its power button: `pollux stop --force` pulls the "
+			"plug");
 }
 
 static void shutdown_asked(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
 
-	if (rc && rc != -EPIPE)
+	if (rc && rc != -EPIPE && operation_is(g, "stop"))
 		guest_operation_fail(g, rc, text, "`pollux stop --force` pulls the plug");
 }
 
@@ -346,6 +355,7 @@ static void session_over_then_kill(void *ctx, int rc, const json_t *reply, const
 	if (rc == -EPIPE)
 		return;
 	if (rc) {
+		g->stopping = false;
 		guest_operation_fail(g, rc, text, "the standby may take over; see `pollux status`");
 		return;
 	}
@@ -363,6 +373,8 @@ static int stop_by_force(struct guest *g, struct error *e, const char **hint)
 			      "the standby of %s is lost, and would take it for dead and take over",
 			      g->name);
 	operation_begin(g, "stop");
+	if (g->stop_timer)
+		loop_timer_set(g->stop_timer, 0);
 	g->stopping = true;
 	if (g->own.state == OWN_PRIMARY)
 		guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS,

@@ -158,7 +158,9 @@ static int record_load(struct agent *a, const char *name, struct error *e)
 	buf_free(&text);
 	if (rc)
 		return rc;
-	alive = guest_vm_attach(g);
+	rc = guest_vm_attach(g, &alive, e);
+	if (rc)
+		return rc;
 	guest_peer_set(g, g->peer);
 	guest_feed(g, &(struct ownership_input){
 			      .type = OWN_EV_START, .record = record, .alive = alive});

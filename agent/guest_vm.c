@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/guest.h"
@@ -11,7 +12,9 @@
 #define LOG_MODULE   "guest"
 #define SLOW_NS      (120 * NS_PER_SEC) /* create and boot: memory is filled, kernels are read */
 #define QUICK_NS     (10 * NS_PER_SEC)
-#define UNPROTECT_NS (20 * NS_PER_SEC)
+#define ATTACH_TRIES 50
+#define HUNG_NS      (5 * NS_PER_SEC)  /* a process that is not busy answers in microseconds */
+#define ENDING_NS    (12 * NS_PER_SEC) /* ...one that ends a session, in at most 10 s */
 
 static void control_path(const struct guest *g, char out[PATH_MAX])
 {
@@ -82,6 +85,10 @@ static void vm_event_take(struct guest *g, const json_t *message)
 	const char *what = json_text_of(message, "what"), *detail = json_text_of(message, "detail");
 
 	timeline_add(&g->timeline, what, "the guest%s%s", *detail ? ": " : "", detail);
+	if (!strcmp(what, "crash")) {
+		log_error("%s: the guest crashed: %s", g->name, detail);
+		guest_why(g, "the vm has ended: the guest crashed: %s", detail);
+	}
 	if (!strcmp(what, "poweroff") || !strcmp(what, "crash"))
 		guest_vm_ended(g);
 }
@@ -114,7 +121,7 @@ static void vm_gone(struct guest *g, const char *how)
 	timeline_add(&g->timeline, expected ? "stopped" : "vm process died", "%s", how);
 	if (!expected) {
 		log_error("%s: %s", g->name, how);
-		guest_why(g, "%s", how);
+		guest_why(g, "the vm has ended: %s", how);
 		guest_operation_fail(g, -EIO, how, "see the log of polluxd and pollux-vm");
 	}
 	guest_feed_type(g, OWN_EV_VM_DEAD);
@@ -190,6 +197,7 @@ int guest_child_start(struct guest *g, enum child_role role, struct error *e)
 		return rc;
 	g->child_role = role;
 	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = g->accept_owed = false;
+	g->cut_asked = g->stats_asked = false;
 	return 0;
 }
 
@@ -298,8 +306,10 @@ static void session_begun(void *ctx, int rc, const json_t *reply, const char *te
 	if (!rc || rc == -EPIPE)
 		return;
 	guest_why(g, "the session with %s could not begin: %s", g->peer, text);
-	guest_feed(g,
-		   &(struct ownership_input){.type = OWN_EV_SESSION_OVER, .term = g->session.term});
+	/* Without an answer it may have begun, and the standby may hold a whole epoch. */
+	guest_feed(g, &(struct ownership_input){.type = rc == -ETIMEDOUT ? OWN_EV_SESSION_LOST
+									 : OWN_EV_SESSION_OVER,
+						.term = g->session.term});
 }
 
 void guest_session_start(struct guest *g, uint64_t term)
@@ -322,6 +332,37 @@ void guest_ownership_tell(struct guest *g, const char *answer)
 {
 	guest_child_ask(g, json_pack("{s:s, s:s}", "do", "ownership", "answer", answer), QUICK_NS,
 			NULL);
+}
+
+/* The standby has lost the session and holds a whole twin, which waits for as long as we say
+ * that the VM lives here. A process that does not answer is of no use to anyone: its death
+ * is certain, and may be told. Without a twin it is left alone, for it may still come round. */
+static void cut_answered(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+	const struct ownership *o = &g->own;
+	bool twin_waits = o->state == OWN_PRIMARY && !o->storing && o->peer_up &&
+			  o->dropped_term != o->record.term;
+
+	g->cut_asked = false;
+	if (rc != -ETIMEDOUT || !twin_waits || g->child_role != CHILD_VM)
+		return;
+	log_error("%s: the VM process %d hangs, and %s waits with the twin: killing it", g->name,
+		  (int)vm_child_pid(g->child), g->peer);
+	timeline_add(&g->timeline, "vm process hung", "killed, so that %s may take over", g->peer);
+	vm_child_kill(g->child);
+}
+
+void guest_session_cut(struct guest *g)
+{
+	bool ending = g->operation.state == OPERATION_RUNNING &&
+		      strcmp(g->operation.what, "protect") != 0;
+
+	if (g->cut_asked)
+		return;
+	g->cut_asked = true;
+	guest_child_ask(g, json_pack("{s:s, s:s}", "do", "ownership", "answer", "lost"),
+			ending ? ENDING_NS : HUNG_NS, cut_answered);
 }
 
 /* ---- end ------------------------------------------------------------------------------------- */
@@ -353,14 +394,22 @@ void guest_vm_end(struct guest *g)
 
 static void stats_answered(void *ctx, int rc, const json_t *reply, const char *text)
 {
+	struct guest *g = ctx;
+
+	g->stats_asked = false;
 	if (!rc)
-		stats_take(ctx, json_object_get(reply, "stats"));
+		stats_take(g, json_object_get(reply, "stats"));
+	else if (rc == -ETIMEDOUT)
+		guest_why(g, "the VM process does not answer");
 }
 
+/* One question at a time: a full socket to a process that hangs would hold the loop. */
 void guest_vm_stats(struct guest *g)
 {
-	if (g->child && clock_ns() - g->stats_ns > 100 * NS_PER_MS)
-		guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, stats_answered);
+	if (!g->child || g->stats_asked || clock_ns() - g->stats_ns <= 100 * NS_PER_MS)
+		return;
+	g->stats_asked = true;
+	guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, stats_answered);
 }
 
 /* What happened while nobody listened: taken as if it was said now. */
@@ -371,33 +420,60 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 
 	if (rc) {
 		log_warn("%s: the VM process does not say how it is: %s", g->name, text);
+		guest_why(g, "the VM process does not say how it is: %s", text);
 		return;
 	}
 	stats_take(g, stats);
 	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(stats, "engine"));
 	if (json_is_true(json_object_get(stats, "ended")))
 		guest_vm_ended(g);
-	vm_state_take(g, json_text_of(stats, "state"), g->own.record.term,
+	vm_state_take(g, json_text_of(stats, "state"),
+		      (uint64_t)json_integer_of(stats, "term", (json_int_t)g->own.record.term),
 		      json_text_of(stats, "why"));
 }
 
-bool guest_vm_attach(struct guest *g)
+/* -ENOENT: there is none for certain. A process that is just ending closes what it has
+ * accepted, and is gone a moment later. */
+static int child_attach(struct guest *g, const char *path, struct error *e)
 {
 	struct vm_child_events events;
-	struct error e = {0};
-	char path[PATH_MAX];
+	int rc = -EPIPE;
 
-	control_path(g, path);
-	if (vm_child_attach(g->agent->loop, path, child_events(g, &events), &g->child, &e)) {
-		log_debug("%s: %s", g->name, e.text);
-		unlink(path);
-		return false;
+	for (int i = 0; i < ATTACH_TRIES && (rc == -EPIPE || rc == -ECONNRESET); i++) {
+		if (i)
+			nanosleep(&(struct timespec){.tv_nsec = 20 * NS_PER_MS}, NULL);
+		*e = (struct error){0};
+		rc = vm_child_attach(g->agent->loop, path, child_events(g, &events), &g->child, e);
 	}
+	return rc == -ECONNREFUSED || rc == -ESRCH || rc == -ENAMETOOLONG ? -ENOENT : rc;
+}
+
+int guest_vm_attach(struct guest *g, bool *alive, struct error *e)
+{
+	struct error why = {0};
+	char path[PATH_MAX];
+	int rc;
+
+	*alive = false;
+	control_path(g, path);
+	rc = child_attach(g, path, &why);
+	if (rc == -ENOENT) {
+		log_debug("%s: %s", g->name, why.text);
+		unlink(path);
+		return 0;
+	}
+	/* To call it dead would let the standby promote beside it. */
+	if (rc)
+		return error_set(e, rc,
+				 "%s: %s; whether the VM runs is not known, and without knowing "
+				 "polluxd must not go on: start it again, or end that process",
+				 g->name, why.text);
+	*alive = true;
 	g->child_role = CHILD_VM;
 	log_info("%s: found its VM process %d", g->name, (int)vm_child_pid(g->child));
 	timeline_add(&g->timeline, "polluxd started", "found the VM process %d",
 		     (int)vm_child_pid(g->child));
 	guest_console_open(g);
 	guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, attached);
-	return true;
+	return 0;
 }

@@ -82,6 +82,8 @@ json_t *stats_json(struct process *p)
 			      p->vm && p->vm_started && vm_is_running(p->vm), "ended", p->vm_ended);
 	json_t *nics = json_array(), *disks = json_array();
 
+	if (p->session.term)
+		json_object_set_new(o, "term", json_integer((json_int_t)p->session.term));
 	if (p->vm)
 		json_object_set_new(o, "engine", json_string(vm_engine_name(p->vm)));
 	if (p->replicator)

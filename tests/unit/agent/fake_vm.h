@@ -240,11 +240,11 @@ static int fake_handle(struct fake *f, const json_t *q, const char *what)
 static json_t *fake_reply(struct fake *f, const json_t *q, int rc)
 {
 	return json_pack(
-		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:{s:s, s:s, s:b, s:s, s:{s:i, s:i}}}",
+		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:{s:s, s:s, s:b, s:s, s:I, s:{s:i, s:i}}}",
 		"reply", json_object_get(q, "id"), "ok", !rc, "code", rc, "error",
 		rc ? "the fake refuses" : "", "engine", "fake", "epoch", 1, "ms", 0.1, "stats",
-		"state", f->state, "engine", "fake", "ended", f->ended, "why", "", "replication",
-		"sync_done", 1, "sync_total", 2);
+		"state", f->state, "engine", "fake", "ended", f->ended, "why", "", "term", f->term,
+		"replication", "sync_done", 1, "sync_total", 2);
 }
 
 static void fake_director_lost(struct fake *f)

@@ -571,6 +571,74 @@ static void test_agent_restart(void **state)
 	WAIT_STATE(0, "vm1", "none");
 }
 
+/* polluxd ended between the record of "goes on alone" and the word to the VM process. */
+static void test_agent_restart_unconfirmed(void **state)
+{
+	struct guest *g;
+	struct error e = {0};
+	pid_t pid;
+
+	file_write("fence-result", "1", 0600);
+	protect_whole("vm1", "continue");
+	pid = vm_pid(0, "vm1");
+	g = guest_at(0, "vm1");
+	assert_int_equal(guest_store(g,
+				     &(struct ownership_record){.term = g->own.record.term + 1,
+								.role = ROLE_OWNER},
+				     &e),
+			 0);
+	host_down(&hosts[0]);
+	kill(pid, SIGUSR2);
+	WAIT_STATE(1, "vm1", "deciding");
+	host_up(&hosts[0]);
+	WAIT_STATE(0, "vm1", "running");
+	assert_int_equal(vm_pid(0, "vm1"), pid);
+	WAIT_STATE(1, "vm1", "none");
+	WAIT_FOR(!strcmp(guest_at(0, "vm1")->child_state, "unprotected"), "vm1");
+}
+
+/* Something is there that may be the VM: to call it dead could make two of it. */
+static void test_agent_restart_unreachable(void **state)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct agent *second = NULL;
+	struct error e = {0};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	protect_whole("vm1", "continue");
+	host_kill(0, "vm1");
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s/hosta/vm1.control", folder);
+	unlink(a.sun_path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_not_equal(agent_create(&hosts[0].config, loop, &second, &e), 0);
+	assert_non_null(strstr(e.text, "whether the VM runs is not known"));
+	close(fd);
+}
+
+/* The standby waits for as long as the primary's polluxd says that the VM lives. */
+static void test_vm_process_hangs(void **state)
+{
+	protect_whole("vm1", "continue");
+	kill(vm_pid(0, "vm1"), SIGSTOP);
+	kill(vm_pid(1, "vm1"), SIGUSR2);
+	WAIT_STATE(1, "vm1", "deciding");
+	WAIT_STATE(1, "vm1", "running");
+	WAIT_STATE(0, "vm1", "none");
+	assert_false(fence_ran("hosta"));
+	assert_int_equal(timeline_has(0, "vm1", "vm process hung"), 1);
+}
+
+static void test_start_store_fails(void **state)
+{
+	fault_arm("guest.store", 1, ENOSPC);
+	assert_int_equal(guest_run(0, "vm1", false), 202);
+	WAIT_FOR(guest_at(0, "vm1")->operation.state == OPERATION_FAILED, "vm1");
+	assert_non_null(strstr(guest_at(0, "vm1")->operation.error, strerror(ENOSPC)));
+	assert_int_equal(guest_run(0, "vm1", false), 202);
+	WAIT_STATE(0, "vm1", "running");
+}
+
 static void test_agent_restart_meanwhile_dead(void **state)
 {
 	pid_t pid;
@@ -683,6 +751,10 @@ int main(int argc, char **argv)
 		FLOW(test_stop_while_protected),
 		FLOW(test_agent_restart),
 		FLOW(test_agent_restart_meanwhile_dead),
+		FLOW(test_agent_restart_unconfirmed),
+		FLOW(test_agent_restart_unreachable),
+		FLOW(test_vm_process_hangs),
+		FLOW(test_start_store_fails),
 		FLOW(test_standby_agent_restart),
 		FLOW(test_store_fails),
 		FLOW(test_single_lock),
