@@ -322,6 +322,8 @@ int vm_start(struct vm *vm, struct error *e)
 
 	if (atomic_load(&run->started) || run_is_paused(vm))
 		return error_set(e, -EBUSY, "the vm has been started already");
+	if (vm->torn)
+		return error_set(e, -EBADMSG, "the vm holds half of a state");
 	pthread_mutex_lock(&vm->lock);
 	if (run->loaded) /* the guest's clock goes on by the time that it was nowhere */
 		engine_tell_paused(vm);
@@ -385,6 +387,8 @@ int vm_resume(struct vm *vm)
 
 	if (!run_is_paused(vm))
 		return -EINVAL;
+	if (vm->torn)
+		return -EBADMSG;
 	if (clock_ns() - run->paused_at > PAUSE_TELL_NS)
 		engine_tell_paused(vm);
 	if (atomic_load(&run->started))
@@ -446,6 +450,8 @@ int vm_step(struct vm *vm, unsigned steps)
 
 	if (!vm->engine_ops->stepped)
 		return -EOPNOTSUPP;
+	if (vm->torn)
+		return -EBADMSG;
 	if (run_is_paused(vm))
 		return -EBUSY;
 	pthread_mutex_lock(&vm->lock);

@@ -144,6 +144,8 @@ int vm_boot(struct vm *vm, struct error *e)
 
 	if (run_is_started(vm))
 		return error_set(e, -EBUSY, "the vm runs already");
+	if (vm->torn)
+		return error_set(e, -EBADMSG, "the vm holds half of a state");
 	pthread_mutex_lock(&vm->lock);
 	rc = machine_boot(vm, e);
 	pthread_mutex_unlock(&vm->lock);

@@ -181,6 +181,21 @@ int vm_state_check(struct vm *vm, const void *data, size_t n, struct error *e)
 
 /* ---- load ----------------------------------------------------------------------------- */
 
+static int machine_load(struct vm *vm, const struct state_view *v, struct error *e)
+{
+	int rc;
+
+	vm->torn = true;
+	rc = vm->engine_ops->state_load(vm->engine, v, e);
+	for (unsigned i = 0; !rc && i < vm->device_count; i++)
+		rc = device_load(vm->devices[i], v, false, e);
+	if (rc)
+		return rc;
+	vm->torn = false;
+	run_loaded(vm);
+	return 0;
+}
+
 int vm_state_load(struct vm *vm, const void *data, size_t n, struct error *e)
 {
 	struct state_view v;
@@ -194,11 +209,7 @@ int vm_state_load(struct vm *vm, const void *data, size_t n, struct error *e)
 	held = machine_hold(vm);
 	rc = machine_check(vm, &v, e);
 	if (!rc)
-		rc = vm->engine_ops->state_load(vm->engine, &v, e);
-	for (unsigned i = 0; !rc && i < vm->device_count; i++)
-		rc = device_load(vm->devices[i], &v, false, e);
-	if (!rc)
-		run_loaded(vm);
+		rc = machine_load(vm, &v, e);
 	machine_release(vm, held);
 	return rc;
 }

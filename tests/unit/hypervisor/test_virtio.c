@@ -229,6 +229,34 @@ static void a_state_of_another_machine_is_refused(void **state)
 	buf_free(&a);
 }
 
+static int load_fail(struct engine *en, const struct state_view *v, struct error *e)
+{
+	return error_set(e, -EIO, "this host does not take it");
+}
+
+/* What only the engine can find while it loads: half of a guest must never run. */
+static void half_of_a_state_never_runs(void **state)
+{
+	struct engine_ops failing = engine_double;
+	struct error e = {0};
+	struct buf a = {0};
+
+	failing.state_load = load_fail;
+	state_take(vm, &a);
+	vm->engine_ops = &failing;
+	assert_int_equal(vm_state_load(vm, a.data, a.len, &e), -EIO);
+	assert_int_equal(vm_step(vm, 1), -EBADMSG);
+	assert_int_equal(vm_boot(vm, NULL), -EBADMSG);
+	assert_int_equal(vm_start(vm, NULL), -EBADMSG);
+	assert_int_equal(vm_pause(vm), 0);
+	assert_int_equal(vm_resume(vm), -EBADMSG);
+	vm->engine_ops = &engine_double;
+	assert_int_equal(vm_state_load(vm, a.data, a.len, &e), 0);
+	assert_int_equal(vm_resume(vm), 0);
+	assert_int_equal(vm_start(vm, NULL), 0);
+	buf_free(&a);
+}
+
 /* Bytes turned over: refused, or loaded into a machine that then survives being run. */
 static void damaged_states_do_no_harm(void **state)
 {
@@ -368,6 +396,7 @@ int main(void)
 		T(random_bytes_arrive),
 		T(a_loaded_state_saves_as_the_same_bytes),
 		T(a_state_of_another_machine_is_refused),
+		T(half_of_a_state_never_runs),
 		T(damaged_states_do_no_harm),
 		T(a_mad_guest_harms_itself_only),
 		T(threads_get_along),
