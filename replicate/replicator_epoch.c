@@ -286,7 +286,9 @@ static void seal(struct replicator *r, const struct core_action *a)
 	int rc;
 
 	log_context_epoch(a->epoch);
+	atomic_store(&r->seal_began, clock_ns());
 	rc = checkpoint(r, a->epoch, a->hold, &e);
+	atomic_store(&r->seal_began, 0);
 	if (rc && rc != -ESHUTDOWN)
 		log_warn("no checkpoint: %s", e.text);
 	replicator_event(r, rc ? PRIMARY_EV_SEAL_FAILED : PRIMARY_EV_SEALED, a->epoch);

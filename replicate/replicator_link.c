@@ -141,12 +141,27 @@ static int on_ack(struct replicator *r, const struct record *record)
 	return 0;
 }
 
+/* A guest that writes to its disk waits for the link with the device lock held, so that the
+ * epoch thread can neither pause it nor tick; and as long as no epoch is sealed no answer
+ * is late. A standby that lives but takes its data too slowly ends here (I5). */
+static void seal_watch(struct replicator *r)
+{
+	uint64_t began = atomic_load(&r->seal_began);
+
+	if (began && clock_ns() - began > r->answer_ns)
+		replicator_lost(r, -ETIMEDOUT, "no checkpoint, the standby takes data too slowly");
+}
+
 static int on_heartbeat(struct replicator *r, const struct record *record)
 {
 	struct heartbeat h;
 	int rc = heartbeat_decode(record->payload, record->len, &h);
 
-	return rc ? rc : replicator_step(r, &(struct primary_input){.type = PRIMARY_EV_HEARD});
+	if (!rc)
+		rc = replicator_step(r, &(struct primary_input){.type = PRIMARY_EV_HEARD});
+	if (!rc)
+		seal_watch(r);
+	return rc;
 }
 
 static int on_bye_ack(struct replicator *r, const struct record *record)

@@ -325,6 +325,23 @@ static void lost_write_ends_the_session(void **state)
 	twin_end(t);
 }
 
+/* The epoch thread is stuck, the other side lives: then others have to end it (I5). */
+static void endless_seal_ends_the_session(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t;
+
+	c.loss_ns = 500 * NS_PER_MS;
+	c.heartbeat_ns = 30 * NS_PER_MS;
+	t = twin_protected(&c, true, 5);
+	atomic_store(&t->seal_waits, true);
+	assert_int_equal(twin_wait_standby(t, BIT_OF(REPLICA_LOST) | BIT_OF(REPLICA_BROKEN)),
+			 REPLICA_LOST);
+	atomic_store(&t->seal_waits, false);
+	cut_and_promote(t);
+	twin_end(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -340,6 +357,7 @@ int main(void)
 		cmocka_unit_test(failed_commit_breaks_the_twin),
 		cmocka_unit_test(failed_seal_is_tried_again),
 		cmocka_unit_test(lost_write_ends_the_session),
+		cmocka_unit_test(endless_seal_ends_the_session),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

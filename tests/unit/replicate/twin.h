@@ -71,6 +71,7 @@ struct twin {
 	uint64_t sealed;
 	atomic_bool guest_stop, relay_stop;
 	atomic_bool silent; /* the relay swallows everything */
+	atomic_bool seal_waits;
 	_Atomic int64_t bytes_left;
 	pthread_t guest, acceptor;
 	int listener;
@@ -267,8 +268,12 @@ static inline void twin_output_pass(void *ctx)
 
 static inline void twin_output_seal(void *ctx, uint64_t epoch)
 {
-	netbuf_seal(((struct twin *)ctx)->primary.netbuf, epoch);
-	twin_record(ctx, epoch);
+	struct twin *t = ctx;
+
+	netbuf_seal(t->primary.netbuf, epoch);
+	twin_record(t, epoch);
+	while (atomic_load(&t->seal_waits))
+		usleep(1000);
 }
 
 static inline void twin_output_release(void *ctx, uint64_t epoch)
