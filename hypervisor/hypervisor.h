@@ -186,6 +186,12 @@ struct vm_pause_times {
  * quiet. */
 int vm_pause(struct vm *vm) MUST_CHECK;
 int vm_resume(struct vm *vm) MUST_CHECK;
+/* While paused: vCPU threads that have just stopped call fn(ctx) as well, beside what the
+ * pausing thread does; all of them, some or none. After the wait no call is open and none
+ * comes. fn does a share of work that was cut in pieces, and takes no lock. */
+typedef void vm_help_fn(void *ctx);
+void vm_help_start(struct vm *vm, vm_help_fn *fn, void *ctx);
+void vm_help_wait(struct vm *vm);
 /* Stop the vCPUs for a longer time, from any thread but a vCPU's: the devices stay at
  * work and the device lock free. A pause may come and go meanwhile. */
 void vm_stall(struct vm *vm);

@@ -12,6 +12,7 @@
  * may be held when run->lock is taken, never the other way round.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,8 @@
 #define LOG_MODULE "run"
 /* A vCPU parks within this time, and to be woken out of a sleep takes as long again. */
 #define PARK_SPIN_NS (50 * NS_PER_US)
+/* So long a thread that has parked looks out for work, before it sleeps. */
+#define HELP_SPIN_NS (100 * NS_PER_US)
 /* A shorter pause does not make a guest's watchdog bark. */
 #define PAUSE_TELL_NS (100 * NS_PER_MS)
 
@@ -50,7 +53,13 @@ struct run_state {
 	struct vcpu_thread vcpus[VM_VCPUS_MAX];
 	unsigned threads;
 	atomic_uint parked; /* changed under lock */
-	uint64_t spin_ns, paused_at;
+	bool many_cpus; /* else to wait for another thread without sleep is to keep it waiting */
+	uint64_t paused_at;
+	/* Work for vCPU threads that have just parked. */
+	atomic_bool help_open;
+	atomic_uint helping;
+	vm_help_fn *help;
+	void *help_ctx;
 	atomic_uint requests; /* changed under lock */
 	atomic_bool started;
 	bool loaded; /* devices must signal again before vCPUs run */
@@ -69,7 +78,7 @@ int run_create(struct vm *vm)
 	pthread_mutex_init(&run->stepping, NULL);
 	pthread_cond_init(&run->parking, NULL);
 	pthread_cond_init(&run->leaving, NULL);
-	run->spin_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? PARK_SPIN_NS : 0;
+	run->many_cpus = sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	vm->run = run;
 	return 0;
 }
@@ -159,10 +168,28 @@ static void action_perform(struct vm *vm)
 
 /* ---- vCPU threads --------------------------------------------------------------- */
 
+/* A helper says that it is there, then looks whether there is work; vm_help_wait() ends
+ * the work, then looks whether anyone is there: one of the two sees the other. */
+static void help_give(struct run_state *run)
+{
+	uint64_t until = clock_ns() + HELP_SPIN_NS;
+
+	while (!atomic_load(&run->help_open)) {
+		if (!(atomic_load(&run->requests) & REQUEST_PAUSE) || clock_ns() >= until)
+			return;
+		__builtin_ia32_pause();
+	}
+	atomic_fetch_add(&run->helping, 1);
+	if (atomic_load(&run->help_open))
+		run->help(run->help_ctx);
+	atomic_fetch_sub(&run->helping, 1);
+}
+
 /* False: end the thread. */
 static bool vcpu_park(struct vm *vm)
 {
 	struct run_state *run = vm->run;
+	bool helpful = run->many_cpus;
 	unsigned requests;
 
 	pthread_mutex_lock(&run->lock);
@@ -174,6 +201,13 @@ static bool vcpu_park(struct vm *vm)
 		}
 		if (run->parked == run->threads)
 			pthread_cond_broadcast(&run->parking);
+		if (helpful && requests & REQUEST_PAUSE) {
+			helpful = false;
+			pthread_mutex_unlock(&run->lock);
+			help_give(run);
+			pthread_mutex_lock(&run->lock);
+			continue;
+		}
 		pthread_cond_wait(&run->leaving, &run->lock);
 	}
 	run->parked--;
@@ -354,7 +388,7 @@ bool vm_is_running(const struct vm *vm)
 
 static void parking_spin(const struct run_state *run)
 {
-	uint64_t until = clock_ns() + run->spin_ns;
+	uint64_t until = clock_ns() + (run->many_cpus ? PARK_SPIN_NS : 0);
 
 	while (atomic_load(&run->parked) < run->threads && clock_ns() < until)
 		__builtin_ia32_pause();
@@ -379,6 +413,27 @@ int vm_pause(struct vm *vm)
 	pthread_mutex_lock(&vm->lock);
 	run->paused_at = clock_ns();
 	return 0;
+}
+
+void vm_help_start(struct vm *vm, vm_help_fn *fn, void *ctx)
+{
+	struct run_state *run = vm->run;
+
+	run->help = fn;
+	run->help_ctx = ctx;
+	atomic_store(&run->help_open, true);
+}
+
+void vm_help_wait(struct vm *vm)
+{
+	struct run_state *run = vm->run;
+
+	atomic_store(&run->help_open, false);
+	for (unsigned spins = 0; atomic_load(&run->helping); spins++) {
+		if (spins % 1024 == 1023)
+			sched_yield(); /* it may have lost its CPU */
+		__builtin_ia32_pause();
+	}
 }
 
 int vm_resume(struct vm *vm)

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Copies a checkpoint's pages with more than one CPU: while the guest stands still its
- * CPUs have nothing else to do. The caller starts it, does what it has to do beside it,
- * then takes its share and waits for the rest.
+ * Copies a checkpoint's pages with more than one CPU: while the guest stands still, the
+ * threads of its vCPUs have nothing else to do, and are awake. The caller starts a copy,
+ * does what it has to do beside it, then takes its share and waits for the rest.
  *
- * Threads. Helpers sleep between two jobs. One that comes late finds no job or nothing
- *          left of it; copier_finish() waits only for those that have begun.
  * Private to replicate/.
  */
 #ifndef POLLUX_REPLICATE_COPIER_H
@@ -20,11 +18,14 @@ struct copy_job {
 	uint64_t count;
 };
 
-struct copier;
-/* With a thread for each CPU but one, a few at most; none on one CPU. */
-int copier_create(struct copier **out) MUST_CHECK;
-void copier_destroy(struct copier *c);
+struct copier {
+	struct vm *vm; /* paused; its threads help */
+	struct copy_job job;
+	void (*copy)(uint8_t *to, const uint8_t *from);
+	_Atomic uint64_t next; /* page that nobody has taken */
+};
 void copier_start(struct copier *c, const struct copy_job *job);
 void copier_finish(struct copier *c); /* all is copied */
+void copier_help(void *copier);       /* take pieces of the job until none is left */
 
 #endif

@@ -308,8 +308,6 @@ static int memory_setup(struct replicator *r, struct error *e)
 	r->round.round = calloc(words, sizeof(*r->dirty));
 	rc = r->captures && r->dirty && r->round.round ? sender_create(&config, &r->sender)
 						       : -ENOMEM;
-	if (!rc)
-		rc = copier_create(&r->copier);
 	return rc ? error_set(e, rc, "replication: out of memory") : 0;
 }
 
@@ -348,7 +346,7 @@ int replicator_start(struct vm *vm, const struct replicate_config *c,
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		return error_set(e, -ENOMEM, "replication: out of memory");
-	r->vm = vm;
+	r->vm = r->copier.vm = vm;
 	r->config = *c;
 	r->answer_ns = answer_time(c);
 	r->events = *events;
@@ -384,7 +382,6 @@ void replicator_destroy(struct replicator *r)
 		pthread_join(r->epoch_thread, NULL);
 	link_join(r);
 	sender_destroy(r->sender);
-	copier_destroy(r->copier);
 	for (unsigned i = 0; i < CHANNEL_STREAMS_MAX; i++)
 		channel_close(r->streams[i]);
 	for (unsigned i = 0; r->captures && i < r->capture_count; i++)

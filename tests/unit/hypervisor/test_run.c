@@ -47,6 +47,51 @@ static void pause_many(struct guest *g, unsigned vcpus, const char *what)
 	times_print("  resume", resumes, ROUNDS);
 }
 
+struct help {
+	atomic_uint calls;
+	atomic_bool over;
+	atomic_uint late;
+};
+
+static void help_count(void *ctx)
+{
+	struct help *h = ctx;
+
+	usleep(10);
+	if (atomic_load(&h->over))
+		atomic_fetch_add(&h->late, 1);
+	atomic_fetch_add(&h->calls, 1);
+}
+
+/* Each vCPU's thread helps once at most, and none after the wait. */
+static void test_stopped_vcpus_help(void **state)
+{
+	struct guest g = {.param = {2}};
+	unsigned calls = 0;
+
+	if (guest_no_kvm())
+		skip();
+	guest_boot(&g, GUEST_SMP, 3, MEMORY);
+	guest_wait_count(&g, COUNT_ONLINE, 2);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		struct help h = {0};
+
+		assert_int_equal(vm_pause(g.vm), 0);
+		if (i % 8) {
+			vm_help_start(g.vm, help_count, &h);
+			usleep(i % 50);
+			vm_help_wait(g.vm);
+		}
+		atomic_store(&h.over, true);
+		assert_int_equal(vm_resume(g.vm), 0);
+		assert_int_equal(atomic_load(&h.late), 0);
+		assert_true(atomic_load(&h.calls) <= 3);
+		calls += atomic_load(&h.calls);
+	}
+	print_message("%u pauses, %u calls\n", ROUNDS, calls);
+	guest_end(&g);
+}
+
 static void test_pause_of_computing_vcpus(void **state)
 {
 	struct guest g = {.param = {2}};
@@ -194,6 +239,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_pause_of_computing_vcpus),
+		cmocka_unit_test(test_stopped_vcpus_help),
 		cmocka_unit_test(test_pause_amid_port_and_mmio_accesses),
 		cmocka_unit_test(test_pause_of_halted_vcpus),
 		cmocka_unit_test(test_interrupts_during_a_pause_wait),
