@@ -44,8 +44,9 @@ struct guest {
 	struct agent *agent;
 	LIST_ENTRY(guest) entry;
 	char name[VM_NAME_MAX + 1];
-	char peer[AGENT_NAME_MAX + 1]; /* the other host, "" = none yet */
-	char *config, *origin;         /* the VM file; NULL: only terms are known */
+	char peer[AGENT_NAME_MAX + 1];      /* the other host, "" = none yet */
+	char identity[VM_IDENTITY_LEN + 1]; /* drawn at its first start; "" = not known */
+	char *config, *origin;              /* the VM file; NULL: only terms are known */
 	bool copy; /* the disks here are copies that an earlier session made: may be written over */
 	struct ownership own;
 	struct guest_event_list events;

@@ -2,6 +2,7 @@
 /* What an operator asks of a VM. Each call checks, begins, and returns; what becomes of
  * it is in g->operation, which guest_operation_check() settles as things happen. */
 #include <errno.h>
+#include <openssl/rand.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,6 +172,19 @@ static int guest_of_config(struct agent *a, const char *text, const char *origin
 	return rc;
 }
 
+/* Only for a VM that this host has never heard of: else it is the one of before. */
+static int identity_draw(struct guest *g)
+{
+	uint8_t random[VM_IDENTITY_LEN / 2];
+
+	if (g->own.record.term || g->own.state != OWN_NONE)
+		return 0;
+	if (RAND_bytes(random, sizeof(random)) != 1)
+		return -EIO;
+	hex_encode(random, sizeof(random), g->identity);
+	return 0;
+}
+
 int guest_start(struct agent *a, const char *config, const char *origin, bool forced,
 		struct guest **out, struct error *e, const char **hint)
 {
@@ -185,6 +199,9 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 		return rc;
 	if (g->child)
 		return start_refused(g, -EBUSY, e, hint);
+	rc = identity_draw(g);
+	if (rc)
+		return error_set(e, rc, "OpenSSL has no random numbers");
 	/* Stored with the new term: the file that a later start of polluxd will know. */
 	rc = guest_config_set(g, config, origin);
 	if (rc)

@@ -49,6 +49,10 @@ static json_t *record_json(const struct guest *g, const struct ownership_record 
 		json_decref(o);
 		return NULL;
 	}
+	if (o && g->identity[0] && json_object_set_new(o, "identity", json_string(g->identity))) {
+		json_decref(o);
+		return NULL;
+	}
 	return o;
 }
 
@@ -88,12 +92,14 @@ static bool record_types_ok(const json_t *o)
 {
 	const json_t *config = json_object_get(o, "config");
 	const json_t *origin = json_object_get(o, "origin");
+	const char *identity = json_text_of(o, "identity");
 
 	return json_integer_of(o, "version", 0) == RECORD_VERSION &&
 	       json_is_string(json_object_get(o, "name")) && json_integer_of(o, "term", -1) >= 0 &&
 	       json_is_string(json_object_get(o, "role")) &&
 	       json_is_string(json_object_get(o, "peer")) &&
 	       strlen(json_text_of(o, "peer")) <= AGENT_NAME_MAX &&
+	       (!*identity || vm_identity_ok(identity)) &&
 	       (!config || (json_is_string(config) && json_is_string(origin)));
 }
 
@@ -112,6 +118,7 @@ static int record_take(const json_t *o, struct guest *g, struct ownership_record
 	if (rc)
 		return rc;
 	snprintf(g->peer, sizeof(g->peer), "%s", json_text_of(o, "peer"));
+	snprintf(g->identity, sizeof(g->identity), "%s", json_text_of(o, "identity"));
 	g->copy = json_is_true(json_object_get(o, "copy"));
 	g->own.config.continue_alone = !json_is_false(json_object_get(o, "continue_alone"));
 	return 0;

@@ -58,6 +58,9 @@ static json_t *word_json(const struct guest *g, enum ownership_word word, uint64
 			      can_fence);
 	bool says_no = word == WORD_REFUSE || word == WORD_DROPPED;
 
+	/* Where no copy is there is no VM either, only terms of that name. */
+	if (o && g->identity[0] && g->own.record.role != ROLE_NONE)
+		json_object_set_new(o, "identity", json_string(g->identity));
 	if (o && says_no && g->refusal[0])
 		json_object_set_new(o, "why", json_text(g->refusal));
 	return o;
@@ -94,6 +97,44 @@ void guest_tell(struct guest *g, enum ownership_word word, uint64_t term, bool c
 
 /* ---- hearing ------------------------------------------------------------------------- */
 
+static void answer_send(struct guest *g, struct peer *to, enum ownership_word word, uint64_t term,
+			const char *why)
+{
+	json_t *o = word_json(g, word, term, false);
+
+	if (o && why)
+		json_object_set_new(o, "why", json_text(why));
+	if (peer_send(to, o))
+		log_debug("%s: no answer to %s", g->name, peer_config(to)->name);
+}
+
+/* Two VMs may have one name. What is said of the other's terms would end this one's copy,
+ * or be an offer to put that one in its place. (What says no does no harm, and has to be
+ * heard: who refuses an offer has another VM.) */
+static bool of_another_vm(const struct guest *g, const struct word *w)
+{
+	bool says_no = w->word == WORD_REFUSE || w->word == WORD_DROPPED;
+
+	return !says_no && g->own.state != OWN_NONE && g->identity[0] && w->identity[0] &&
+	       strcmp(g->identity, w->identity) != 0;
+}
+
+static void another_vm_answer(struct guest *g, struct peer *from, const struct word *w)
+{
+	char why[256];
+
+	if (w->word != WORD_OFFER) {
+		answer_send(g, from, WORD_DROPPED, w->term, NULL);
+		return;
+	}
+	snprintf(why, sizeof(why),
+		 "%s has another VM of that name (%s): give one of them a new one",
+		 g->agent->config.name, guest_state_name(g));
+	log_warn("%s: an offer by %s is refused: it is another VM of that name", g->name,
+		 peer_config(from)->name);
+	answer_send(g, from, WORD_REFUSE, w->term, why);
+}
+
 /* A host that is not the other side of this VM (any more) may still hold a copy of long
  * ago: it is told who owns the VM, and that is all. */
 static void stranger_answer(struct guest *g, struct peer *from, const struct word *w)
@@ -101,10 +142,14 @@ static void stranger_answer(struct guest *g, struct peer *from, const struct wor
 	const struct ownership_record *r = &g->own.record;
 	bool owner = r->role == ROLE_OWNER || r->role == ROLE_PRIMARY;
 
-	if (!owner || g->own.storing || r->term <= w->term)
-		return;
-	if (peer_send(from, word_json(g, WORD_OWN, r->term, false)))
-		log_debug("%s: no answer to %s", g->name, peer_config(from)->name);
+	char why[256];
+
+	snprintf(why, sizeof(why), "%s knows it with %s as the other host (%s)",
+		 g->agent->config.name, g->peer, guest_state_name(g));
+	if (owner && !g->own.storing && r->term > w->term)
+		answer_send(g, from, WORD_OWN, r->term, NULL);
+	else if (w->word == WORD_OFFER)
+		answer_send(g, from, WORD_REFUSE, w->term, why);
 }
 
 /* Whose words count: the other side's; and who offers us a twin, or owned the VM before
@@ -157,6 +202,12 @@ static void word_take(struct agent *a, struct peer *from, struct word *w)
 		return;
 	log_debug("%s: from %s: %s %llu", g->name, peer_config(from)->name,
 		  ownership_word_name(w->word), (unsigned long long)w->term);
+	if (of_another_vm(g, w)) {
+		another_vm_answer(g, from, w);
+		return;
+	}
+	if (w->word == WORD_OFFER && g->own.state == OWN_NONE)
+		snprintf(g->identity, sizeof(g->identity), "%s", w->identity);
 	if (!other_side(g, from, w)) {
 		stranger_answer(g, from, w);
 		return;

@@ -269,6 +269,13 @@ static int word_find(const char *name, enum ownership_word *out)
 	return -EBADMSG;
 }
 
+bool vm_identity_ok(const char *text)
+{
+	uint8_t bytes[VM_IDENTITY_LEN / 2];
+
+	return !hex_decode(text, bytes, sizeof(bytes));
+}
+
 int word_parse(const json_t *message, struct word *out, struct error *e)
 {
 	const char *vm = json_text_of(message, "vm");
@@ -282,7 +289,11 @@ int word_parse(const json_t *message, struct word *out, struct error *e)
 				 json_text_of(message, "word"));
 	if (term <= 0)
 		return error_set(e, -EBADMSG, "a word without a term");
+	if (json_object_get(message, "identity") &&
+	    !vm_identity_ok(json_text_of(message, "identity")))
+		return error_set(e, -EBADMSG, "a word with a faulty identity");
 	snprintf(out->vm, sizeof(out->vm), "%s", vm);
+	snprintf(out->identity, sizeof(out->identity), "%s", json_text_of(message, "identity"));
 	snprintf(out->why, sizeof(out->why), "%.255s", json_text_of(message, "why"));
 	out->term = (uint64_t)term;
 	out->can_fence = json_is_true(json_object_get(message, "can_fence"));

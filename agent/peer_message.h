@@ -13,6 +13,7 @@
 #include "hypervisor/hypervisor.h"
 
 #define OFFER_CONFIG_MAX (64u * 1024)
+#define VM_IDENTITY_LEN  32 /* hexadecimal digits: two VMs of one name are not the same VM */
 
 /* What an operator may choose for a protection; the words are those of vm-process.h. */
 struct protect_options {
@@ -50,12 +51,14 @@ int offer_parse(const json_t *json, struct offer **out, struct error *e) MUST_CH
 
 struct word {
 	char vm[VM_NAME_MAX + 1];
+	char identity[VM_IDENTITY_LEN + 1]; /* "" = not said */
 	enum ownership_word word;
 	uint64_t term;
 	bool can_fence;
 	char why[256];
 	struct offer *offer; /* WORD_OFFER only; the receiver takes it */
 };
+bool vm_identity_ok(const char *text);
 int word_parse(const json_t *message, struct word *out, struct error *e) MUST_CHECK;
 
 #endif

@@ -616,6 +616,34 @@ static void test_agent_restart_unreachable(void **state)
 	close(fd);
 }
 
+/* Two VMs that have nothing but the name in common: neither may end the other. */
+static void test_same_name(void **state)
+{
+	pid_t first, second;
+
+	WAIT_FOR(connected(0) && connected(1), "vm1");
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(guest_run(i, "vm1", false), 202);
+		WAIT_STATE(i, "vm1", "running");
+	}
+	first = vm_pid(0, "vm1");
+	second = vm_pid(1, "vm1");
+	for (int i = 0; i < 4; i++) {
+		int host = i % 2;
+
+		assert_int_equal(vm_protect(host, "vm1", "continue"), 202);
+		WAIT_FOR(guest_at(host, "vm1")->operation.state == OPERATION_FAILED, "vm1");
+		assert_non_null(strstr(guest_at(host, "vm1")->operation.error, "another VM"));
+		WAIT_STATE(host, "vm1", "running");
+	}
+	host_down(&hosts[1]);
+	host_up(&hosts[1]);
+	WAIT_FOR(connected(0) && connected(1), "vm1");
+	rounds(20);
+	assert_int_equal(vm_pid(0, "vm1"), first);
+	assert_int_equal(vm_pid(1, "vm1"), second);
+}
+
 /* The standby waits for as long as the primary's polluxd says that the VM lives. */
 static void test_vm_process_hangs(void **state)
 {
@@ -753,6 +781,7 @@ int main(int argc, char **argv)
 		FLOW(test_agent_restart_meanwhile_dead),
 		FLOW(test_agent_restart_unconfirmed),
 		FLOW(test_agent_restart_unreachable),
+		FLOW(test_same_name),
 		FLOW(test_vm_process_hangs),
 		FLOW(test_start_store_fails),
 		FLOW(test_standby_agent_restart),
