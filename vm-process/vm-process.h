@@ -26,7 +26,8 @@
  *   unprotect  {}                                    primary: end the session in good order
  *   promote    {"term": n}  -> {"epoch": n, "ms": x} standby: become the vm
  *   shutdown   {}                                    ACPI power button
- *   quit       {}                                    end the process now
+ *   quit       {}                                    end the session in good order, then the
+ *                                                    process
  *   stats      {}                                    -> see replicate_stats, netbuf, mirror
  *   pause, resume, console {} + fd
  * events
