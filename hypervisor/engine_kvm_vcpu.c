@@ -3,7 +3,9 @@
  * One vCPU's state between KVM and engine->image.
  *
  * Order. KVM_GET_MP_STATE lets KVM act upon a pending INIT or SIPI, which changes
- * registers: it comes first. KVM_SET_VCPU_EVENTS comes last, because setting
+ * registers: it comes first. KVM_GET_VCPU_EVENTS delivers what a pending exception
+ * carries into CR2 and DR6 (a page fault that KVM found while a kick was on its way):
+ * it comes before these are read. KVM_SET_VCPU_EVENTS comes last, because setting
  * registers drops pending exceptions. The LAPIC is set before the MSRs, because the
  * TSC deadline is only kept while the LAPIC timer is in that mode.
  */
@@ -102,8 +104,8 @@ static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
 }
 
 static vcpu_step *const get_order[] = {
-	mp_state_get,  regs_get,  sregs_get,    xsave_get,   xcrs_get,
-	debugregs_get, lapic_get, kvm_msrs_get, tsc_khz_get, events_get,
+	mp_state_get, events_get,    regs_get,  sregs_get,    xsave_get,
+	xcrs_get,     debugregs_get, lapic_get, kvm_msrs_get, tsc_khz_get,
 };
 static vcpu_step *const set_order[] = {
 	tsc_khz_set, mp_state_set,  regs_set,  sregs_set,    xsave_set,

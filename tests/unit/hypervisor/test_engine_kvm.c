@@ -65,6 +65,47 @@ static void test_irq_line_msi_and_timers_arrive(void **state)
 	}
 }
 
+static int payloads_enable(struct engine *en, bool on)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = {on}};
+
+	return kvm_call(en->vm, KVM_ENABLE_CAP, &cap);
+}
+
+/* A kick may come between a page fault that KVM found and its delivery to the guest. */
+static void test_a_pending_fault_keeps_its_address(void **state)
+{
+	const uint64_t where = 0x123456000;
+	struct kvm_vcpu_events events = {0};
+	struct guest g = {0};
+	struct buf b = {0};
+	struct state_view v;
+	struct cursor c;
+	struct engine *en;
+
+	if (guest_no_kvm())
+		skip();
+	guest_boot(&g, GUEST_PIO, 1, MEMORY);
+	assert_int_equal(vm_pause(g.vm), 0);
+	en = g.vm->engine;
+	assert_int_equal(payloads_enable(en, true), 0);
+	assert_int_equal(kvm_call(en->vcpu[0].fd, KVM_GET_VCPU_EVENTS, &events), 0);
+	events.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
+	events.exception.pending = 1;
+	events.exception.nr = 14;
+	events.exception.has_error_code = 1;
+	events.exception_has_payload = 1;
+	events.exception_payload = where;
+	assert_int_equal(kvm_call(en->vcpu[0].fd, KVM_SET_VCPU_EVENTS, &events), 0);
+	assert_int_equal(payloads_enable(en, false), 0);
+	assert_int_equal(vm_state_save(g.vm, &b, NULL), 0);
+	assert_int_equal(state_open(b.data, b.len, &v, NULL), 0);
+	c = cursor_of(state_find(&v, STATE_VCPU, 0)->data + 308, 8); /* CR2 */
+	assert_int_equal(cursor_u64(&c), where);
+	buf_free(&b);
+	guest_end(&g);
+}
+
 static void test_doorbell_signals_and_can_be_taken_off(void **state)
 {
 	struct guest g = {.kind = GUEST_BELL};
@@ -235,6 +276,7 @@ int main(void)
 		cmocka_unit_test(test_probe_gives_a_reason),
 		cmocka_unit_test(test_port_and_mmio_reads_come_in_order),
 		cmocka_unit_test(test_irq_line_msi_and_timers_arrive),
+		cmocka_unit_test(test_a_pending_fault_keeps_its_address),
 		cmocka_unit_test(test_doorbell_signals_and_can_be_taken_off),
 		cmocka_unit_test(test_all_vcpus_run),
 		cmocka_unit_test(test_triple_fault_is_a_crash),
