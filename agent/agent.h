@@ -51,6 +51,7 @@ struct agent_config {
 	char state_dir[192], run_dir[64], vm_program[256];
 	char ca[256], cert[256], key[256];
 	uint64_t heartbeat_ns, loss_ns, fence_delay_ns;
+	uint64_t protect_again_ns; /* after the standby was lost; 0 = never */
 	enum log_level log_level;
 	struct peer_config peers[AGENT_PEERS_MAX];
 	unsigned peer_count;

@@ -349,6 +349,8 @@ static const struct key top_keys[] = {
 	{"loss_ms", offsetof(struct agent_config, loss_ns), 0, 20, 60000, milliseconds_read},
 	{"fence_delay_ms", offsetof(struct agent_config, fence_delay_ns), 0, 0, 60000,
 	 milliseconds_read},
+	{"protect_again_s", offsetof(struct agent_config, protect_again_ns), 0, 0, 3600,
+	 seconds_read},
 	{"log_level", offsetof(struct agent_config, log_level), 0, 0, 0, log_level_read},
 	{"peers", 0, 0, 0, 0, peers_read},
 	{0},
@@ -363,6 +365,7 @@ static void defaults(struct agent_config *c)
 		.heartbeat_ns = 50 * NS_PER_MS,
 		.loss_ns = 300 * NS_PER_MS,
 		.fence_delay_ns = 0,
+		.protect_again_ns = 60 * NS_PER_SEC,
 		.log_level = LOG_LEVEL_INFO,
 	};
 }

@@ -79,9 +79,19 @@ static void act_fence(struct guest *g, const struct ownership_action *a)
 
 static void act_confirm(struct guest *g, const struct ownership_action *a)
 {
+	const char *how = g->own.config.continue_alone
+				  ? "runs on UNPROTECTED"
+				  : "STANDS STILL until it is protected again or forced";
+	char why[sizeof(g->why)];
+
 	timeline_add(&g->timeline, "ownership confirmed", "term %llu",
 		     (unsigned long long)g->own.record.term);
 	guest_ownership_tell(g, "confirmed");
+	snprintf(why, sizeof(why), "%s", g->why);
+	log_warn("%s: it %s: %s", g->name, how, why);
+	timeline_add(&g->timeline, "unprotected", "%s", why);
+	guest_why(g, "it %s: %s", how, why);
+	guest_again_later(g);
 }
 
 static void act_confirm_forced(struct guest *g, const struct ownership_action *a)
@@ -326,6 +336,7 @@ void guest_free(struct guest *g)
 		close(g->console_fd);
 	loop_timer_free(g->tick);
 	loop_timer_free(g->stop_timer);
+	loop_timer_free(g->again_timer);
 	session_wipe(&g->session);
 	offer_free(g->offer);
 	json_decref(g->stats);

@@ -35,6 +35,14 @@ struct operation {
 	const char *hint; /* static */
 };
 
+/* How it was protected, for a standby that is lost and comes back. */
+struct protect_again {
+	bool wanted;
+	char peer[AGENT_NAME_MAX + 1];
+	struct protect_options options;
+	uint64_t wait_ns, protected_ns;
+};
+
 enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_LEAVING };
 
 struct guest_event;
@@ -69,7 +77,8 @@ struct guest {
 	uint64_t lost_ns;    /* when the loss under way was detected, 0 = none */
 	json_t *stats;       /* the last that the process said */
 	uint64_t stats_ns;
-	struct loop_timer *stop_timer;
+	struct loop_timer *stop_timer, *again_timer;
+	struct protect_again again;
 	bool stopping;
 	int console_fd;
 	struct loop_watch *console_watch;
@@ -121,6 +130,11 @@ int guest_child_start(struct guest *g, enum child_role role, struct error *e) MU
 void guest_child_ask(struct guest *g, json_t *request, uint64_t timeout_ns, vm_child_reply_fn *fn);
 json_t *guest_create_request(const struct guest *g, const char *role);
 json_t *guest_session_request(const struct session *s, const char *what);
+
+/* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
+void guest_again_note(struct guest *g);   /* it is protected */
+void guest_again_later(struct guest *g);  /* it lost that */
+void guest_again_forget(struct guest *g); /* and nobody wants it */
 
 /* ---- guest_console.c: run_dir/NAME.console hands each who connects to the VM process ---- */
 void guest_console_open(struct guest *g);

@@ -68,19 +68,23 @@ static void check_start(struct guest *g)
 
 static void check_protect(struct guest *g)
 {
-	if (g->own.state == OWN_PRIMARY && !strcmp(g->child_state, "protected"))
+	if (g->own.state == OWN_PRIMARY && !strcmp(g->child_state, "protected")) {
+		g->why[0] = '\0';
+		guest_again_note(g);
 		operation_done(g);
-	else if (g->own.state != OWN_PRIMARY)
+	} else if (g->own.state != OWN_PRIMARY)
 		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
 				     "the VM runs on, unprotected");
 }
 
 static void check_unprotect(struct guest *g)
 {
-	if (g->own.state == OWN_ALONE)
+	if (g->own.state == OWN_ALONE) {
+		guest_again_forget(g);
 		operation_done(g);
-	else if (g->own.state != OWN_PRIMARY)
+	} else if (g->own.state != OWN_PRIMARY) {
 		guest_operation_fail(g, -EIO, g->why, "see `pollux status`");
+	}
 }
 
 static void check_failover(struct guest *g)
@@ -295,10 +299,15 @@ int guest_unprotect(struct guest *g, struct error *e, const char **hint)
 			      "repair the link or the fence, or `pollux failover --force` to go on "
 			      "alone",
 			      "the standby of %s is lost, and may take over", g->name);
-	if (g->own.state != OWN_PRIMARY)
+	if (g->own.state != OWN_PRIMARY && !(g->own.state == OWN_ALONE && g->again.wanted))
 		return refuse(e, hint, -EPERM, "`pollux status` says how it is",
 			      "%s is not protected from this host", g->name);
 	operation_begin(g, "unprotect");
+	if (g->own.state == OWN_ALONE) {
+		g->why[0] = '\0';
+		guest_operation_check(g);
+		return 0;
+	}
 	/* Also before a session has begun: then there is nothing to end, and it says ok. */
 	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS, unprotected);
 	return 0;

@@ -150,6 +150,7 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	json_decref(g->stats);
 	g->stats = NULL;
 	guest_console_close(g);
+	guest_again_forget(g);
 	if (role == CHILD_VM)
 		vm_gone(g, how);
 	else if (role == CHILD_REPLICA)

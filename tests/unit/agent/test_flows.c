@@ -695,6 +695,24 @@ static void test_standby_agent_restart(void **state)
 	WAIT_STATE(0, "vm1", "protected");
 }
 
+static void test_protected_again(void **state)
+{
+	hosts[0].agent->config.protect_again_ns = NS_PER_MS;
+	protect_whole("vm1", "continue");
+	host_down(&hosts[1]);
+	host_up(&hosts[1]);
+	WAIT_FOR(timeline_has(0, "vm1", "unprotected") == 1, "vm1");
+	WAIT_FOR(timeline_has(0, "vm1", "protected") == 2, "vm1");
+	WAIT_STATE(1, "vm1", "standby");
+	assert_string_equal(guest_at(0, "vm1")->why, "");
+	/* Not after an operator's unprotect, nor when the standby is lost after that. */
+	assert_int_equal(vm_call(0, "vm1", "unprotect", NULL), 202);
+	WAIT_STATE(1, "vm1", "none");
+	rounds(50);
+	assert_string_equal(state_at(0, "vm1"), "running");
+	assert_int_equal(vm_call(0, "vm1", "unprotect", NULL), 409);
+}
+
 /* A record that cannot be written: nothing that rests on it is done before it is. */
 static void test_store_fails(void **state)
 {
@@ -785,6 +803,7 @@ int main(int argc, char **argv)
 		FLOW(test_vm_process_hangs),
 		FLOW(test_start_store_fails),
 		FLOW(test_standby_agent_restart),
+		FLOW(test_protected_again),
 		FLOW(test_store_fails),
 		FLOW(test_single_lock),
 		FLOW(test_damaged_record),

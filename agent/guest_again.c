@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A VM that lost its standby without anyone wanting that is protected again, as it was,
+ * once that host's polluxd is back. Each attempt is an operator's protect in every respect;
+ * attempts that do not last come at growing intervals, for each is a whole copy. */
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE    "guest"
+#define AGAIN_MOST_NS (3600 * NS_PER_SEC)
+#define LASTED_NS     (600 * NS_PER_SEC)
+
+void guest_again_note(struct guest *g)
+{
+	struct protect_again *again = &g->again;
+
+	if (!again->wanted || strcmp(again->peer, g->peer) != 0)
+		again->wait_ns = g->agent->config.protect_again_ns;
+	again->wanted = true;
+	again->protected_ns = clock_ns();
+	again->options = g->session.options;
+	/* That was said of what lay there then. */
+	again->options.overwrite = false;
+	snprintf(again->peer, sizeof(again->peer), "%s", g->peer);
+}
+
+void guest_again_forget(struct guest *g)
+{
+	g->again = (struct protect_again){0};
+	if (g->again_timer)
+		loop_timer_set(g->again_timer, 0);
+}
+
+static bool again_possible(struct guest *g)
+{
+	struct peer *p = peers_find(g->agent->peers, g->again.peer);
+
+	return g->own.state == OWN_ALONE && !g->own.storing && g->child_role == CHILD_VM &&
+	       g->child_state[0] && !g->vm_ended && !g->stopping &&
+	       g->operation.state != OPERATION_RUNNING && p && peer_is_up(p);
+}
+
+/* Set anew before it is tried: for then it may fail at any later time. */
+static void again_try(void *ctx)
+{
+	struct guest *g = ctx;
+	struct protect_again *again = &g->again;
+	bool possible = again_possible(g);
+	const char *hint = "";
+	struct error e = {0};
+
+	if (!again->wanted || g->own.state == OWN_PRIMARY)
+		return;
+	if (possible && again->wait_ns * 2 <= AGAIN_MOST_NS)
+		again->wait_ns *= 2;
+	loop_timer_set(g->again_timer, clock_ns() + (possible ? again->wait_ns
+							      : g->agent->config.protect_again_ns));
+	if (!possible)
+		return;
+	log_info("%s: protecting it again on %s", g->name, again->peer);
+	if (guest_protect(g, again->peer, &again->options, &e, &hint))
+		log_warn("%s: it cannot be protected again now: %s", g->name, e.text);
+}
+
+void guest_again_later(struct guest *g)
+{
+	struct protect_again *again = &g->again;
+	uint64_t now = clock_ns(), base = g->agent->config.protect_again_ns;
+
+	if (!again->wanted || !base)
+		return;
+	if (!g->again_timer && loop_timer(g->agent->loop, again_try, g, &g->again_timer))
+		return;
+	if (now - again->protected_ns > LASTED_NS)
+		again->wait_ns = base;
+	loop_timer_set(g->again_timer, now + again->wait_ns);
+}
