@@ -72,7 +72,8 @@ static int payloads_enable(struct engine *en, bool on)
 	return kvm_call(en->vm, KVM_ENABLE_CAP, &cap);
 }
 
-/* A kick may come between a page fault that KVM found and its delivery to the guest. */
+/* A kick may come between a page fault that KVM found and its delivery to the guest. Older
+ * kernels give its address only with the events, newer ones (6.18) with the registers too. */
 static void test_a_pending_fault_keeps_its_address(void **state)
 {
 	const uint64_t where = 0x123456000;
