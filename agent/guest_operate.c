@@ -77,8 +77,17 @@ static void check_protect(struct guest *g)
 				     "the VM runs on, unprotected");
 }
 
+/* Policy stall: nobody else can have the VM any more, and yet it waits for a word. */
+static bool is_stalled(const struct guest *g)
+{
+	return g->own.state == OWN_ALONE && g->child_role == CHILD_VM &&
+	       !strcmp(g->child_state, "lost");
+}
+
 static void check_unprotect(struct guest *g)
 {
+	if (is_stalled(g))
+		return;
 	if (g->own.state == OWN_ALONE) {
 		guest_again_forget(g);
 		operation_done(g);
@@ -89,7 +98,7 @@ static void check_unprotect(struct guest *g)
 
 static void check_failover(struct guest *g)
 {
-	if (g->own.state == OWN_ALONE && g->child_role == CHILD_VM)
+	if (g->own.state == OWN_ALONE && g->child_role == CHILD_VM && !is_stalled(g))
 		operation_done(g);
 	else if (g->own.state == OWN_NONE || g->own.state == OWN_IDLE)
 		guest_operation_fail(g, -EIO, g->why, "see the log of polluxd");
@@ -281,6 +290,7 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 		guest_operation_fail(g, rc, text, "see `pollux status`");
 	if (rc)
 		return;
+	g->why[0] = '\0';
 	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
 	timeline_add(&g->timeline, "unprotected", "by the operator");
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
@@ -299,11 +309,12 @@ int guest_unprotect(struct guest *g, struct error *e, const char **hint)
 			      "repair the link or the fence, or `pollux failover --force` to go on "
 			      "alone",
 			      "the standby of %s is lost, and may take over", g->name);
-	if (g->own.state != OWN_PRIMARY && !(g->own.state == OWN_ALONE && g->again.wanted))
+	if (g->own.state != OWN_PRIMARY && !is_stalled(g) &&
+	    !(g->own.state == OWN_ALONE && g->again.wanted))
 		return refuse(e, hint, -EPERM, "`pollux status` says how it is",
 			      "%s is not protected from this host", g->name);
 	operation_begin(g, "unprotect");
-	if (g->own.state == OWN_ALONE) {
+	if (g->own.state == OWN_ALONE && !is_stalled(g)) {
 		g->why[0] = '\0';
 		guest_operation_check(g);
 		return 0;
@@ -339,6 +350,12 @@ int guest_failover(struct guest *g, bool forced, struct error *e, const char **h
 {
 	enum ownership_state s = g->own.state;
 
+	if (forced && is_stalled(g)) {
+		operation_begin(g, "failover");
+		timeline_add(&g->timeline, "failover forced", "by the operator");
+		guest_ownership_tell(g, "forced");
+		return 0;
+	}
 	if (s != OWN_STANDBY && s != OWN_DECIDING && s != OWN_ASKING)
 		return refuse(e, hint, -EPERM, "run it on the standby's host",
 			      "there is no twin of %s on this host that could take over", g->name);

@@ -6,6 +6,7 @@
  * The name of the VM in its file chooses what goes wrong:
  *   bad-create, bad-boot, bad-standby, bad-promote   that request is refused
  *   slow-...    the first copy never ends
+ *   stall-...   it has the policy stall
  *   deaf-...    the guest does not heed its power button
  * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut.
  */
@@ -35,7 +36,7 @@ struct fake {
 	int director, listener, session, signals;
 	struct loop_watch *director_watch, *session_watch;
 	char control_path[108], name[VM_NAME_MAX + 1], state[24];
-	bool primary, created, running, ended;
+	bool primary, created, running, ended, stalled;
 	json_int_t term;
 };
 
@@ -183,6 +184,10 @@ static int fake_ownership(struct fake *f, const json_t *q)
 	if (!strcmp(answer, "lost")) {
 		fake_session_close(f);
 		fake_state(f, "lost", "polluxd says so", false);
+	} else if (!strcmp(answer, "confirmed") && fake_is(f, "stall-")) {
+		if (!f->stalled)
+			fake_state(f, "lost", "stalled", false);
+		f->stalled = true;
 	} else if (!strcmp(answer, "confirmed") || !strcmp(answer, "forced")) {
 		fake_state(f, "unprotected", "", false);
 	}

@@ -528,6 +528,25 @@ static void test_standby_host_dies_stall(void **state)
 	WAIT_STATE(0, "vm1", "running");
 }
 
+/* The standby is gone for good, and nobody else can have the VM: one word lets it go on. */
+static void test_stalled_goes_on(void **state)
+{
+	static const char *const verbs[] = {"failover", "unprotect"};
+
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
+		const char *vm = i ? "stall-2" : "stall-1";
+
+		protect_whole(vm, "stall");
+		kill(vm_pid(1, vm), SIGKILL);
+		WAIT_STATE(0, vm, "stalled");
+		assert_non_null(strstr(guest_at(0, vm)->why, "STANDS STILL"));
+		assert_int_equal(
+			vm_call(0, vm, verbs[i], i ? NULL : json_pack("{s:b}", "force", 1)), 202);
+		WAIT_STATE(0, vm, "running");
+		WAIT_FOR(guest_at(0, vm)->operation.state == OPERATION_DONE, vm);
+	}
+}
+
 static void test_poweroff_while_protected(void **state)
 {
 	protect_whole("vm1", "continue");
@@ -793,6 +812,7 @@ int main(int argc, char **argv)
 		FLOW(test_standby_dies),
 		FLOW(test_standby_host_dies),
 		FLOW(test_standby_host_dies_stall),
+		FLOW(test_stalled_goes_on),
 		FLOW(test_poweroff_while_protected),
 		FLOW(test_stop_while_protected),
 		FLOW(test_agent_restart),
