@@ -107,7 +107,11 @@ int wait_leave(const struct wait *w); /* for `interrupted`: it goes on without u
 
 /* ---- output.c ------------------------------------------------------------------- */
 void complain(const char *fmt, ...) PRINTF(1, 2); /* "pollux: ..." on stderr */
-int json_print(json_t *o);                        /* and frees it; an exit code */
+void remark(const char *fmt, ...) PRINTF(1, 2);   /* the same, but it is no failure */
+void failure_print(int rc);                       /* what was complained of, as JSON */
+/* A sentence, or with --json the VM, which is freed; an exit code. */
+int success_print(const struct invocation *v, json_t *vm, const char *fmt, ...) PRINTF(3, 4);
+int json_print(json_t *o); /* and frees it; an exit code */
 void bytes_text(uint64_t bytes, char *out, size_t size);
 void nanoseconds_text(uint64_t ns, char *out, size_t size);
 

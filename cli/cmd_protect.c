@@ -78,7 +78,7 @@ int command_protect(const struct invocation *v)
 			       .vm = v->arguments[0],
 			       .doing = "protecting",
 			       .interrupted = protect_cancel};
-	json_t *body, *reply;
+	json_t *body, *reply, *vm = NULL;
 	int rc;
 
 	if (!invocation_value(v, "to")) {
@@ -92,14 +92,13 @@ int command_protect(const struct invocation *v)
 		return rc;
 	}
 	rc = api_vm_call(v, "POST", w.vm, "/protect", body, &reply);
-	if (!rc && invocation_flag(v, "detach")) {
-		json_decref(reply);
-		return EXIT_OK;
-	}
+	if (!rc && invocation_flag(v, "detach"))
+		return success_print(v, reply, "%s is being protected\n", w.vm);
 	if (!rc)
-		rc = operation_wait(&w, reply, NULL);
+		rc = operation_wait(&w, reply, &vm);
 	if (!rc)
-		printf("%s is protected on %s\n", w.vm, invocation_value(v, "to"));
+		rc = success_print(v, vm, "%s is protected on %s\n", w.vm,
+				   invocation_value(v, "to"));
 	return rc;
 }
 
@@ -111,13 +110,13 @@ int command_unprotect(const struct invocation *v)
 			       .vm = v->arguments[0],
 			       .doing = "unprotecting",
 			       .interrupted = wait_leave};
-	json_t *reply;
+	json_t *reply, *vm = NULL;
 	int rc = api_vm_call(v, "POST", w.vm, "/unprotect", NULL, &reply);
 
 	if (!rc)
-		rc = operation_wait(&w, reply, NULL);
+		rc = operation_wait(&w, reply, &vm);
 	if (!rc)
-		printf("%s runs on, unprotected\n", w.vm);
+		rc = success_print(v, vm, "%s runs on, unprotected\n", w.vm);
 	return rc;
 }
 
@@ -128,17 +127,17 @@ int command_failover(const struct invocation *v)
 			       .doing = "taking over",
 			       .interrupted = wait_leave};
 	bool force = invocation_flag(v, "force");
-	json_t *reply;
+	json_t *reply, *vm = NULL;
 	int rc;
 
 	if (force)
-		complain("taking %s over by force: if it still runs on the other host, two copies "
-			 "answer clients, and what one of them acknowledged will be lost",
-			 w.vm);
+		remark("taking %s over by force: if it still runs on the other host, two copies "
+		       "answer clients, and what one of them acknowledged will be lost",
+		       w.vm);
 	rc = api_vm_call(v, "POST", w.vm, "/failover", json_pack("{s:b}", "force", force), &reply);
 	if (!rc)
-		rc = operation_wait(&w, reply, NULL);
+		rc = operation_wait(&w, reply, &vm);
 	if (!rc)
-		printf("%s runs here\n", w.vm);
+		rc = success_print(v, vm, "%s runs here\n", w.vm);
 	return rc;
 }

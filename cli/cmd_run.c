@@ -135,7 +135,7 @@ static int reply_wait(struct run *r, json_int_t id)
 	rc = EXIT_OK;
 	if (!json_is_true(json_object_get(message, "ok"))) {
 		complain("%s", json_word(message, "error"));
-		rc = EXIT_FAILED;
+		rc = json_number(message, "code") == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 	}
 	json_decref(message);
 	return rc;
@@ -216,8 +216,8 @@ static void console_serve(struct run *r)
 		if (end == CONSOLE_CLOSED || asked)
 			return;
 		asked = true;
-		complain("asking the guest to shut down; %s again ends it at once",
-			 end == CONSOLE_LEFT ? CONSOLE_ESCAPE_KEY : "the same signal");
+		remark("asking the guest to shut down; %s again ends it at once",
+		       end == CONSOLE_LEFT ? CONSOLE_ESCAPE_KEY : "the same signal");
 		if (request_send(r, json_pack("{s:s}", "do", "shutdown"), NULL, 0))
 			return;
 	}
@@ -269,7 +269,7 @@ int command_run(const struct invocation *v)
 	if (!rc)
 		rc = vm_create_from(&r, v->arguments[0]);
 	if (!rc && isatty(STDIN_FILENO))
-		complain("%s shuts the guest down", CONSOLE_ESCAPE_KEY);
+		remark("%s shuts the guest down", CONSOLE_ESCAPE_KEY);
 	if (!rc)
 		rc = ask(&r, json_pack("{s:s}", "do", "boot"), NULL, 0);
 	if (!rc)

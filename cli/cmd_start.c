@@ -37,7 +37,7 @@ int command_start(const struct invocation *v)
 {
 	struct wait w = {.invocation = v, .doing = "starting", .interrupted = wait_leave};
 	char origin[PATH_MAX], name[128];
-	json_t *text, *reply;
+	json_t *text, *reply, *vm = NULL;
 	int rc;
 
 	rc = vm_file_read(v->arguments[0], &text, origin);
@@ -51,9 +51,9 @@ int command_start(const struct invocation *v)
 		return rc;
 	snprintf(name, sizeof(name), "%s", json_word(reply, "name"));
 	w.vm = name;
-	rc = operation_wait(&w, reply, NULL);
+	rc = operation_wait(&w, reply, &vm);
 	if (!rc)
-		printf("%s runs\n", name);
+		rc = success_print(v, vm, "%s runs\n", name);
 	return rc;
 }
 
@@ -64,7 +64,7 @@ int command_stop(const struct invocation *v)
 			       .doing = "stopping",
 			       .interrupted = wait_leave};
 	long timeout = 60;
-	json_t *reply;
+	json_t *reply, *vm = NULL;
 	int rc;
 
 	rc = invocation_number(v, "timeout", 1, 3600, &timeout);
@@ -75,8 +75,8 @@ int command_stop(const struct invocation *v)
 				   (json_int_t)timeout),
 			 &reply);
 	if (!rc)
-		rc = operation_wait(&w, reply, NULL);
+		rc = operation_wait(&w, reply, &vm);
 	if (!rc)
-		printf("%s is stopped\n", w.vm);
+		rc = success_print(v, vm, "%s is stopped\n", w.vm);
 	return rc;
 }

@@ -12,7 +12,7 @@
 const struct option_spec globals[] = {
 	{"socket", "PATH", "polluxd's socket (or $POLLUX_SOCKET)", NULL},
 	{"config", "PATH", "polluxd's configuration, which says where its socket is", NULL},
-	{"json", NULL, "print JSON", NULL},
+	{"json", NULL, "print JSON, also of what failed", NULL},
 	{"help", NULL, "say how this command is used", NULL},
 	{0},
 };

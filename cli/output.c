@@ -5,15 +5,61 @@
 
 #include "cli/cli.h"
 
+/* What was complained of first is the error, the next what to do about it. */
+static char complaints[2][600];
+
+static void PRINTF(1, 0) say(const char *fmt, va_list args)
+{
+	fputs("pollux: ", stderr);
+	vfprintf(stderr, fmt, args);
+	fputc('\n', stderr);
+}
+
 void complain(const char *fmt, ...)
 {
 	va_list args;
 
-	fputs("pollux: ", stderr);
+	for (size_t i = 0; i < ARRAY_LEN(complaints); i++) {
+		if (complaints[i][0])
+			continue;
+		va_start(args, fmt);
+		vsnprintf(complaints[i], sizeof(complaints[i]), fmt, args);
+		va_end(args);
+		break;
+	}
 	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
+	say(fmt, args);
 	va_end(args);
-	fputc('\n', stderr);
+}
+
+void remark(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	say(fmt, args);
+	va_end(args);
+}
+
+void failure_print(int rc)
+{
+	json_t *o = json_pack("{s:o?, s:o?, s:i}", "error", json_string(complaints[0]), "hint",
+			      json_string(complaints[1]), "exit_code", rc);
+
+	(void)json_print(o);
+}
+
+int success_print(const struct invocation *v, json_t *vm, const char *fmt, ...)
+{
+	va_list args;
+
+	if (invocation_flag(v, "json"))
+		return json_print(vm);
+	json_decref(vm);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	return fflush(stdout) ? EXIT_FAILED : EXIT_OK;
 }
 
 int json_print(json_t *o)

@@ -13,5 +13,8 @@ int main(int argc, char **argv)
 		help_command(v.command);
 		return EXIT_OK;
 	}
-	return v.command->run(&v);
+	rc = v.command->run(&v);
+	if (rc && invocation_flag(&v, "json"))
+		failure_print(rc);
+	return rc;
 }

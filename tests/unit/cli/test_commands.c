@@ -121,6 +121,31 @@ static void test_no_agent(void **state)
 	buf_free(&out);
 }
 
+static int failing_run(const struct invocation *v)
+{
+	complain("it is refused");
+	failure_print(EXIT_REFUSED);
+	return EXIT_REFUSED;
+}
+
+/* A script that asks for JSON gets it whatever happens. */
+static void test_json_failure(void **state)
+{
+	struct buf out = {0};
+	struct invocation v;
+	json_t *o;
+
+	assert_int_equal(parse(&v, "help", "dance", NULL), EXIT_OK);
+	v.command = &(const struct command){.run = failing_run};
+	assert_int_equal(output_of(&v, &out), EXIT_REFUSED);
+	o = json_loads((char *)out.data, 0, NULL);
+	assert_non_null(o);
+	assert_true(*json_word(o, "error"));
+	assert_int_equal(json_number(o, "exit_code"), EXIT_REFUSED);
+	json_decref(o);
+	buf_free(&out);
+}
+
 /* docs/man/pollux.1 is the output of `pollux man`. Run from the top folder. */
 static void test_man_page(void **state)
 {
@@ -180,9 +205,13 @@ static void test_texts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_table),        cmocka_unit_test(test_parse),
-		cmocka_unit_test(test_usage_errors), cmocka_unit_test(test_no_agent),
-		cmocka_unit_test(test_man_page),     cmocka_unit_test(test_help_and_completion),
+		cmocka_unit_test(test_table),
+		cmocka_unit_test(test_parse),
+		cmocka_unit_test(test_usage_errors),
+		cmocka_unit_test(test_json_failure),
+		cmocka_unit_test(test_no_agent),
+		cmocka_unit_test(test_man_page),
+		cmocka_unit_test(test_help_and_completion),
 		cmocka_unit_test(test_texts),
 	};
 
