@@ -126,9 +126,11 @@ static void command_ended(void *ctx, uint32_t events)
 	char text[700];
 	bool confirmed;
 
-	if (waitid(P_PIDFD, (id_t)f->pidfd, &info, WEXITED | WNOHANG) || !info.si_pid)
+	if (waitid(P_PIDFD, (id_t)f->pidfd, &info, WEXITED | WNOHANG | WNOWAIT) || !info.si_pid)
 		return;
+	/* Before it is waited for: then its number may name another group. */
 	kill(-f->pid, SIGKILL);
+	(void)waitid(P_PIDFD, (id_t)f->pidfd, &(siginfo_t){0}, WEXITED | WNOHANG);
 	(void)output_read(f);
 	confirmed = outcome_describe(f, &info, text, sizeof(text));
 	run_free(f);

@@ -234,9 +234,8 @@ void guest_fenced(struct guest *g, unsigned id, bool confirmed, const char *text
 {
 	timeline_add(&g->timeline, confirmed ? "fenced" : "fence failed", "%s", text);
 	if (!confirmed)
-		guest_why(g,
-			  "%s; the standby waits: repair the fence, or `pollux failover --force`",
-			  text);
+		guest_why(g, "%s; %s: repair the fence, or `pollux failover --force`", text,
+			  g->own.state == OWN_ASKING ? "output is held" : "the standby waits");
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_FENCED, .id = id, .ok = confirmed});
 }
 

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/json_text.h"
+
 static uint64_t realtime_ns(void)
 {
 	struct timespec now;
@@ -42,8 +44,8 @@ json_t *timeline_json(const struct timeline *t)
 		const struct timeline_event *e = &t->events[(t->first + i) % TIMELINE_MAX];
 
 		json_array_append_new(list,
-				      json_pack("{s:s, s:s%, s:I, s:I}", "what", e->what, "detail",
-						e->detail, (size_t)strlen(e->detail), "realtime_ns",
+				      json_pack("{s:o, s:o, s:I, s:I}", "what", json_text(e->what),
+						"detail", json_text(e->detail), "realtime_ns",
 						(json_int_t)e->real_ns, "boottime_ns",
 						(json_int_t)e->boot_ns));
 	}

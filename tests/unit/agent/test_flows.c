@@ -743,6 +743,18 @@ static void test_store_fails(void **state)
 	assert_int_equal(timeline_has(1, "vm1", "promoting"), 1);
 }
 
+/* A fence command writes what it likes, and a sentence may be cut within a letter. */
+static void test_timeline_of_odd_bytes(void **state)
+{
+	struct timeline t = {0};
+	json_t *list;
+
+	timeline_add(&t, "fence failed", "\xff\xc3");
+	list = timeline_json(&t);
+	assert_int_equal(json_array_size(list), 1);
+	json_decref(list);
+}
+
 static void test_single_lock(void **state)
 {
 	struct agent *second = NULL;
@@ -825,6 +837,7 @@ int main(int argc, char **argv)
 		FLOW(test_standby_agent_restart),
 		FLOW(test_protected_again),
 		FLOW(test_store_fails),
+		cmocka_unit_test(test_timeline_of_odd_bytes),
 		FLOW(test_single_lock),
 		FLOW(test_damaged_record),
 	};
