@@ -448,6 +448,21 @@ static int process_open(struct process *p, int director_fd, struct error *e)
 		  : 0;
 }
 
+/* What other threads have posted last: it frees itself when it runs. Nobody is left to be
+ * told, and no timer may see what has been closed. */
+static void posts_finish(struct process *p)
+{
+	int rc;
+
+	if (!p->control || !p->announce || !p->progress)
+		return;
+	loop_timer_set(p->announce, 0);
+	loop_timer_set(p->progress, 0);
+	rc = loop_step(p->control, 0);
+	if (rc)
+		log_warn_rc(rc, "the last events are lost");
+}
+
 static void process_close(struct process *p)
 {
 	primary_close(p);
@@ -464,6 +479,7 @@ static void process_close(struct process *p)
 		loop_unwatch(p->signal_watch);
 	if (p->signal_fd >= 0)
 		close(p->signal_fd);
+	posts_finish(p);
 	if (p->announce)
 		loop_timer_free(p->announce);
 	if (p->progress)
