@@ -35,6 +35,22 @@ static void test_the_least_has_defaults(void **state)
 	assert_int_equal(c.disk_count + c.nic_count, 0);
 }
 
+/* The example that is installed. Run from the top folder. */
+static void test_the_example_is_taken(void **state)
+{
+	struct vm_config c;
+	struct buf text = {0};
+	struct error e = {0};
+
+	if (file_read("packaging/examples/web1.cfg", 1 << 16, &text, &e))
+		fail_msg("%s", e.text);
+	buf_put_u8(&text, 0);
+	parse_good((const char *)text.data, &c);
+	assert_int_equal(c.disk_count, 2);
+	assert_int_equal(c.nic_count, 1);
+	buf_free(&text);
+}
+
 static void test_every_key_is_taken(void **state)
 {
 	struct vm_config c;
@@ -204,6 +220,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_the_least_has_defaults),
+		cmocka_unit_test(test_the_example_is_taken),
 		cmocka_unit_test(test_every_key_is_taken),
 		cmocka_unit_test(test_default_addresses_come_from_the_name),
 		cmocka_unit_test(test_the_sim_engine_needs_no_kernel),
