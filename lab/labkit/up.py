@@ -44,6 +44,8 @@ def up(place, names, build, wanted_accel, say):
               "guest": str(guest.folder(build, tools, say))}
     lock = place.create()
     try:
+        # A copy, as the cache keeps only what the newest checkout boots.
+        config["initrd"] = shutil.copyfile(initrd, str(place.path / "initramfs.cpio"))
         _supervise(place, config, lock)
         with place.connect("ctl.sock") as sock:
             wire.exchange(sock, "up", say, BOOT_TIMEOUT + 30)
