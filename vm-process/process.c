@@ -235,7 +235,7 @@ static void request_reply(struct process *p, struct request *q)
 				    json_string(e.text[0] ? e.text : strerror(-rc)));
 	}
 	sent = p->director_fd >= 0 ? control_send(p->director_fd, q->reply, NULL, 0) : 0;
-	if (sent)
+	if (sent && sent != -EPIPE) /* a director that left is noticed by the next read */
 		log_warn_rc(sent, "cannot answer the director");
 	json_decref(q->reply);
 }
