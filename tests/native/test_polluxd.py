@@ -238,4 +238,4 @@ def run_directly(t):
     with open(bad, "w") as f:
         f.write('name = "x";\nmemory = "16M"; vcpus = 99;\n')
     p = subprocess.run([f"{t.build}/pollux", "run", bad], capture_output=True, text=True, timeout=20)
-    assert p.returncode != 0 and re.search(r"bad\.cfg:2: ", p.stderr), p.stderr
+    assert p.returncode == 2 and re.search(r"bad\.cfg:2: ", p.stderr), p.stderr
