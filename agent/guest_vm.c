@@ -241,7 +241,7 @@ json_t *guest_session_request(const struct session *s, const char *what)
 
 static void start_failed(struct guest *g, int code, const char *text)
 {
-	guest_why(g, "%s", text);
+	guest_why(g, "the vm has ended: it did not start: %s", text);
 	timeline_add(&g->timeline, "start failed", "%s", text);
 	guest_operation_fail(g, code, text, "correct the VM file and start it again");
 	g->stopping = true;

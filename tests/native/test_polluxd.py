@@ -55,6 +55,18 @@ def vm_process_dies(t):
     guest_goes_on(hosts.b)
 
 
+@case("polluxd-vm-process-hangs")
+def vm_process_hangs(t):
+    """Its polluxd lives and would say so for ever: it finds out, and ends the process."""
+    hosts = Hosts(t)
+    hosts.protected()
+    os.kill(hosts.a.vm_pids()[0], signal.SIGSTOP)
+    hosts.b.wait("running")
+    hosts.a.wait("none")
+    assert not hosts.fenced()
+    guest_goes_on(hosts.b)
+
+
 @case("polluxd-standby-process-dies")
 def standby_process_dies(t):
     hosts = Hosts(t)

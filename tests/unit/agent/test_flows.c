@@ -743,6 +743,27 @@ static void test_store_fails(void **state)
 	assert_int_equal(timeline_has(1, "vm1", "promoting"), 1);
 }
 
+/* A name in the configuration is not enough: only hosts get certificates of that role. */
+static void test_role_of_certificate(void **state)
+{
+	static const char *const roles[] = {"operator", "viewer"};
+	struct error e = {0};
+	char path[PATH_MAX];
+
+	for (size_t i = 0; i < ARRAY_LEN(roles); i++) {
+		host_down(&hosts[1]);
+		snprintf(path, sizeof(path), "%s/hostb.crt", folder);
+		unlink(path);
+		snprintf(path, sizeof(path), "%s/hostb.key", folder);
+		unlink(path);
+		assert_int_equal(pki_issue(folder, "hostb", roles[i], 1, &e), 0);
+		host_up(&hosts[1]);
+		WAIT_FOR(*peer_why(peers_at(hosts[1].agent->peers, 0)), "vm1");
+		rounds(100);
+		assert_false(connected(0));
+	}
+}
+
 /* A fence command writes what it likes, and a sentence may be cut within a letter. */
 static void test_timeline_of_odd_bytes(void **state)
 {
@@ -838,6 +859,7 @@ int main(int argc, char **argv)
 		FLOW(test_protected_again),
 		FLOW(test_store_fails),
 		cmocka_unit_test(test_timeline_of_odd_bytes),
+		FLOW(test_role_of_certificate),
 		FLOW(test_single_lock),
 		FLOW(test_damaged_record),
 	};
