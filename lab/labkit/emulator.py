@@ -41,6 +41,15 @@ class Qmp:
                     return answer["return"]
 
 
+# An emulated kernel now and then panics in its first second, when the machine is busy: then the
+# emulator ends by itself, and another start does what the first should have done.
+BOOT_TRIES = 3
+
+
+class BootEnded(Exception):
+    """The emulator ended by itself while the host booted."""
+
+
 class Emulator:
     """States: off -> booting -> up <-> frozen, and off from each."""
 
@@ -50,6 +59,7 @@ class Emulator:
         self.pid = self.exec_port = self.boot_seconds = None
         self._on_fence = on_fence
         self._process = self._gone = self._ready = None
+        self._killed = False
         self._listeners = []
 
     async def listen(self):
@@ -65,10 +75,23 @@ class Emulator:
         """Returns once commands can be run on the host."""
         if self.state != "off":
             raise LabError(f"{self.spec.name} is {self.state} already")
+        if not (self.place.host(self.spec.name) / "disk.img").exists():
+            hosts.disk_make(self.place.host(self.spec.name) / "disk.img")
+        self._killed = False
+        for tries in range(BOOT_TRIES, 0, -1):
+            try:
+                await self._launch()
+                return
+            except BootEnded:
+                if tries == 1 or self._killed:
+                    raise LabError(f"{self.spec.name}: its emulator ended\n{self._log_tail()}") \
+                        from None
+                print(f"{self.spec.name}: its emulator ended while booting; once more\n"
+                      f"{self._log_tail()}", flush=True)
+
+    async def _launch(self):
         loop = asyncio.get_running_loop()
         folder = self.place.host(self.spec.name)
-        if not (folder / "disk.img").exists():
-            hosts.disk_make(folder / "disk.img")
         self.state, began = "booting", time.monotonic()
         self._gone, self._ready = loop.create_future(), loop.create_future()
         self.qmp = loop.create_future()
@@ -85,9 +108,10 @@ class Emulator:
         waits = (self._ready, self._gone)
         await asyncio.wait(waits, timeout=self.config["boot_timeout"],
                            return_when=asyncio.FIRST_COMPLETED)
+        if not self._ready.done() and self._gone.done():
+            raise BootEnded
         if not self._ready.done():
-            why = "its emulator ended" if self._gone.done() else "it does not come up"
-            raise LabError(f"{self.spec.name}: {why}\n{self._log_tail()}")
+            raise LabError(f"{self.spec.name}: it does not come up\n{self._log_tail()}")
         text = await (await self.qmp).call("human-monitor-command", **{"command-line": "info usernet"})
         match = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", text)
         if not match:
@@ -115,6 +139,7 @@ class Emulator:
 
     async def kill(self):
         """Returns once the process is gone, also where it was gone before."""
+        self._killed = True
         if self.state == "off":
             return
         self._process.kill()
