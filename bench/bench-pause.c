@@ -158,7 +158,7 @@ static void case_protected(struct measurement *m, struct pair *p, uint64_t ns)
 
 static void case_run(struct measurement *m, const struct bench_options *o)
 {
-	unsigned ms = (unsigned)(m->c->ms * o->seconds);
+	unsigned ms = (unsigned)(m->c->ms * o->scale);
 	struct pair *p = case_pair(m, o->guest);
 	double before;
 
@@ -254,6 +254,7 @@ int main(int argc, char **argv)
 	struct bench_options o;
 
 	bench_options_parse(argc, argv, &o);
+	bench_machine();
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		struct measurement m = {.c = &cases[i]};
 

@@ -74,7 +74,7 @@ static void measure(const struct content *c, const struct setting *s, const char
 	if (!s->delta)
 		config.replicate.delta_bytes = 0;
 	snprintf(config.cmdline, sizeof(config.cmdline), "pages=%u content=%u report=1000000000",
-		 c->pages, c->value);
+		 c->pages, (unsigned)c->value);
 	p = pair_create(&config);
 	pair_protect(p);
 	while (atomic_load(&t->epochs) <= WARM_UP + EPOCHS)

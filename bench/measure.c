@@ -7,6 +7,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "hypervisor/hypervisor.h"
+
 void series_add(struct series *s, uint64_t v)
 {
 	if (s->count == s->room) {
@@ -39,15 +41,6 @@ uint64_t series_percentile(struct series *s, double percent)
 	return s->v[at < s->count ? at : s->count - 1];
 }
 
-double series_mean(const struct series *s)
-{
-	double sum = 0;
-
-	for (size_t i = 0; i < s->count; i++)
-		sum += (double)s->v[i];
-	return s->count ? sum / (double)s->count : 0;
-}
-
 void series_free(struct series *s)
 {
 	free(s->v);
@@ -75,15 +68,15 @@ void bench_options_parse(int argc, char **argv, struct bench_options *out)
 	};
 	int c;
 
-	*out = (struct bench_options){.guest = "build/tests/guests/dirtier", .seconds = 1};
+	*out = (struct bench_options){.guest = "build/tests/guests/dirtier", .scale = 1};
 	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		if (c == 'g')
 			out->guest = optarg;
 		else if (c == 's')
-			out->seconds = atof(optarg);
+			out->scale = atof(optarg);
 		else if (c == 'r')
 			out->raw = fopen(optarg, "a");
-		if (c == '?' || (c == 'r' && !out->raw) || out->seconds <= 0)
+		if (c == '?' || (c == 'r' && !out->raw) || out->scale <= 0)
 			bench_fail("usage", "[--raw FILE] [--guest FILE] [--scale TIMES]");
 	}
 }
@@ -105,14 +98,21 @@ static void cpu_model(char *out, size_t room)
 		fclose(f);
 }
 
-void bench_machine(FILE *to)
+void bench_machine(void)
 {
+	struct engine_report engines[8];
+	unsigned count = engine_probe_all(engines, ARRAY_LEN(engines));
 	char model[200];
 	struct utsname u;
+	double load[3];
 
 	cpu_model(model, sizeof(model));
-	if (uname(&u))
-		bench_fail("uname", "failed");
-	fprintf(to, "machine: %s, %ld CPUs, Linux %s; %s, %s\n", model,
-		sysconf(_SC_NPROCESSORS_ONLN), u.release, version_text, version_build);
+	if (uname(&u) || getloadavg(load, 3) != 3)
+		bench_fail("machine", "cannot be described");
+	printf("machine: %s, %ld CPUs, Linux %s, load %.1f\n", model, sysconf(_SC_NPROCESSORS_ONLN),
+	       u.release, load[0]);
+	printf("program: %s, %s\n", version_text, version_build);
+	for (unsigned i = 0; i < count; i++)
+		if (!strcmp(engines[i].name, "kvm"))
+			printf("kvm: %s\n", engines[i].why);
 }

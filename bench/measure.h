@@ -14,7 +14,6 @@ struct series {
 void series_add(struct series *s, uint64_t v);
 /* The smallest sample that at least `percent` of them do not exceed; 0 of none. Sorts. */
 uint64_t series_percentile(struct series *s, double percent);
-double series_mean(const struct series *s);
 void series_free(struct series *s);
 
 /* Nanoseconds as microseconds. */
@@ -23,11 +22,11 @@ double us(uint64_t ns);
 struct bench_options {
 	FILE *raw; /* JSON lines are appended; NULL = not wanted */
 	const char *guest;
-	double seconds; /* of each measurement; 1 = what docs/performance.md has */
+	double scale; /* of each measurement's time */
 };
 /* --raw FILE, --guest FILE, --scale X; exits on anything else. */
 void bench_options_parse(int argc, char **argv, struct bench_options *out);
 void bench_fail(const char *what, const char *why) __attribute__((noreturn));
-void bench_machine(FILE *to);
+void bench_machine(void); /* printed: what was measured, where, and how busy it was */
 
 #endif

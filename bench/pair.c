@@ -252,11 +252,6 @@ uint64_t pair_output(struct pair *p)
 	return out - made;
 }
 
-void pair_stats(struct pair *p, struct replicate_stats *out)
-{
-	replicator_stats(p->replicator, out);
-}
-
 void pair_unprotect(struct pair *p)
 {
 	struct error e = {0};

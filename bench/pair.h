@@ -29,7 +29,6 @@ struct pair;
 struct pair *pair_create(const struct pair_config *c);
 void pair_protect(struct pair *p);    /* returns when the guest is protected */
 uint64_t pair_output(struct pair *p); /* nanoseconds until it was out */
-void pair_stats(struct pair *p, struct replicate_stats *out);
 void pair_unprotect(struct pair *p);
 struct vm *pair_vm(struct pair *p);
 void pair_destroy(struct pair *p);
