@@ -170,7 +170,8 @@ static bool other_side(struct guest *g, struct peer *from, const struct word *w)
 
 static void word_feed(struct guest *g, const struct word *w)
 {
-	if (w->why[0])
+	/* Of an offer; later, and when repeated, it says less than what is known already. */
+	if (w->why[0] && g->own.state == OWN_PRIMARY)
 		guest_why(g, "%s refuses: %s", g->peer, w->why);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_WORD,
 						.word = w->word,

@@ -111,8 +111,6 @@ static int refusal_print(const struct exchange *x, const json_t *reply)
 		complain("%s", hint);
 	if (x->status == 400)
 		return EXIT_USAGE;
-	if (x->status == 400)
-		return EXIT_USAGE;
 	return x->status < 500 ? EXIT_REFUSED : EXIT_FAILED;
 }
 
