@@ -255,22 +255,27 @@ demo: deps
 bindir := $(PREFIX)/bin
 mandir := $(PREFIX)/share/man
 unitdir := $(PREFIX)/lib/systemd/system
-exampledir := $(PREFIX)/share/doc/pollux/examples
+docdir := $(PREFIX)/share/doc/pollux
+completiondir := $(PREFIX)/share/bash-completion/completions
 INSTALL ?= install
 
 .PHONY: install uninstall
 install: programs
-	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(unitdir) $(DESTDIR)$(exampledir)
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(bindir) $(unitdir) $(docdir)/examples $(completiondir))
 	$(INSTALL) -m 755 $(BUILT) $(DESTDIR)$(bindir)
-	$(INSTALL) -m 644 $(wildcard packaging/examples/*) $(DESTDIR)$(exampledir)
-	sed 's|@bindir@|$(bindir)|' packaging/polluxd.service >$(DESTDIR)$(unitdir)/polluxd.service
-	chmod 644 $(DESTDIR)$(unitdir)/polluxd.service
+	$(INSTALL) -m 644 $(wildcard docs/*.md) $(DESTDIR)$(docdir)
+	$(INSTALL) -m 644 $(wildcard packaging/examples/*) $(DESTDIR)$(docdir)/examples
+	sed 's|@bindir@|$(bindir)|; s|@docdir@|$(docdir)|' packaging/polluxd.service \
+		>$(DESTDIR)$(unitdir)/polluxd.service
+	$(BUILD)/pollux completion bash >$(DESTDIR)$(completiondir)/pollux
+	chmod 644 $(DESTDIR)$(unitdir)/polluxd.service $(DESTDIR)$(completiondir)/pollux
 	for page in $(wildcard docs/man/*.[158]); do \
 		$(INSTALL) -D -m 644 $$page $(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/} || exit 1; done
 uninstall:
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(bindir)/%) $(DESTDIR)$(unitdir)/polluxd.service
 	rm -f $(foreach m,$(wildcard docs/man/*.[158]),$(DESTDIR)$(mandir)/man$(subst .,,$(suffix $m))/$(notdir $m))
-	rm -rf $(DESTDIR)$(PREFIX)/share/doc/pollux
+	rm -f $(DESTDIR)$(completiondir)/pollux
+	rm -rf $(DESTDIR)$(docdir)
 
 .PHONY: clean help
 clean:

@@ -42,6 +42,7 @@ verdict runs-from-there "$work/root/opt/pollux/bin/pollux" version
 verdict unit-names-the-program grep -qx 'ExecStart=/opt/pollux/bin/polluxd.*' \
 	"$work/root/opt/pollux/lib/systemd/system/polluxd.service"
 verdict examples test -s "$work/root/opt/pollux/share/doc/pollux/examples/polluxd.conf"
+verdict completion bash -n "$work/root/opt/pollux/share/bash-completion/completions/pollux"
 verdict uninstalls run_make uninstall
 verdict leaves-nothing nothing_left
 exit $failed
