@@ -17,13 +17,13 @@ deps_agent       := vm-process $(deps_vm-process)
 deps_cli         := agent $(deps_agent)
 
 pkg_base        :=
-pkg_hypervisor  := liburing zlib libconfig
+pkg_hypervisor  := liburing libconfig
 pkg_channel     := openssl
-pkg_netbuf      := libnl-3.0 libnl-route-3.0
-pkg_disk-mirror := liburing libxxhash
-pkg_replicate   := liblz4 zlib libxxhash openssl
-pkg_vm-process  := jansson libconfig libseccomp libcap-ng libnl-3.0 libnl-route-3.0
-pkg_agent       := jansson libconfig libmicrohttpd libcurl openssl libcap-ng
+pkg_netbuf      :=
+pkg_disk-mirror :=
+pkg_replicate   := liblz4 zlib libxxhash
+pkg_vm-process  := jansson libcap-ng
+pkg_agent       := jansson libconfig libmicrohttpd openssl
 pkg_cli         := jansson libcurl openssl
 
 PROGRAMS := pollux polluxd pollux-vm

@@ -14,7 +14,7 @@
 
 #define LOG_MODULE         "link"
 #define DIAL_NS            (2 * NS_PER_SEC)
-#define HANDSHAKE_NS       (3 * NS_PER_SEC)
+#define HANDSHAKE_NS       (8 * NS_PER_SEC)
 #define SEND_NS            (5 * NS_PER_SEC)
 #define HEARTBEATS_TO_LOSE 3
 #define QUEUE_MAX          (4u << 20)

@@ -9,7 +9,7 @@
 #include "replicate/waits.h"
 
 #define LOG_MODULE   "replica"
-#define HANDSHAKE_NS (2 * NS_PER_SEC)
+#define HANDSHAKE_NS (6 * NS_PER_SEC)
 #define REFUSE_NS    (200 * NS_PER_MS)
 
 /* ---- handshake --------------------------------------------------------------------- */
