@@ -59,7 +59,7 @@ struct encoded {
 
 static void batch_end(struct encoded *e)
 {
-	struct pages_encoded out;
+	struct pages_encoded out = {0};
 
 	if (pages_empty(e->encoder))
 		return;

@@ -225,7 +225,7 @@ static inline void fake_page(struct fake *f, unsigned stream, uint64_t epoch, ui
 {
 	static uint8_t bytes[VM_PAGE_SIZE] __attribute__((aligned(64)));
 	struct pages_encoder *p;
-	struct pages_encoded out;
+	struct pages_encoded out = {0};
 	struct buf b = {0};
 
 	memset(bytes, fill, sizeof(bytes));

@@ -69,7 +69,7 @@ static void item_take(struct pair *p, const struct page_item *item, uint64_t epo
 static void batch_move(struct pair *p, uint64_t epoch)
 {
 	static uint8_t bytes[PAGES_HEADER_SIZE + PAGES_BODY_MAX];
-	struct pages_encoded encoded;
+	struct pages_encoded encoded = {0};
 	struct pages_batch batch;
 	struct page_item item;
 	struct error e = {0};
@@ -203,7 +203,7 @@ static void damage_is_seen(void **state)
 {
 	for (unsigned kind = 0; kind < 3; kind++) {
 		static uint8_t bytes[PAGES_HEADER_SIZE + PAGES_BODY_MAX];
-		struct pages_encoded encoded;
+		struct pages_encoded encoded = {0};
 		struct pages_batch batch;
 		struct pair p;
 		size_t len;
@@ -249,7 +249,7 @@ static void speed_is_told(void **state)
 	for (unsigned kind = 0; kind < 4; kind++) {
 		struct pair p;
 		double began, took;
-		struct pages_encoded encoded;
+		struct pages_encoded encoded = {0};
 
 		pair_make(&p, kind == 3 ? COMPRESS_LZ4 : COMPRESS_NONE, kind == 2 ? 64u << 20 : 0);
 		for (size_t i = 0; kind && i < PAGES * VM_PAGE_SIZE; i++)
