@@ -176,8 +176,8 @@ static const char *const damaged[] = {
 	"{\"version\":1,\"name\":\"vm1\",\"term\":0,\"role\":\"owner\",\"peer\":\"\"}",
 	"{\"version\":1,\"name\":\"vm1\",\"term\":1,\"role\":\"none\",\"peer\":7}",
 	"{\"version\":1,\"name\":\"vm1\",\"term\":1,\"role\":\"none\",\"peer\":\"\",\"config\":7}",
-	"{\"version\":1,\"name\":\"vm1\",\"term\":1,\"role\":\"none\",\"peer\":\"\",\"config\":"
-	"\"\"}",
+	("{\"version\":1,\"name\":\"vm1\",\"term\":1,\"role\":\"none\",\"peer\":\"\","
+	 "\"config\":\"\"}"),
 	"{\"version\":1,\"name\":\"vm1\",\"term\":1,\"term\":2,\"role\":\"none\",\"peer\":\"\"}",
 };
 
@@ -196,16 +196,9 @@ static void test_damaged(void **state)
 static void test_names(void **state)
 {
 	static const char *const bad[] = {
-		"",
-		".",
-		"..",
-		"../x",
-		"a/b",
-		"-a",
-		"a b",
-		"a\nb",
-		"0123456789012345678901234567890123456789012345678901234567"
-		"890123"};
+		"",     ".",    "..",
+		"../x", "a/b",  "-a",
+		"a b",  "a\nb", "0123456789012345678901234567890123456789012345678901234567890123"};
 
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		assert_false(guest_name_ok(bad[i]));

@@ -64,7 +64,7 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
 static struct channel_identity *identity(const char *sub, const char *name, const char *role)
 {
 	char dir[128], ca[160], cert[160], key[160];
-	struct channel_identity *id;
+	struct channel_identity *id = NULL;
 	struct error e = {0};
 
 	snprintf(dir, sizeof(dir), "%s/%s", folder, sub);
