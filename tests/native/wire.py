@@ -191,6 +191,7 @@ class Observer:
 
     def __init__(self, random_seed=1):
         self.ports, self.active, self.speakers, self.wake = [], None, set(), os.pipe()
+        self.late, self.unseen = set(), {}  # count -> hash, of replies that never came
         self.chance, self.lock = random.Random(random_seed), threading.RLock()
         self.sequence, self.count, self.hash, self.answered = 0, 0, 0, 0
         self.sent = {}  # sequence -> (payload, time), since the last reply
@@ -209,12 +210,15 @@ class Observer:
             self.active = self.active or frames
             self.speakers.add(frames)
 
-    def retire(self, frames):
-        """It owns it no longer: what has left so far counts, nothing may come any more."""
+    def retire(self, frames, late=False):
+        """It owns it no longer: what has left so far counts, nothing may come any more.
+        With `late`, replies may that were acknowledged before and are not yet seen."""
         with self.lock:
             while frames.sock and self._port(frames, 0.02):
                 pass
             self.speakers.discard(frames)
+            if late:
+                self.late.add(frames)
 
     # ---- one frame at a time -----------------------------------------------------------
 
@@ -229,10 +233,13 @@ class Observer:
     def _gap_search(self, payload, hash_now, missing, candidates):
         choices = itertools.combinations(candidates, missing)
         for choice in itertools.islice(choices, GAP_CHOICES_MAX):
-            state = self.hash
+            state, states = self.hash, []
             for sequence in choice:
                 state = hash_add(state, self.sent[sequence][0])
+                states.append(state)
             if hash_add(state, payload) == hash_now:
+                for i, state in enumerate(states):
+                    self.unseen[self.count + 1 + i] = state
                 return True
         return False
 
@@ -259,7 +266,16 @@ class Observer:
         self.replies += 1
         self.sent = {s: v for s, v in self.sent.items() if s > sequence}
 
+    def _late(self, frame):
+        """Of an epoch that the twin has too: it must be in the history already."""
+        count, hash_now = struct.unpack(">QQ", frame[14:30])
+        if self.unseen.pop(count, None) != hash_now:
+            raise Contradiction(f"a late reply, count {count}: the twin's history is another")
+
     def _frame(self, port, frame):
+        if port in self.late and frame[12:14] == TYPE_ECHO:
+            self._late(frame)
+            return
         if port not in self.speakers:
             raise Contradiction(f"a frame came from {port.path}, which does not own the guest: "
                                 f"{frame.hex()}")
