@@ -38,8 +38,10 @@ def run_on_a_terminal(arena):
     config = cluster.guest_config()
     shutil.copy(pathlib.Path(__file__).with_name("on-terminal"), arena.place.share)
     cluster.run("hosta", "mkdir -p /var/lib/pollux")
-    code, text = cluster.run("hosta", f"/lab/on-terminal 60 POLLUX-GUEST-UP '{CTRL_CLOSING_BRACKET}' "
-                             f"{cluster.programs}/pollux run {config}", timeout=90, check=False)
+    # The end of the guest's line: from then on messages of pollux mix with its console.
+    code, text = cluster.run("hosta", "/lab/on-terminal 60 'clock kvm-clock' "
+                             f"'{CTRL_CLOSING_BRACKET}' {cluster.programs}/pollux run {config}",
+                             timeout=90, check=False)
     must(code == 0, f"pollux run ended with {code}: {text[-400:]}")
     must("cpus 2" in text, f"the guest does not see its two vCPUs: {text[-400:]}")
     left = cluster.run("hosta", "pidof pollux-vm; true")[1].strip()
