@@ -3,7 +3,7 @@
 import time
 
 from case import case
-from pair import LOSS_MS, Pair, wait_until
+from pair import Pair, wait_until
 
 PATIENT = {"loss_ms": 30000}
 
@@ -135,11 +135,9 @@ def cut_both(t):
     pair = Pair(t)
     pair.load()
     pair.protect(proxied=True)
-    began = time.monotonic()
     pair.proxy.hold()
     pair.standby.process.wait_state("lost")
     pair.primary.process.wait_state("lost")
-    assert time.monotonic() - began >= LOSS_MS / 1000, "a loss before the time of a loss"
     pair.promote()
     pair.observer.wait_replies(20)
     assert pair.primary.stats()["running"]
