@@ -23,8 +23,11 @@ def held_until_acknowledged(t, mode, way):
     pair.protect(proxied=True, mode=mode, **PATIENT)
     pair.observer.wait_replies(50)
     for _ in range(3):
+        pair.observer.settle()
         pair.proxy.hold(way)
-        time.sleep(0.1)  # what was acknowledged before may come
+        pair.observer.load(4)
+        wait_until(lambda: held(pair.primary) or pair.observer.sent, 10, "requests")
+        pair.observer.expect_silence(0.2)
         wait_until(lambda: held(pair.primary), 10, "held output")
         pair.observer.expect_silence(1.0)
         pair.proxy.release()
