@@ -27,11 +27,20 @@ def first_copy(t):
     assert pair.disks_equal()
 
 
-@case("disk-quiet-after-load")
-def quiet(t):
-    pair = Pair(t, cmdline="blocks=512 depth=8 ops=3000 linger=1 report=500", **GUEST)
+def protected_under_load(t, ops):
+    """A guest that writes on after it is protected, and then falls quiet."""
+    pair = Pair(t, cmdline=f"blocks=64 depth=8 ops={ops} linger=1 report=200", boot=False, **GUEST)
+    pair.add_standby()
+    pair.primary.process.ask("boot")
     pair.primary.console.wait("blk: done")
     pair.protect(mode="interval", streams=2)
+    pair.primary.console.wait_more("blk: done")
+    return pair
+
+
+@case("disk-quiet-after-load")
+def quiet(t):
+    pair = protected_under_load(t, 6000)
     pair.primary.console.wait("blk: done writes")
     pair.wait_epochs(2)
     wait_until(pair.disks_equal, 10, "equal disks")
@@ -41,11 +50,13 @@ def quiet(t):
 @case("disk-over-failovers-event", mode="event")
 def failovers(t, mode):
     """The guest goes on checking what it reads, on the image of the last whole epoch."""
-    pair = Pair(t, cmdline="blocks=256 depth=16 report=200", **GUEST)
+    pair = Pair(t, cmdline="blocks=64 depth=16 report=200", **GUEST)
     pair.primary.console.wait("blk: done")
     for _ in range(5):
         pair.protect(mode=mode, interval_ms=random.randint(3, 30), streams=random.randint(1, 3),
                      compression=random.choice(["none", "lz4", "zlib"]))
+        for _ in range(2):
+            pair.primary.console.wait_more("blk: done")
         pair.wait_epochs(random.randint(1, 6))
         pair.failover()
         pair.primary.console.wait("blk: done")
@@ -59,7 +70,8 @@ def whole_blocks(t):
     pair = Pair(t, cmdline="blocks=128 depth=8 report=200", **GUEST)
     pair.primary.console.wait("blk: done")
     pair.protect(mode="interval", interval_ms=10)
-    pair.wait_epochs(5)
+    for _ in range(3):
+        pair.primary.console.wait_more("blk: done")
     pair.failover()
     for _ in range(3):
         pair.primary.console.wait_more("blk: done")
@@ -86,10 +98,7 @@ def block_is_whole(number, data):
 @case("disk-re-protected-and-equal")
 def protected_again(t):
     """After a failover the new owner's disk is copied whole to a third one."""
-    pair = Pair(t, cmdline="blocks=512 depth=8 ops=4000 linger=1 report=500", **GUEST)
-    pair.primary.console.wait("blk: done")
-    pair.protect(mode="interval")
-    pair.wait_epochs(3)
+    pair = protected_under_load(t, 12000)
     pair.failover()
     pair.primary.console.wait("blk: done")
     pair.protect(mode="interval")
