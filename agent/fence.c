@@ -131,7 +131,9 @@ static void command_ended(void *ctx, uint32_t events)
 	/* Before it is waited for: then its number may name another group. */
 	kill(-f->pid, SIGKILL);
 	(void)waitid(P_PIDFD, (id_t)f->pidfd, &(siginfo_t){0}, WEXITED | WNOHANG);
-	(void)output_read(f);
+	/* The last line is the one that counts: all that a full pipe still holds. */
+	for (int i = 0; i < 16 && output_read(f); i++)
+		;
 	confirmed = outcome_describe(f, &info, text, sizeof(text));
 	run_free(f);
 	done(done_ctx, confirmed, text);
