@@ -30,7 +30,6 @@ def phases(build):
     yield "native", [f"BUILD={build}", "CC=gcc", "native-test"]
     yield "build-asan", [f"BUILD={build}-asan", *SANITIZED, *EVERYTHING, "fuzzers"]
     yield "unit-asan", [f"BUILD={build}-asan", *SANITIZED, "unit-run"]
-    yield "native-asan", [f"BUILD={build}-asan", *SANITIZED, "native-test"]
     yield "build-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-programs"]
     yield "unit-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-threads-run"]
     yield "sim", [f"BUILD={build}", "CC=gcc", "sim-run"]
