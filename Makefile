@@ -72,7 +72,7 @@ pkg_libs = $(if $1,$(shell pkg-config --libs $1))
 # ---- folders as libraries -----------------------------------------------------
 
 mains := $(foreach p,$(PROGRAMS),$(main_$p))
-sources = $(filter-out $(mains),$(wildcard $1/*.c))
+sources = $(filter-out $(mains),$(wildcard $1/*.c $1/*/*.c))
 existing = $(foreach f,$1,$(if $(call sources,$f),$f))
 # $(call closure,FOLDER): the folder and those below it that have sources
 closure = $(call existing,$1 $(deps_$1))
