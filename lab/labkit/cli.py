@@ -142,6 +142,11 @@ def cmd_guest(_place, o):
     print(guest.folder(build, up.tools_folder(build), say))
 
 
+def cmd_kernel(_place, o):
+    from . import kernel
+    print(kernel.kernel(o.which, say).path)
+
+
 def _links_arguments(p):
     p.add_argument("net", nargs="?", default="*", help="repl or front; both by default")
     p.add_argument("host", nargs="?", default="*")
@@ -206,6 +211,8 @@ def parser(dashes=False):
     sub("down", cmd_down, "end the lab and remove its folder")
     sub("guest", cmd_guest, "make the guest's kernel and initramfs; prints their folder"
         ).add_argument("--build")
+    p = sub("kernel", cmd_kernel, "fetch a guest kernel's package; prints its folder in the cache")
+    p.add_argument("--which", choices=("cloud", "full", "newer"), default="cloud")
     p = sub("supervise", cmd_supervise, "(the lab's own background process)")
     p.add_argument("control", type=int)
     p.add_argument("config")
