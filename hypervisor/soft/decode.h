@@ -26,7 +26,8 @@ struct soft_insn {
 	int8_t segment;         /* enum soft_seg of an override, or -1 */
 	bool has_modrm, memory; /* memory: mod is not 3 */
 	uint8_t reg, rm;        /* with REX.R, REX.B */
-	/* Memory operand: REG(n). RIP-relative: base is SOFT_PAGE, disp counts from there. */
+	/* Memory operand: REG(n). RIP-relative: base is SOFT_PAGE, disp counts from
+	 * the first octet of the instruction. */
 	uint8_t base, index, scale, seg; /* seg: enum soft_seg, default or overridden */
 	int64_t disp;
 	uint64_t imm;  /* sign-extended from its size; far pointers: offset */

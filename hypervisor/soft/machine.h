@@ -6,9 +6,9 @@
 #ifndef POLLUX_HYPERVISOR_SOFT_MACHINE_H
 #define POLLUX_HYPERVISOR_SOFT_MACHINE_H
 
-#include "hypervisor/soft/chips.h"
 #include "hypervisor/soft/soft.h"
 
+struct soft_chips;
 struct soft_code;
 
 struct engine {
@@ -92,5 +92,7 @@ bool soft_code_in(const struct engine *en, const uint8_t *host);
 /* A store to this RAM page is about to happen, or has happened. */
 void soft_code_drop_page(struct engine *en, const uint8_t *host);
 void soft_code_drop_all(struct engine *en);
+/* access.c: devices tell when they write to this RAM page. */
+void soft_code_watch(struct engine *en, const uint8_t *host, bool on);
 
 #endif

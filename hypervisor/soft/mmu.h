@@ -92,6 +92,12 @@ void soft_system_write(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, co
 const uint8_t *soft_run_read(struct soft_cpu *cpu, uint64_t va, size_t *most);
 uint8_t *soft_run_write(struct soft_cpu *cpu, uint64_t va, size_t *most);
 
+/* From an offset in a segment to a linear address. In legacy modes it checks limit and
+ * type (#GP, or #SS for SS; `write`: also for read-modify-write), in 64-bit mode it adds
+ * the base of FS and GS. */
+uint64_t soft_linear(struct soft_cpu *cpu, struct soft_op *op, enum soft_seg seg, uint64_t offset,
+		     unsigned size, bool write);
+
 /* Code: physical address of `va` to fetch from, which faults as a fetch does; `host` is
  * its page, NULL when that is not RAM. */
 uint64_t soft_fetch_translate(struct soft_cpu *cpu, uint64_t va, const uint8_t **host);
@@ -99,11 +105,14 @@ uint64_t soft_fetch_translate(struct soft_cpu *cpu, uint64_t va, const uint8_t *
 /* What CR0, CR3, CR4, EFER, INVLPG and CPL do. */
 void soft_tlb_flush(struct soft_cpu *cpu, bool global_too);
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t va);
-void soft_tlb_select(struct soft_cpu *cpu); /* after a change of CPL */
+void soft_tlb_select(struct soft_cpu *cpu); /* after a change of CPL or mode */
 /* All write tags, of all vCPUs: after a harvest. The caller holds the baton. */
 void soft_tlb_protect(struct engine *en);
 /* Write tags of one RAM page, of all vCPUs: it holds code now. */
 void soft_tlb_protect_page(struct engine *en, const uint8_t *host);
+
+/* The baton holder is about to write to this RAM page by another way than a write tag. */
+void soft_page_written(struct engine *en, const uint8_t *host);
 
 /* Physical access without a TLB: page walks, devices. */
 uint64_t soft_physical_read(struct soft_cpu *cpu, uint64_t gpa, unsigned size);

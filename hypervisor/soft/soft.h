@@ -260,7 +260,8 @@ struct soft_cpu {
 	uint32_t flags;      /* RFLAGS but the status flags; FLAG_ONE is set */
 	struct soft_op *op;  /* valid in slow paths: what executes */
 	uint64_t rip;        /* valid outside of blocks */
-	uint64_t generation; /* of `jumps`; soft_tlb_flush() changes it */
+	uint64_t generation; /* of `jumps`: epoch, privilege and mode */
+	uint64_t epoch;      /* of the TLB */
 	uint8_t cpl;
 	uint8_t mode; /* enum soft_mode */
 	bool ss32;    /* stack operations of MODE_16 and MODE_32 use ESP */
@@ -347,6 +348,8 @@ static inline struct soft_op *soft_jump_near(struct soft_cpu *cpu, struct soft_o
 
 /* ---- exceptions (exception.c) -------------------------------------------------------- */
 
+/* `op` NULL: between two blocks, at cpu->rip (a fetch that faults). The run loop finds the
+ * instruction's rip, and counts what came before it in its block. */
 noreturn void soft_raise(struct soft_cpu *cpu, struct soft_op *op, unsigned vector);
 noreturn void soft_raise_error(struct soft_cpu *cpu, struct soft_op *op, unsigned vector,
 			       uint32_t error);
