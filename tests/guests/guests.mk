@@ -3,7 +3,7 @@
 # Test guests: freestanding x86-64 programs that boot by the PVH entry of their
 # ELF file; tests/guests/guest.h says what each does.
 
-PRIV_NAMES := privtrap
+PRIV_NAMES := privtrap privpage
 GUEST_NAMES := dirtier echo selfcheck blk $(PRIV_NAMES)
 GUESTS += $(GUEST_NAMES:%=$(BUILD)/tests/guests/%)
 
@@ -12,6 +12,7 @@ GUEST_FLAGS := -ffreestanding -fno-stack-protector -fno-pic -fno-pie -fcf-protec
 	-mcmodel=small -Os -g -std=gnu17 -I. -Wall -Wextra -Werror -Wno-unused-parameter
 GUEST_COMMON := start lib virtio
 extra_selfcheck := registers
+extra_privpage := priv priv_cpu privpage_code
 extra_privtrap := priv priv_cpu privtrap_code
 GUEST_OBJECTS = $(patsubst %,$(BUILD)/tests/guests/%.o,$(GUEST_COMMON) $1 $(extra_$1))
 GUEST_COMPILE = $(call say,CC  )$(CC) $(GUEST_FLAGS) -MMD -MP -c -o $@ $<
