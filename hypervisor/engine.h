@@ -58,6 +58,10 @@ struct engine_params {
 	struct memory *memory;
 	uint64_t seed;    /* sim */
 	void *device_ctx; /* the struct vm */
+	/* For engines that ask devices in the middle of an instruction, instead of an exit:
+	 * EXIT_PIO or EXIT_MMIO. Takes the device lock. On a vCPU's thread. */
+	void (*access)(void *device_ctx, enum exit_kind kind, uint64_t address, uint8_t *data,
+		       unsigned size, bool write);
 };
 
 struct engine_ops {
@@ -102,6 +106,7 @@ struct engine_ops {
 const struct engine_ops *engine_find(const char *name, struct error *e);
 
 extern const struct engine_ops engine_kvm;
+extern const struct engine_ops engine_soft;
 extern const struct engine_ops engine_sim;
 
 #endif

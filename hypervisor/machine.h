@@ -98,6 +98,9 @@ bool run_is_started(const struct vm *vm);
 bool run_is_paused(const struct vm *vm);
 bool run_still_begin(struct vm *vm);
 void run_still_end(struct vm *vm, bool needed);
+/* engine_params.access */
+void run_access(void *vm, enum exit_kind kind, uint64_t address, uint8_t *data, unsigned size,
+		bool write);
 void run_loaded(struct vm *vm); /* devices resume before vCPUs run again */
 
 /* From here on the vm owns `d` and destroys it, in the reverse order of adding. */

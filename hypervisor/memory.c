@@ -124,6 +124,15 @@ void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len)
 	return memory_offset(m, gpa, len, &offset) ? m->base + offset : NULL;
 }
 
+static void page_mark(struct memory *m, uint64_t page)
+{
+	uint64_t bit = UINT64_C(1) << page % 64;
+
+	atomic_fetch_or(&m->dirty[page / 64], bit);
+	if (m->watched && atomic_load(&m->watched[page / 64]) & bit)
+		m->on_watched(m->watch_ctx, page);
+}
+
 void memory_mark(struct memory *m, uint64_t gpa, uint64_t len)
 {
 	uint64_t offset;
@@ -132,7 +141,31 @@ void memory_mark(struct memory *m, uint64_t gpa, uint64_t len)
 		return;
 	for (uint64_t page = offset / VM_PAGE_SIZE; page <= (offset + len - 1) / VM_PAGE_SIZE;
 	     page++)
-		atomic_fetch_or(&m->dirty[page / 64], UINT64_C(1) << (page % 64));
+		page_mark(m, page);
+}
+
+int memory_watch_begin(struct memory *m, memory_watch_fn *fn, void *ctx)
+{
+	m->on_watched = fn;
+	m->watch_ctx = ctx;
+	m->watched = calloc(bitmap_words(m->size / VM_PAGE_SIZE), sizeof(*m->watched));
+	return m->watched ? 0 : -ENOMEM;
+}
+
+void memory_watch_end(struct memory *m)
+{
+	free(m->watched);
+	m->watched = NULL;
+}
+
+void memory_watch(struct memory *m, uint64_t page, bool on)
+{
+	uint64_t bit = UINT64_C(1) << page % 64;
+
+	if (on)
+		atomic_fetch_or(&m->watched[page / 64], bit);
+	else
+		atomic_fetch_and(&m->watched[page / 64], ~bit);
 }
 
 int memory_read(const struct memory *m, uint64_t gpa, void *out, size_t len)

@@ -19,11 +19,17 @@
 #define MEMORY_HOLE_START UINT64_C(0xc0000000)  /* RAM below this address... */
 #define MEMORY_HIGH_START UINT64_C(0x100000000) /* ...and from this one on */
 
+typedef void memory_watch_fn(void *ctx, uint64_t page); /* any thread, after the write */
+
 struct memory {
 	int fd;
 	uint8_t *base;
 	uint64_t size;
 	_Atomic uint64_t *dirty; /* one bit a RAM page; set by memory_mark(), always */
+	/* An engine that keeps what it decoded from a page is told of the VMM's writes to it. */
+	_Atomic uint64_t *watched; /* NULL: nobody is */
+	memory_watch_fn *on_watched;
+	void *watch_ctx;
 };
 
 struct memory_region {
@@ -39,6 +45,10 @@ void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
 void memory_mark(struct memory *m, uint64_t gpa, uint64_t len);
 int memory_read(const struct memory *m, uint64_t gpa, void *out, size_t len) MUST_CHECK;
 int memory_write(struct memory *m, uint64_t gpa, const void *data, size_t len) MUST_CHECK;
+/* Calls fn when a page is marked that is watched. One watcher. */
+int memory_watch_begin(struct memory *m, memory_watch_fn *fn, void *ctx) MUST_CHECK;
+void memory_watch_end(struct memory *m);
+void memory_watch(struct memory *m, uint64_t page, bool on);
 /* Move the logged bits into `map` (OR) and forget them; `map` may be NULL. */
 void memory_harvest(struct memory *m, uint64_t *map);
 

@@ -224,6 +224,16 @@ static void exit_access(struct vm *vm, struct bus *bus, struct vcpu_exit *exit)
 	pthread_mutex_unlock(&vm->lock);
 }
 
+void run_access(void *ctx, enum exit_kind kind, uint64_t address, uint8_t *data, unsigned size,
+		bool write)
+{
+	struct vm *vm = ctx;
+
+	pthread_mutex_lock(&vm->lock);
+	bus_access(kind == EXIT_PIO ? &vm->ports : &vm->mmio, address, data, size, write);
+	pthread_mutex_unlock(&vm->lock);
+}
+
 static void exit_handle(struct vm *vm, struct vcpu_exit *exit)
 {
 	switch (exit->kind) {

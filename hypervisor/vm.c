@@ -60,7 +60,8 @@ static int engine_start(struct vm *vm, struct error *e)
 	struct engine_params params = {.vcpus = vm->config.vcpus,
 				       .memory = &vm->memory,
 				       .seed = vm->config.seed,
-				       .device_ctx = vm};
+				       .device_ctx = vm,
+				       .access = run_access};
 
 	return vm->engine_ops->create(&params, &vm->engine, e);
 }

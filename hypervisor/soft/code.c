@@ -246,15 +246,19 @@ static struct block *block_make(struct engine *en, const uint8_t *page, uint64_t
 	return b;
 }
 
-static void block_enter(struct engine *en, struct block *b, const uint8_t *page)
+/* Before the page is read: a device that writes to it meanwhile is noticed. */
+static void page_guard(struct engine *en, const uint8_t *page)
 {
-	struct soft_code *code = en->code;
+	if (soft_code_in(en, page))
+		return;
+	soft_tlb_protect_page(en, page);
+	soft_code_watch(en, page, true);
+}
+
+static void block_enter(struct soft_code *code, struct block *b)
+{
 	struct block **hash = &code->hash[hash_of(b->key)], **list = &code->pages[b->page];
 
-	if (!*list) {
-		soft_tlb_protect_page(en, page);
-		soft_code_watch(en, page, true);
-	}
 	b->hash_next = *hash;
 	*hash = b;
 	b->page_next = *list;
@@ -280,10 +284,11 @@ struct soft_op *soft_code_at(struct soft_cpu *cpu)
 		return soft_code_single(cpu);
 	b = block_find(en->code, key_of(physical, cpu->mode));
 	if (!b) {
+		page_guard(en, page);
 		b = block_make(en, page, physical, cpu->mode);
 		if (!b)
 			return soft_code_single(cpu);
-		block_enter(en, b, page);
+		block_enter(en->code, b);
 	}
 	cpu->r[SOFT_PAGE] = va & SOFT_PAGE_MASK;
 	return first_of(b);
@@ -353,7 +358,7 @@ struct soft_op *soft_code_single(struct soft_cpu *cpu)
 /* ---- jumps
  * ----------------------------------------------------------------------------------------- */
 
-static struct soft_op *jump_find(struct soft_cpu *cpu)
+struct soft_op *soft_jump_find(struct soft_cpu *cpu)
 {
 	uint64_t rip = cpu->rip;
 	struct soft_jump *j = &cpu->jumps[(rip ^ rip >> 12) & (SOFT_JUMP_SIZE - 1)];
@@ -377,7 +382,7 @@ struct soft_op *soft_jump_to(struct soft_cpu *cpu, struct soft_op *op, uint64_t 
 	cpu->rip = rip;
 	if (UNLIKELY(soft_must_look(cpu)))
 		return NULL;
-	to = jump_find(cpu);
+	to = soft_jump_find(cpu);
 	return SOFT_CALL(cpu, to);
 }
 

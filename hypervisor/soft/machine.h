@@ -11,26 +11,67 @@
 struct soft_chips;
 struct soft_code;
 
+/* One vCPU executes at a time. Others that want to, wait their turn in order; a vCPU keeps
+ * the baton for a slice. Whoever is urgent (a harvest) makes it look up at once. */
+struct soft_baton {
+	pthread_mutex_t lock;
+	pthread_cond_t passed;
+	uint64_t next, serving;  /* tickets */
+	struct soft_cpu *holder; /* NULL: nobody, or no vCPU */
+};
+
+struct soft_clock {
+	uint32_t tsc_khz;
+	uint64_t wall;    /* MSR_KVM_WALL_CLOCK */
+	int64_t kvmclock; /* the guest's paravirtual clock less soft_now() */
+};
+
+struct soft_bell {
+	uint64_t address;
+	unsigned size;
+	int fd;
+};
+#define SOFT_BELLS_MAX 64
+
 struct engine {
 	struct engine_params params;
 	struct memory *memory;
 	struct soft_cpu *cpu[VM_VCPUS_MAX];
 	unsigned vcpus;
 	struct soft_code *code; /* block cache, code.c; the baton holder's */
+	struct soft_baton baton;
+	struct soft_clock clock;
 
 	/* Bits a RAM page. `dirty` is set by the baton holder, before the write, and taken by
-	 * a harvest, which holds the baton too. */
+	 * a harvest, which holds the baton too. `stale`: code pages that devices wrote. */
 	uint64_t *dirty;
+	_Atomic uint64_t *stale;
 
 	pthread_mutex_t chips_lock; /* around every call of chips.h; a leaf */
 	struct soft_chips *chips;
-	atomic_ulong undefined; /* #UD raised */
+	pthread_cond_t timer_moved; /* with chips_lock */
+	uint64_t timer_at;          /* what the timer thread waits for */
+	bool timer_quit, timer_runs;
+	pthread_t timer;
+
+	pthread_mutex_t bells_lock; /* a leaf */
+	struct soft_bell bells[SOFT_BELLS_MAX];
+	unsigned bell_count;
+
+	atomic_ulong undefined;      /* #UD raised */
+	uint32_t undefined_seen[32]; /* first octets of those that were logged */
+	unsigned undefined_kinds;
 };
 
 /* ---- run.c ---------------------------------------------------------------------------- */
 
-/* Executes until attention or cpu->limit; exceptions are delivered inside. */
-void soft_run(struct soft_cpu *cpu);
+enum soft_stop {
+	STOP_LOOK, /* attention, or cpu->limit is reached */
+	STOP_IDLE, /* halted, or waits for SIPI */
+	STOP_SHUTDOWN,
+};
+/* Exceptions and interrupts are delivered inside. The baton is held. */
+enum soft_stop soft_run(struct soft_cpu *cpu);
 
 /* ---- exception.c ------------------------------------------------------------------------ */
 
@@ -41,6 +82,17 @@ void soft_deliver(struct soft_cpu *cpu, enum soft_event kind, unsigned vector, b
 		  uint32_t error);
 /* The run loop after a longjmp: makes #DF or a shutdown of what came on top. False: shutdown. */
 bool soft_exception_take(struct soft_cpu *cpu);
+
+/* ---- debug.c: DR0-DR7 ------------------------------------------------------------------- */
+
+/* Breakpoints are on: instructions must be executed one by one. */
+bool soft_debug_armed(const struct soft_cpu *cpu);
+/* Around one instruction: they raise #DB by an instruction breakpoint at cpu->rip, and by
+ * data breakpoints and the single step (`trap`: TF was set before it). */
+void soft_debug_before(struct soft_cpu *cpu);
+void soft_debug_after(struct soft_cpu *cpu, bool trap);
+/* The slow paths tell of accesses while armed. */
+void soft_debug_data(struct soft_cpu *cpu, uint64_t va, size_t size, bool write);
 
 /* ---- segment.c: descriptors, far transfers ---------------------------------------------- */
 
@@ -59,6 +111,13 @@ int soft_msr_read(struct soft_cpu *cpu, uint32_t msr, uint64_t *value);
 int soft_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value);
 int soft_cr_write(struct soft_cpu *cpu, unsigned cr, uint64_t value);
 
+/* ---- boot.c, state.c: see struct engine_ops ------------------------------------------------ */
+
+int soft_vcpu_boot(struct engine *en, const struct boot_entry *entry, struct error *e);
+int soft_state_save(struct engine *en, struct buf *out, struct error *e);
+int soft_state_check(struct engine *en, const struct state_view *state, struct error *e);
+int soft_state_load(struct engine *en, const struct state_view *state, struct error *e);
+
 /* ---- cpuid.c: CPU model pollux-base -------------------------------------------------------- */
 
 void soft_cpuid(const struct soft_cpu *cpu, uint32_t leaf, uint32_t index, uint32_t out[4]);
@@ -68,9 +127,33 @@ void soft_cpuid(const struct soft_cpu *cpu, uint32_t leaf, uint32_t index, uint3
 
 uint64_t soft_tsc_read(struct soft_cpu *cpu);
 void soft_tsc_write(struct soft_cpu *cpu, uint64_t value);
+/* When the TSC gets there, in soft_now() time; 0: it is past. */
+uint64_t soft_tsc_when(const struct soft_cpu *cpu, uint64_t tsc);
+uint64_t soft_kvmclock_read(const struct engine *en);
+/* Writes the guest's clock pages again: the clock was set, or the guest is told that it
+ * was stopped. All vCPUs stand still. */
+void soft_clock_publish(struct engine *en, bool stopped);
 /* MSR_KVM_SYSTEM_TIME(_NEW), MSR_KVM_WALL_CLOCK(_NEW): -ENOENT: not one of them. */
 int soft_clock_msr_read(struct soft_cpu *cpu, uint32_t msr, uint64_t *value);
 int soft_clock_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value);
+
+/* ---- baton.c --------------------------------------------------------------------------- */
+
+int soft_baton_create(struct soft_baton *b) MUST_CHECK;
+void soft_baton_destroy(struct soft_baton *b);
+void soft_baton_take(struct soft_baton *b, struct soft_cpu *cpu); /* NULL: urgent */
+void soft_baton_pass(struct soft_baton *b);
+bool soft_baton_is_wanted(struct soft_baton *b);
+
+/* ---- timer.c: chips and their time ------------------------------------------------------- */
+
+int soft_timer_start(struct engine *en) MUST_CHECK;
+void soft_timer_stop(struct engine *en);
+/* Around every call of chips.h; the second one looks for a new deadline. */
+void soft_chips_enter(struct engine *en);
+void soft_chips_leave(struct engine *en);
+/* Time of all the engine's clocks, ns. */
+uint64_t soft_now(const struct engine *en);
 
 /* ---- access.c: devices
  * ---------------------------------------------------------------------------- */
@@ -88,11 +171,15 @@ void soft_code_destroy(struct soft_code *code);
 struct soft_op *soft_code_at(struct soft_cpu *cpu);
 /* One instruction at cpu->rip, outside of the cache: single steps and the like. */
 struct soft_op *soft_code_single(struct soft_cpu *cpu);
+/* The same as soft_code_at(), by the jump cache. */
+struct soft_op *soft_jump_find(struct soft_cpu *cpu);
 bool soft_code_in(const struct engine *en, const uint8_t *host);
 /* A store to this RAM page is about to happen, or has happened. */
 void soft_code_drop_page(struct engine *en, const uint8_t *host);
 void soft_code_drop_all(struct engine *en);
-/* access.c: devices tell when they write to this RAM page. */
+/* Of a device's writes: stale.c. Watch this RAM page; drop what has been written. */
 void soft_code_watch(struct engine *en, const uint8_t *host, bool on);
+void soft_code_drop_stale(struct engine *en);
+void soft_stale_note(void *ctx, uint64_t page); /* any thread */
 
 #endif

@@ -167,6 +167,15 @@ enum soft_vector {
 	VEC_XM = 19,
 };
 
+/* What makes a double fault of two exceptions, and a shutdown of three. */
+enum soft_exception_class {
+	CLASS_NONE,
+	CLASS_BENIGN,
+	CLASS_CONTRIBUTORY,
+	CLASS_PAGE,
+	CLASS_DOUBLE,
+};
+
 enum soft_mode { MODE_16, MODE_32, MODE_64 }; /* default sizes of CS; MODE_64: CS.L */
 
 typedef union {
@@ -267,12 +276,17 @@ struct soft_cpu {
 	bool ss32;    /* stack operations of MODE_16 and MODE_32 use ESP */
 	bool shadow;  /* no interrupt before the next instruction (STI, MOV SS) */
 	bool halted, wait_sipi, nmi_masked;
-	bool bounced; /* see soft_rmw_begin() */
+	bool chips_look; /* the chips may have something for this vCPU */
+	bool bounced;    /* see soft_rmw_begin() */
 	uint64_t bounce_at;
 	uint8_t bounce_size, bounce[16];
 
 	struct engine *engine;
 	unsigned index;
+	pthread_mutex_t sleep_lock; /* a leaf: wakes a halted vCPU */
+	pthread_cond_t wake;
+	uint64_t tsc_offset;
+	uint64_t kvmclock_time; /* MSR_KVM_SYSTEM_TIME */
 	struct soft_segment seg[SEG_COUNT];
 	struct soft_table gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer, dr[8];
@@ -282,9 +296,13 @@ struct soft_cpu {
 		sysenter_eip, pat, misc_enable, tsc_aux, mtrr_default, mtrr[27];
 	struct {
 		bool pending, has_error;
+		bool external; /* what is being delivered comes from outside the program */
 		uint8_t vector;
+		uint8_t delivering; /* enum soft_exception_class, of what this came on top of */
 		uint32_t error;
 	} exception; /* being delivered: a second one makes #DF, a third a shutdown */
+	uint8_t debug_hits; /* DR6 bits of data breakpoints that this instruction met */
+	bool step_off;      /* this instruction takes no single-step trap behind it */
 
 	soft_xmm xmm[16];
 	uint32_t mxcsr;
@@ -320,6 +338,12 @@ static inline uint64_t soft_rip(const struct soft_cpu *cpu, const struct soft_op
 static inline uint64_t soft_rip_next(const struct soft_cpu *cpu, const struct soft_op *op)
 {
 	return soft_rip(cpu, op) + op->len;
+}
+
+/* An instruction pointer as long as the mode's is. */
+static inline uint64_t soft_rip_cut(const struct soft_cpu *cpu, uint64_t rip)
+{
+	return cpu->mode == MODE_64 ? rip : cpu->mode == MODE_32 ? (uint32_t)rip : (uint16_t)rip;
 }
 
 /* Ends of a block. The jump counts the block's instructions. `rip` is what the register
