@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fence of the lab, as a host sees it, in the calling convention of the fence-agents package:
 // options as key=value lines on standard input (action=off, plug=hostb, ...) or as -o/-n.
-// It asks the lab's supervisor, outside of all hosts, through a virtio-serial port. "off" is
+// It asks the lab's supervisor, outside of all hosts, through a virtio-serial port (a unix
+// socket where hosts are namespaces). "off" is
 // confirmed only after the emulator of the plug is gone.
 //
 // Exit code: 0 confirmed (status: on), 2 status: off, 1 anything else.
@@ -13,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -76,14 +80,32 @@ static int word_safe(const char *s)
 		       strlen(s);
 }
 
+static int socket_open(const char *path)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), rc;
+
+	if (fd < 0)
+		return -errno;
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
+	if (!connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
+		return fd;
+	rc = -errno;
+	close(fd);
+	return rc;
+}
+
 // A port has one opener at a time: another fencing that is under way is waited for.
 static int port_open(long deadline)
 {
-	const char *path = getenv("POLLUX_FENCE_PORT");
+	const char *path = getenv("POLLUX_FENCE_PORT") ?: PORT_DEFAULT;
 	struct termios tio;
+	struct stat st;
 	int fd;
 
-	while ((fd = open(path ? path : PORT_DEFAULT, O_RDWR | O_CLOEXEC | O_NOCTTY)) < 0) {
+	if (!stat(path, &st) && S_ISSOCK(st.st_mode))
+		return socket_open(path);
+	while ((fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY)) < 0) {
 		if (errno != EBUSY || clock_ms() >= deadline)
 			return -errno;
 		nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);

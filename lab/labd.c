@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The exec agent of a lab host: one TCP connection runs one command (see frame.h).
-//   labd ADDRESS PORT TOKEN-FILE
+// The exec agent of a lab host: one connection runs one command (see frame.h).
+//   labd ADDRESS PORT TOKEN-FILE      an ADDRESS with a slash is a unix socket's path
 // Returns to its caller once it listens, having printed its pid and port. A lost connection kills
 // the command's process group.
 #include "lab/frame.h"
@@ -19,6 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -365,6 +366,22 @@ static int connection_serve(int sock, const char *token)
 	return rc ? rc : job_run(&job);
 }
 
+static int path_listen(const char *path)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (sock < 0)
+		return -errno;
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(addr.sun_path, path);
+	unlink(path);
+	if (bind(sock, (struct sockaddr *)&addr, sizeof(addr)) || listen(sock, 64))
+		return -errno;
+	return sock;
+}
+
 // *port may be 0 and is then told.
 static int port_listen(const char *address, uint16_t *port)
 {
@@ -423,7 +440,7 @@ int main(int argc, char **argv)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	port = (uint16_t)atoi(argv[2]);
-	listener = port_listen(argv[1], &port);
+	listener = strchr(argv[1], '/') ? path_listen(argv[1]) : port_listen(argv[1], &port);
 	if (listener < 0) {
 		fprintf(stderr, "labd: %s port %s: %s\n", argv[1], argv[2], strerror(-listener));
 		return 1;

@@ -1,27 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // The lab's layer 2 switch: networks of hosts over unix datagram sockets, one frame a datagram, as
-// QEMU's `-netdev dgram` speaks them. Commands come as lines on standard input, each answered by
-// one line on standard output; it ends with its input. `lab` is its only user.
+// QEMU's `-netdev dgram` speaks them, or over tap interfaces. Commands come as lines on standard
+// input, each answered by one line on standard output; it ends with its input. `lab` is its only
+// user.
 //
 //   port NET NAME RX TX    NAME sends its frames to the socket RX and receives them on TX
-//   cut NET FROM TO        frames from FROM no longer reach TO ("*" is any, also for NET)
-//   heal NET FROM TO       the reverse; delay and loss are undone by setting 0
-//   delay NET TO USEC      frames to TO arrive that much later
-//   loss NET TO PERMILLE
-//   pcap NET PATH|off      records what hosts put on the wire, also what a cut then swallows
-//   stats                  "NET NAME received=FRAMES sent=FRAMES dropped=FRAMES ...;"
+//   tap NET NAME IFNAME    NAME is what uses the tap interface IFNAME, which is made here; again:
+//   anew mute NET NAME on|off   a host that is dead or frozen: nothing from it, nothing to it cut
+//   NET FROM TO        frames from FROM no longer reach TO ("*" is any, also for NET) heal NET FROM
+//   TO       the reverse; delay and loss are undone by setting 0 delay NET TO USEC      frames to
+//   TO arrive that much later loss NET TO PERMILLE pcap NET PATH|off      records what hosts put on
+//   the wire, also what a cut then swallows stats                  "NET NAME received=FRAMES
+//   sent=FRAMES dropped=FRAMES ...;"
 //
 // A cut takes effect when a frame is delivered, so frames under way are lost with the link.
 // The peer's socket may vanish and come back (a host killed and started): frames for it are
 // dropped meanwhile, like by a switch whose port has no cable.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -46,8 +52,8 @@ struct frame {
 struct port {
 	char name[32];
 	char tx_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	int rx, tx;
-	bool tx_connected;
+	int rx, tx; // a tap is both
+	bool tx_connected, mute;
 	struct frame *head, **tail;
 	size_t queued;
 	int64_t delay_ns;
@@ -105,6 +111,8 @@ static int port_connect(struct port *p)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
+	if (!p->tx_path[0])
+		return -ENETDOWN;
 	memcpy(addr.sun_path, p->tx_path, sizeof(addr.sun_path));
 	p->tx_connected = !connect(p->tx, (struct sockaddr *)&addr, sizeof(addr));
 	return p->tx_connected ? 0 : -errno;
@@ -119,7 +127,7 @@ static int port_send(struct port *p, const uint8_t *data, size_t len)
 
 		if (rc)
 			return rc;
-		if (send(p->tx, data, len, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		if (write(p->tx, data, len) >= 0)
 			return 0;
 		if (errno != ECONNREFUSED && errno != ENOTCONN && errno != EPIPE)
 			return -errno;
@@ -143,6 +151,11 @@ static void port_enqueue(struct port *p, int from, const uint8_t *data, size_t l
 	p->queued += len;
 }
 
+static bool link_down(const struct net *n, int from, int to)
+{
+	return n->cut[from][to] || n->ports[from].mute || n->ports[to].mute;
+}
+
 static void port_deliver(struct net *n, int from, int to, const uint8_t *data, size_t len)
 {
 	struct port *p = &n->ports[to];
@@ -154,7 +167,7 @@ static void port_deliver(struct net *n, int from, int to, const uint8_t *data, s
 		port_enqueue(p, from, data, len, p->delay_ns ? now + p->delay_ns : 0);
 		return;
 	}
-	rc = n->cut[from][to] ? -ENETDOWN : port_send(p, data, len);
+	rc = link_down(n, from, to) ? -ENETDOWN : port_send(p, data, len);
 	if (rc == -EAGAIN)
 		port_enqueue(p, from, data, len, 0);
 	else if (rc)
@@ -169,7 +182,7 @@ static void port_queue_run(struct net *n, int to, int64_t now)
 
 	while (p->head && p->head->due <= now) {
 		struct frame *f = p->head;
-		int rc = n->cut[f->from][to] ? -ENETDOWN : port_send(p, f->data, f->len);
+		int rc = link_down(n, f->from, to) ? -ENETDOWN : port_send(p, f->data, f->len);
 
 		if (rc == -EAGAIN)
 			return;
@@ -245,7 +258,7 @@ static void frame_forward(struct lab_switch *s, struct net *n, int from, const u
 	for (int to = 0; to < n->nports; to++) {
 		if (to == from)
 			continue;
-		heard |= !n->cut[from][to];
+		heard |= !link_down(n, from, to);
 		if ((only < 0 || only == to) && !frame_lost(s, &n->ports[to]))
 			port_deliver(n, from, to, data, len);
 	}
@@ -253,16 +266,27 @@ static void frame_forward(struct lab_switch *s, struct net *n, int from, const u
 		mac_learn(n, data + 6, from);
 }
 
+static void tap_close(struct port *p)
+{
+	if (p->rx >= 0)
+		close(p->rx);
+	p->rx = p->tx = -1;
+	p->tx_connected = false;
+}
+
 static void port_receive(struct lab_switch *s, struct net *n, int from)
 {
 	static uint8_t buf[FRAME_MAX];
 
 	for (int i = 0; i < BATCH; i++) {
-		ssize_t len = recv(n->ports[from].rx, buf, sizeof(buf), MSG_DONTWAIT);
+		ssize_t len = read(n->ports[from].rx, buf, sizeof(buf));
 
+		// The interface went with the host's network namespace.
+		if (len < 0 && errno == EBADFD)
+			tap_close(&n->ports[from]);
 		if (len < 0)
 			return;
-		if (len < 14)
+		if (len < 14 || n->ports[from].mute)
 			continue;
 		n->ports[from].received++;
 		frame_forward(s, n, from, buf, (size_t)len);
@@ -291,7 +315,7 @@ static bool name_matches(const char *pattern, const char *name)
 static int socket_bound(const char *path)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), size = 4 << 20;
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), size = 4 << 20;
 
 	if (fd < 0)
 		return -errno;
@@ -311,18 +335,37 @@ static int socket_bound(const char *path)
 	return fd;
 }
 
+// A place for a port; it counts once n->nports does.
+static struct port *port_new(struct net *n, const char *name)
+{
+	struct port *p = n && n->nports < PORTS_MAX ? &n->ports[n->nports] : NULL;
+
+	if (!p)
+		return NULL;
+	snprintf(p->name, sizeof(p->name), "%s", name);
+	p->tail = &p->head;
+	p->rx = p->tx = -1;
+	return p;
+}
+
+static struct port *port_find(struct net *n, const char *name)
+{
+	for (int i = 0; n && i < n->nports; i++) {
+		if (!strcmp(n->ports[i].name, name))
+			return &n->ports[i];
+	}
+	return NULL;
+}
+
 static int command_port(struct lab_switch *s, char **arg)
 {
 	struct net *n = net_find(s, arg[1], true);
+	struct port *p = port_new(n, arg[2]);
 	int size = 4 << 20;
-	struct port *p;
 
-	if (!n || n->nports == PORTS_MAX || strlen(arg[4]) >= sizeof(p->tx_path))
+	if (!p || strlen(arg[4]) >= sizeof(p->tx_path))
 		return -ENOSPC;
-	p = &n->ports[n->nports];
-	snprintf(p->name, sizeof(p->name), "%s", arg[2]);
 	strcpy(p->tx_path, arg[4]);
-	p->tail = &p->head;
 	p->rx = socket_bound(arg[3]);
 	if (p->rx < 0)
 		return p->rx;
@@ -333,6 +376,59 @@ static int command_port(struct lab_switch *s, char **arg)
 	}
 	setsockopt(p->tx, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	n->nports++;
+	return 0;
+}
+
+static int tap_open(const char *interface)
+{
+	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (strlen(interface) >= sizeof(request.ifr_name)) {
+		close(fd);
+		return -ENAMETOOLONG;
+	}
+	strcpy(request.ifr_name, interface);
+	if (ioctl(fd, TUNSETIFF, &request)) {
+		int rc = -errno;
+
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+// The interface may move to another network namespace and be named anew: the descriptor stays it.
+static int command_tap(struct lab_switch *s, char **arg)
+{
+	struct net *n = net_find(s, arg[1], true);
+	struct port *p = port_find(n, arg[2]);
+	bool old = p;
+
+	if (!old)
+		p = port_new(n, arg[2]);
+	if (!p)
+		return -ENOSPC;
+	tap_close(p);
+	port_queue_drop(p);
+	p->rx = p->tx = tap_open(arg[3]);
+	p->mute = false;
+	p->tx_connected = p->tx >= 0;
+	if (p->tx < 0)
+		return p->tx;
+	n->nports += !old;
+	return 0;
+}
+
+static int command_mute(struct lab_switch *s, char **arg)
+{
+	struct port *p = port_find(net_find(s, arg[1], false), arg[2]);
+
+	if (!p)
+		return -ENODEV;
+	p->mute = !strcmp(arg[3], "on");
 	return 0;
 }
 
@@ -443,9 +539,9 @@ static const struct {
 	int args;
 	int (*run)(struct lab_switch *s, char **arg); // 1: has answered itself
 } commands[] = {
-	{"port", 5, command_port},   {"cut", 4, command_cut},   {"heal", 4, command_heal},
-	{"delay", 4, command_delay}, {"loss", 4, command_loss}, {"pcap", 3, command_pcap},
-	{"stats", 1, command_stats},
+	{"port", 5, command_port}, {"tap", 4, command_tap},   {"mute", 4, command_mute},
+	{"cut", 4, command_cut},   {"heal", 4, command_heal}, {"delay", 4, command_delay},
+	{"loss", 4, command_loss}, {"pcap", 3, command_pcap}, {"stats", 1, command_stats},
 };
 
 static void command_run(struct lab_switch *s, char *line)
@@ -550,6 +646,7 @@ int main(void)
 {
 	static struct lab_switch s = {.seed = 1};
 
+	signal(SIGPIPE, SIG_IGN);
 	switch_run(&s);
 	return 0;
 }

@@ -105,7 +105,8 @@ def cmd_status(place, o):
         return
     print(f"lab in {status['dir']}, {status['accel']} ({status['accel_why']})")
     for name, h in status["hosts"].items():
-        print(f"  {name:10} {h['state']:8} {h['memory_mb']:5} MB  {','.join(h['networks'])}"
+        memory = f"{h['memory_mb']:5} MB  " if "memory_mb" in h else ""
+        print(f"  {name:10} {h['state']:8} {memory}{','.join(h['networks'])}"
               f"  pid {h['pid'] or '-'}")
     for cut in status["cuts"]:
         print("  cut: net {} host {} peer {} direction {}".format(*cut))
@@ -164,7 +165,7 @@ def _shape_arguments(p, value):
 def parser(dashes=False):
     """dashes: the command to run was given after "--" and is not among the arguments; else it
     begins with the first word after the host."""
-    top = argparse.ArgumentParser(prog="lab", description="Several emulated hosts on one machine.")
+    top = argparse.ArgumentParser(prog="lab", description="Several hosts on one machine.")
     top.add_argument("--dir", dest="folder", default=default_dir(),
                      help="the lab's folder (default %(default)s); cut and heal take it only here")
     subs = top.add_subparsers(dest="subcommand", required=True)
@@ -182,6 +183,8 @@ def parser(dashes=False):
     p.add_argument("--hosts", default="hosta,hostb,client")
     p.add_argument("--build", help="the build folder, /pollux in the hosts (default build/)")
     p.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    p.add_argument("--namespaces", dest="accel", action="store_const", const="namespaces",
+                   help="hosts are namespaces of this machine")
     p = sub("exec", cmd_exec, "run a command: one word is a shell line, several are as they are",
             "host")
     p.add_argument("-t", "--timeout", type=float, help="seconds; then exit 124")
@@ -192,10 +195,10 @@ def parser(dashes=False):
     sub("shell", cmd_shell, "a shell on a host", "host")
     p = sub("console", cmd_console, "a host's console so far", "host")
     p.add_argument("-f", "--follow", action="store_true")
-    sub("kill", cmd_host, "SIGKILL a host's emulator; returns when it is gone", "host")
+    sub("kill", cmd_host, "SIGKILL a host, all of it; returns when it is gone", "host")
     sub("start", cmd_host, "start a killed host", "host")
-    sub("freeze", cmd_host, "stop a host's processors", "host")
-    sub("thaw", cmd_host, "let them go on", "host")
+    sub("freeze", cmd_host, "stop all that runs on a host", "host")
+    sub("thaw", cmd_host, "let it go on", "host")
     _links_arguments(sub("cut", cmd_links, "cut networks or links"))
     _links_arguments(sub("heal", cmd_links, "undo cut"))
     _shape_arguments(sub("delay", cmd_delay, "delay frames"), "ms")

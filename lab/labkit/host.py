@@ -57,7 +57,8 @@ def initramfs_file(kernel, tools):
     order = kernel.modules(BOOT_MODULES)
     init = (CHECKOUT / "lab/host-init").read_text()
     programs = {"labbin/labd": tools / "labd", "labbin/fence-lab": tools / "fence-lab",
-                "labbin/lab-modprobe": CHECKOUT / "lab/lab-modprobe"}
+                "labbin/lab-modprobe": CHECKOUT / "lab/lab-modprobe",
+                "labbin/host-setup": CHECKOUT / "lab/host-setup"}
     digest = hashlib.sha256(json.dumps([kernel.name, init, *order, *later]).encode())
     digest.update(initramfs.busybox())
     digest.update(pathlib.Path(initramfs.__file__).read_bytes())

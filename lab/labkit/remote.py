@@ -106,10 +106,9 @@ def write_all(sink, data):
         data = data[os.write(sink, data):]
 
 
-def connect(place, name):
-    status = wire.request(place, "host", host=name)
-    if status["state"] == "frozen":
-        raise LabError(f"{name} is frozen (`lab thaw {name}`)")
+def _dial(place, name, status):
+    if status.get("exec_path"):
+        return place.connect(status["exec_path"])
     if not status["exec_port"]:
         raise LabError(f"{name} is {status['state']}")
     try:
@@ -117,6 +116,14 @@ def connect(place, name):
     except OSError as err:
         raise LabError(f"{name}: {err}") from err
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def connect(place, name):
+    status = wire.request(place, "host", host=name)
+    if status["state"] == "frozen":
+        raise LabError(f"{name} is frozen (`lab thaw {name}`)")
+    sock = _dial(place, name, status)
     sock.sendall(frame(b"A", (place.share / ".token").read_bytes()))
     return sock
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one background process of a lab: it owns the switch and the emulators, answers fencing, and
+"""The one background process of a lab: it owns the switch and the hosts, answers fencing, and
 takes the commands of `lab`. Its children die with it."""
 import asyncio
 import json
@@ -13,7 +13,9 @@ import subprocess
 import time
 
 from . import host as hosts
-from .emulator import Emulator, die_with_parent
+from .emulator import Emulator
+from .machine import die_with_parent
+from .namespaces import NamespaceHost
 from .place import LabError
 
 NETWORKS = ("repl", "front")
@@ -28,16 +30,12 @@ class Switch:
         self._lock = asyncio.Lock()
         self.process = None
 
-    async def start(self, specs):
+    async def start(self):
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen([str(self._program)], cwd=self._place.path, stdin=theirs,
                                         stdout=theirs, preexec_fn=die_with_parent)
         theirs.close()
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
-        for spec in specs:
-            for net in spec.networks:
-                stem = f"net/{net}-{spec.name}"
-                await self.command(f"port {net} {spec.name} {stem}.sw {stem}.vm")
 
     async def command(self, line):
         async with self._lock:
@@ -52,8 +50,9 @@ class Supervisor:
     def __init__(self, place, config):
         self.place, self.config = place, config
         self.switch = Switch(place, pathlib.Path(config["tools"]) / "labswitch")
-        self.emulators = {spec.name: Emulator(spec, place, config, self.fence)
-                          for spec in hosts.specs(config["hosts"])}
+        kind = NamespaceHost if config["accel"] == "namespaces" else Emulator
+        self.machines = {spec.name: kind(spec, place, config, self.switch, self.fence)
+                         for spec in hosts.specs(config["hosts"])}
         self.broken = {}
         self.cuts = []
         self.fenced = []
@@ -72,8 +71,8 @@ class Supervisor:
         await self.close()
 
     async def close(self):
-        for emulator in self.emulators.values():
-            await emulator.kill()
+        for machine in self.machines.values():
+            await machine.kill()
         if self.switch.process:
             self.switch.process.kill()
             self.switch.process.wait()
@@ -106,16 +105,16 @@ class Supervisor:
 
     async def op_up(self, answer):
         await self._share_fill()
-        await self.switch.start([e.spec for e in self.emulators.values()])
-        for emulator in self.emulators.values():
-            await emulator.listen()
+        await self.switch.start()
+        for machine in self.machines.values():
+            await machine.listen()
 
-        async def one(emulator):
-            await emulator.start()
-            await answer(event=f"{emulator.spec.name} is up after {emulator.boot_seconds:.1f} s")
+        async def one(machine):
+            await machine.start()
+            await answer(event=f"{machine.spec.name} is up after {machine.boot_seconds:.1f} s")
 
         try:
-            await asyncio.gather(*(one(e) for e in self.emulators.values()))
+            await asyncio.gather(*(one(m) for m in self.machines.values()))
         except BaseException:
             asyncio.get_running_loop().call_later(0.5, self.end.set)
             raise
@@ -123,7 +122,7 @@ class Supervisor:
 
     async def _share_fill(self):
         share = self.place.share
-        (share / ".hosts").write_text(hosts.hosts_file([e.spec for e in self.emulators.values()]))
+        (share / ".hosts").write_text(hosts.hosts_file([m.spec for m in self.machines.values()]))
         token = share / ".token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(16))
@@ -132,27 +131,27 @@ class Supervisor:
         if guest and os.path.isdir(guest):
             shutil.copytree(guest, share / "guest", dirs_exist_ok=True)
 
-    def _emulator(self, name):
-        if name not in self.emulators:
-            raise LabError(f"no host {name} here: {', '.join(self.emulators)}")
-        return self.emulators[name]
+    def _machine(self, name):
+        if name not in self.machines:
+            raise LabError(f"no host {name} here: {', '.join(self.machines)}")
+        return self.machines[name]
 
     async def op_host(self, _answer, host):
-        return self._emulator(host).status()
+        return self._machine(host).status()
 
     async def op_start(self, _answer, host):
-        emulator = self._emulator(host)
-        await emulator.start()
-        return emulator.status()
+        machine = self._machine(host)
+        await machine.start()
+        return machine.status()
 
     async def op_kill(self, _answer, host):
-        await self._emulator(host).kill()
+        await self._machine(host).kill()
 
     async def op_freeze(self, _answer, host):
-        await self._emulator(host).freeze(True)
+        await self._machine(host).freeze(True)
 
     async def op_thaw(self, _answer, host):
-        await self._emulator(host).freeze(False)
+        await self._machine(host).freeze(False)
 
     async def op_cut(self, _answer, net="*", host="*", peer="*", direction="both"):
         await self._links("cut", net, host, peer, direction)
@@ -189,13 +188,13 @@ class Supervisor:
             return
         if mode not in FENCE_MODES:
             raise LabError(f"a fence breaks in one of these ways: {', '.join(FENCE_MODES)}")
-        self._emulator(host)
+        self._machine(host)
         self.broken[host] = mode
 
     async def op_status(self, _answer):
         return {"dir": str(self.place.path), "pid": os.getpid(), "accel": self.config["accel"],
                 "accel_why": self.config["accel_why"],
-                "hosts": {n: e.status() for n, e in self.emulators.items()},
+                "hosts": {n: m.status() for n, m in self.machines.items()},
                 "cuts": self.cuts, "fence_broken": self.broken, "fenced": self.fenced,
                 "switch": await self.switch.command("stats")}
 
@@ -207,24 +206,24 @@ class Supervisor:
     async def fence(self, action, plug):
         if action == "monitor":
             return "ok"
-        if plug not in self.emulators:
+        if plug not in self.machines:
             return f"fail no host {plug}"
         if self.broken.get(plug) == "hang":
             await self.end.wait()
         if self.broken.get(plug) == "fail":
             return "fail the fence device does not answer"
-        emulator = self.emulators[plug]
+        machine = self.machines[plug]
         if action == "status":
-            return "off" if emulator.state == "off" else "on"
+            return "off" if machine.state == "off" else "on"
         if action == "off":
             began = time.monotonic()
-            await emulator.kill()
+            await machine.kill()
             self.fenced.append({"host": plug, "at": time.time(),
                                 "ms": round((time.monotonic() - began) * 1000, 3)})
             return "ok"
         if action == "on":
             try:
-                await emulator.start()
+                await machine.start()
             except LabError as err:
                 return f"fail {str(err).splitlines()[0]}"
             return "ok"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from . import accel, guest, host, wire
+from . import accel, guest, host, namespaces, wire
 from .place import CHECKOUT, LabError, process_start_time
 
 TOOLS = ("labd", "fence-lab", "labswitch")
@@ -31,22 +31,24 @@ def need_programs():
             raise LabError(f"{program} is not installed (package {package})")
 
 
-def up(place, names, build, wanted_accel, say):
+def up(place, names, build, wanted, say):
+    """wanted: auto, kvm or tcg, which are what emulates the hosts, or namespaces."""
     host.specs(names)
-    need_programs()
-    pathlib.Path(build).mkdir(parents=True, exist_ok=True)
+    build = pathlib.Path(build)
+    build.mkdir(parents=True, exist_ok=True)
     tools = tools_folder(build)
-    kernel, initrd = host.boot_files(tools, say)
-    chosen, why = accel.decide(wanted_accel, kernel, initrd)
-    say(f"emulating with {chosen} ({why})")
-    config = {"hosts": names, "build": str(build), "tools": str(tools), "kernel": kernel,
-              "initrd": initrd, "accel": chosen, "accel_why": why, "boot_timeout": BOOT_TIMEOUT,
-              "guest": str(guest.folder(build, tools, say))}
+    config = {"hosts": names, "build": str(build), "tools": str(tools),
+              "boot_timeout": BOOT_TIMEOUT}
+    made = _namespaces if wanted == "namespaces" else _emulators
+    entrance = made(config, tools, wanted, say)
+    config["guest"] = str(guest.folder(build, tools, say))
     lock = place.create()
     try:
-        # A copy, as the cache keeps only what the newest checkout boots.
-        config["initrd"] = shutil.copyfile(initrd, str(place.path / "initramfs.cpio"))
-        _supervise(place, config, lock)
+        if "initrd" in config:
+            # A copy, as the cache keeps only what the newest checkout boots.
+            config["initrd"] = shutil.copyfile(config["initrd"],
+                                               str(place.path / "initramfs.cpio"))
+        _supervise(place, entrance, config, lock)
         with place.connect("ctl.sock") as sock:
             wire.exchange(sock, "up", say, BOOT_TIMEOUT + 30)
     except BaseException:
@@ -56,12 +58,28 @@ def up(place, names, build, wanted_accel, say):
         os.close(lock)
 
 
-def _supervise(place, config, lock):
+def _emulators(config, tools, wanted, say):
+    need_programs()
+    config["kernel"], config["initrd"] = host.boot_files(tools, say)
+    config["accel"], config["accel_why"] = accel.decide(wanted, config["kernel"], config["initrd"])
+    say(f"emulating with {config['accel']} ({config['accel_why']})")
+    return []
+
+
+def _namespaces(config, _tools, wanted, say):
+    """Returns what the supervisor must be run by."""
+    entrance, words = namespaces.entrance()
+    config["accel"], config["accel_why"] = wanted, words
+    say(f"hosts are namespaces, made {words}")
+    return entrance
+
+
+def _supervise(place, entrance, config, lock):
     """The control socket is there before the supervisor is, so that nobody needs to wait for it."""
     control = place.listen("ctl.sock")
     with open(place.path / "supervisor.log", "ab") as log:
         child = subprocess.Popen(
-            [sys.executable, str(CHECKOUT / "lab/lab"), "--dir", str(place.path), "supervise",
+            [*entrance, sys.executable, str(CHECKOUT / "lab/lab"), "--dir", str(place.path), "supervise",
              str(control.fileno()), json.dumps(config)],
             cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             pass_fds=(control.fileno(), lock))
