@@ -145,12 +145,6 @@ unsigned soft_stack_size(const struct soft_insn *i);
 /* Loads the memory operand to register SOFT_EA for an operation that follows. */
 void soft_emit_load(struct soft_builder *b, unsigned size);
 
-/* RIP of this instruction, and of the next, as the register holds them. */
-INLINE uint64_t rip_cut(const struct soft_cpu *cpu, uint64_t rip)
-{
-	return cpu->mode == MODE_64 ? rip : (uint32_t)rip;
-}
-
 /* ---- the groups of instructions -------------------------------------------------------- */
 
 soft_select soft_select_alu, soft_select_unary, soft_select_inc_legacy; /* integer_alu.c */

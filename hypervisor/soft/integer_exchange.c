@@ -136,7 +136,7 @@ SOFT_FN(nop, )
 /* Who spins waits for another vCPU, perhaps. */
 static struct soft_op *pause(struct soft_cpu *cpu, struct soft_op *op)
 {
-	return soft_leave(cpu, op, rip_cut(cpu, soft_rip_next(cpu, op)));
+	return soft_leave(cpu, op, soft_rip_cut(cpu, soft_rip_next(cpu, op)));
 }
 
 /* 90-97 */

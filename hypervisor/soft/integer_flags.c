@@ -63,7 +63,7 @@ static struct soft_op *popf_virtual(struct soft_cpu *cpu, struct soft_op *op, ui
 		soft_raise_error(cpu, op, VEC_GP, 0);
 	soft_stack_move(cpu, op->aux);
 	soft_flags_write(cpu, value | (value & FLAG_IF ? FLAG_VIF : 0), mask);
-	return soft_leave(cpu, op, rip_cut(cpu, soft_rip_next(cpu, op)));
+	return soft_leave(cpu, op, soft_rip_cut(cpu, soft_rip_next(cpu, op)));
 }
 
 static struct soft_op *popf(struct soft_cpu *cpu, struct soft_op *op)
@@ -84,7 +84,7 @@ static struct soft_op *popf(struct soft_cpu *cpu, struct soft_op *op)
 		return soft_next(cpu, op);
 	}
 	soft_flags_write(cpu, value, mask);
-	return soft_leave(cpu, op, rip_cut(cpu, soft_rip_next(cpu, op)));
+	return soft_leave(cpu, op, soft_rip_cut(cpu, soft_rip_next(cpu, op)));
 }
 
 static void emit_stack(struct soft_builder *b, soft_fn *run)

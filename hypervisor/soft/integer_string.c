@@ -169,7 +169,7 @@ INLINE struct soft_op *repeat(struct soft_cpu *cpu, struct soft_op *op, enum str
 	}
 	if (!count)
 		return soft_next(cpu, op);
-	return soft_leave(cpu, op, rip_cut(cpu, soft_rip(cpu, op)));
+	return soft_leave(cpu, op, soft_rip_cut(cpu, soft_rip(cpu, op)));
 }
 
 #define STRING(name, kind, size)                                                                   \
