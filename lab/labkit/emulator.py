@@ -6,7 +6,7 @@ import re
 import subprocess
 
 from . import host as hosts
-from .machine import Machine, die_with_parent
+from .life import Machine, die_with_parent
 from .place import LabError
 
 

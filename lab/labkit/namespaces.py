@@ -11,7 +11,7 @@ import socket
 import subprocess
 
 from .host import REPL_MTU
-from .machine import Machine, die_with_parent
+from .life import Machine, die_with_parent
 from .place import CHECKOUT, LabError
 
 HOST_FLAGS = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]

@@ -14,7 +14,7 @@ import time
 
 from . import host as hosts
 from .emulator import Emulator
-from .machine import die_with_parent
+from .life import die_with_parent
 from .namespaces import NamespaceHost
 from .place import LabError
 
