@@ -391,7 +391,7 @@ static int memory_check(struct source *s, const config_setting_t *at, const stru
 
 static int whole_check(struct source *s, config_setting_t *root, struct vm_config *c)
 {
-	static const char *const engines[] = {"auto", "kvm", "sim"};
+	static const char *const engines[] = {"auto", "kvm", "soft", "sim"};
 	config_setting_t *engine = config_setting_get_member(root, "engine");
 	bool known = false;
 	int rc;
