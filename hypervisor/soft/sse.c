@@ -2,7 +2,7 @@
 /* Selects operations for MMX, SSE and SSE2 instructions, and what all of them share. */
 #include "hypervisor/soft/sse.h"
 
-/* ---- faults ---------------------------------------------------------------------------------- */
+/* ---- faults ------------------------------------------------------------------------- */
 
 noreturn void sse_trap(struct soft_cpu *cpu, struct soft_op *op)
 {
@@ -73,7 +73,7 @@ static const struct sse_line *line_of(const struct soft_insn *i)
 {
 	static const struct sse_lines *const all[] = {
 		&sse_lines_move,    &sse_lines_int,   &sse_lines_float,
-		&sse_lines_convert, &sse_lines_state,
+		&sse_lines_convert, &sse_lines_state, &sse_lines_mmx,
 	};
 	enum sse_prefix prefix = prefix_of(i);
 

@@ -35,13 +35,13 @@ struct sse_lines {
 	unsigned count;
 };
 extern const struct sse_lines sse_lines_move, sse_lines_int, sse_lines_float, sse_lines_convert,
-	sse_lines_state;
+	sse_lines_state, sse_lines_mmx;
 #define SSE_LINES(array)                                                                           \
 	{                                                                                          \
 		array, sizeof(array) / sizeof((array)[0])                                          \
 	}
 
-/* ---- what every instruction checks first ------------------------------------------------- */
+/* ---- what every instruction checks first -------------------------------------------- */
 
 noreturn void sse_trap(struct soft_cpu *cpu, struct soft_op *op);
 noreturn void mmx_trap(struct soft_cpu *cpu, struct soft_op *op);
@@ -62,7 +62,7 @@ static inline void mmx_check(struct soft_cpu *cpu, struct soft_op *op)
 		mmx_trap(cpu, op);
 }
 
-/* ---- registers ------------------------------------------------------------------------------- */
+/* ---- registers ---------------------------------------------------------------------- */
 
 static inline __m128i xmm_get(const struct soft_cpu *cpu, unsigned n)
 {
@@ -89,7 +89,18 @@ static inline uint32_t low32_of(__m128i v)
 	return (uint32_t)_mm_cvtsi128_si32(v);
 }
 
-/* An MMX instruction makes all x87 registers valid; called once nothing can fault. */
+/* Four words of a quadword, each chosen by two bits of the immediate. */
+static inline uint64_t sse_words(uint64_t q, unsigned imm)
+{
+	uint64_t r = 0;
+
+	for (unsigned n = 0; n < 4; n++)
+		r |= (q >> 16 * (imm >> 2 * n & 3) & 0xffff) << 16 * n;
+	return r;
+}
+
+/* An MMX instruction makes all x87 registers valid; called once nothing can fault. The number of an
+ * MMX register is that of an x87 register's place; REX does not extend it. */
 static inline void mmx_enter(struct soft_cpu *cpu)
 {
 	cpu->x87.status &= (uint16_t)~X87_TOP;
@@ -97,15 +108,15 @@ static inline void mmx_enter(struct soft_cpu *cpu)
 }
 static inline uint64_t mmx_get(const struct soft_cpu *cpu, unsigned n)
 {
-	return cpu->x87.st[n].mantissa;
+	return cpu->x87.st[n & 7].mantissa;
 }
 static inline void mmx_set(struct soft_cpu *cpu, unsigned n, uint64_t v)
 {
-	cpu->x87.st[n].mantissa = v;
-	cpu->x87.st[n].exponent = 0xffff;
+	cpu->x87.st[n & 7].mantissa = v;
+	cpu->x87.st[n & 7].exponent = 0xffff;
 }
 
-/* ---- memory ---------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------- */
 
 __m128i sse_read_slow(struct soft_cpu *cpu, struct soft_op *op, uint64_t va);
 void sse_write_slow(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, __m128i v);
@@ -158,8 +169,7 @@ static inline void sse_write(struct soft_cpu *cpu, struct soft_op *op, __m128i v
 #define SSE_READ_64  sse_read_low64
 #define SSE_READ_32  sse_read_low32
 
-/* ---- floating point (sse_float.c)
- * ----------------------------------------------------------------- */
+/* ---- floating point (sse_float.c) --------------------------------------------------- */
 
 typedef __m128i xmm_fn(__m128i d, __m128i s);
 

@@ -80,8 +80,7 @@ FROM_GENERAL(FROM_GENERAL_FUNCTIONS)
 	}
 TO_GENERAL(TO_GENERAL_FUNCTIONS)
 
-/* ---- comparisons
- * ---------------------------------------------------------------------------------- */
+/* ---- comparisons -------------------------------------------------------------------- */
 
 /* X(opcode, prefix, name, bits) */
 #define COMPARISONS(X)                                                                             \

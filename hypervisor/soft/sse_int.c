@@ -144,15 +144,6 @@ static inline int dword(__m128i v, unsigned n)
 	return (int)(uint32_t)((unsigned __int128)v >> 32 * (n & 3));
 }
 
-static inline uint64_t words(uint64_t q, unsigned imm)
-{
-	uint64_t r = 0;
-
-	for (unsigned n = 0; n < 4; n++)
-		r |= (q >> 16 * (imm >> 2 * n & 3) & 0xffff) << 16 * n;
-	return r;
-}
-
 static inline __m128i pshufd_xmm(__m128i d, __m128i s, unsigned imm)
 {
 	(void)d;
@@ -163,7 +154,7 @@ static inline __m128i pshufd_xmm(__m128i d, __m128i s, unsigned imm)
 static inline __m128i pshuflw_xmm(__m128i d, __m128i s, unsigned imm)
 {
 	(void)d;
-	return (__m128i)_mm_move_sd((__m128d)s, (__m128d)low64(words(low64_of(s), imm)));
+	return (__m128i)_mm_move_sd((__m128d)s, (__m128d)low64(sse_words(low64_of(s), imm)));
 }
 
 static inline __m128i pshufhw_xmm(__m128i d, __m128i s, unsigned imm)
@@ -171,7 +162,7 @@ static inline __m128i pshufhw_xmm(__m128i d, __m128i s, unsigned imm)
 	uint64_t high = low64_of(_mm_unpackhi_epi64(s, s));
 
 	(void)d;
-	return _mm_unpacklo_epi64(s, low64(words(high, imm)));
+	return _mm_unpacklo_epi64(s, low64(sse_words(high, imm)));
 }
 
 static inline __m128i shufps_xmm(__m128i d, __m128i s, unsigned imm)
@@ -215,8 +206,7 @@ static inline __m128i shufpd_xmm(__m128i d, __m128i s, unsigned imm)
 	}
 SHUFFLES(SHUFFLE_FUNCTIONS)
 
-/* ---- the list
- * --------------------------------------------------------------------------------------- */
+/* ---- the list ----------------------------------------------------------------------- */
 
 #define LINE(op, pre, name)                                                                        \
 	{.opcode = (op),                                                                           \

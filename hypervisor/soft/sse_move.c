@@ -18,7 +18,7 @@ static inline __m128i single_of_second(__m128i a, __m128i b)
 	return (__m128i)_mm_move_ss((__m128)a, (__m128)b);
 }
 
-/* ---- between registers ---------------------------------------------------------------------- */
+/* ---- between registers -------------------------------------------------------------- */
 
 /* reg := f(reg, rm); `back`: the other way round, as the store opcodes have it. */
 #define BETWEEN(name, to, from, value)                                                             \
@@ -42,7 +42,7 @@ BETWEEN(movlhps, reg, rm, low_low(d, s))
 BETWEEN(move_low, reg, rm, _mm_move_epi64(s))
 BETWEEN(move_low_back, rm, reg, _mm_move_epi64(s))
 
-/* ---- from and to memory ---------------------------------------------------------------------- */
+/* ---- from and to memory ------------------------------------------------------------- */
 
 #define LOAD(name, value)                                                                          \
 	OP(name)                                                                                   \
@@ -124,15 +124,14 @@ OP(pinsrw_mem)
 	return soft_next(cpu, op);
 }
 
-/* ---- with MMX registers
- * --------------------------------------------------------------------------- */
+/* ---- with MMX registers ------------------------------------------------------------- */
 
 OP(movq2dq)
 {
 	sse_check(cpu, op);
 	mmx_check(cpu, op);
 	mmx_enter(cpu);
-	xmm_set(cpu, op->reg, low64(mmx_get(cpu, op->rm & 7)));
+	xmm_set(cpu, op->reg, low64(mmx_get(cpu, op->rm)));
 	return soft_next(cpu, op);
 }
 
@@ -141,7 +140,7 @@ OP(movdq2q)
 	sse_check(cpu, op);
 	mmx_check(cpu, op);
 	mmx_enter(cpu);
-	mmx_set(cpu, op->reg & 7, cpu->xmm[op->rm].q[0]);
+	mmx_set(cpu, op->reg, cpu->xmm[op->rm].q[0]);
 	return soft_next(cpu, op);
 }
 
@@ -163,8 +162,7 @@ OP(maskmovdqu)
 	return soft_next(cpu, op);
 }
 
-/* ---- the list
- * --------------------------------------------------------------------------------------- */
+/* ---- the list ----------------------------------------------------------------------- */
 
 #define LINE(op, pre, r, m, octets, how, width)                                                    \
 	{                                                                                          \
