@@ -44,7 +44,7 @@ static unsigned routes_make(struct kvm_irq_routing_entry *out)
 {
 	unsigned n = 0;
 
-	for (unsigned gsi = 0; gsi < KVM_IRQ_PINS; gsi++) {
+	for (unsigned gsi = 0; gsi < STATE_IRQ_PINS; gsi++) {
 		unsigned chip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
 
 		if (gsi == 2)
@@ -66,7 +66,7 @@ static int routes_set(struct engine *en, struct error *e)
 {
 	struct {
 		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entries[2 * KVM_IRQ_PINS];
+		struct kvm_irq_routing_entry entries[2 * STATE_IRQ_PINS];
 	} routes = {0};
 
 	routes.head.nr = routes_make(routes.entries);
@@ -138,9 +138,9 @@ static int vcpu_setup(struct engine *en, unsigned i, struct error *e)
 	if (run == MAP_FAILED)
 		return error_set(e, -errno, "cannot map vCPU %u: %s", i, strerror(errno));
 	v->run = run;
-	kvm_cpuid_personalize(en->cpuid, i);
-	rc = kvm_try(v->fd, KVM_SET_CPUID2, en->cpuid, "take the CPU's feature list", e);
-	kvm_cpuid_personalize(en->cpuid, 0);
+	kvm_cpuid_personalize(en->model.cpuid, i);
+	rc = kvm_try(v->fd, KVM_SET_CPUID2, en->model.cpuid, "take the CPU's feature list", e);
+	kvm_cpuid_personalize(en->model.cpuid, 0);
 	return rc;
 }
 
@@ -151,7 +151,7 @@ static int vcpus_setup(struct engine *en, struct error *e)
 	if (size < 0)
 		return error_set(e, size, "KVM does not say how large a vCPU is");
 	en->run_size = (size_t)size;
-	for (unsigned i = 0; !rc && i < en->vcpus; i++)
+	for (unsigned i = 0; !rc && i < en->model.vcpus; i++)
 		rc = vcpu_setup(en, i, e);
 	return rc;
 }
@@ -159,18 +159,19 @@ static int vcpus_setup(struct engine *en, struct error *e)
 /* Sizes of the FPU state: what KVM copies, and what the offered features use. */
 static int xsave_setup(struct engine *en, struct error *e)
 {
-	const struct kvm_cpuid_entry2 *leaf = kvm_cpuid_find(en->cpuid, 0x0d, 0);
+	const struct kvm_cpuid_entry2 *leaf = kvm_cpuid_find(en->model.cpuid, 0x0d, 0);
 	int size = kvm_call(en->vm, KVM_CHECK_EXTENSION, (void *)(long)KVM_CAP_XSAVE2);
 
 	en->xsave2 = size > 0;
-	en->xsave_size =
+	en->model.xsave_size =
 		size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
-	en->xcr0 = leaf ? (uint64_t)leaf->edx << 32 | leaf->eax : 0;
-	en->xsave_used = leaf && leaf->ecx > KVM_XSAVE_LEAST ? leaf->ecx : KVM_XSAVE_LEAST;
-	if (en->xsave_used > en->xsave_size)
+	en->model.xcr0 = leaf ? (uint64_t)leaf->edx << 32 | leaf->eax : 0;
+	en->model.xsave_used =
+		leaf && leaf->ecx > STATE_XSAVE_LEAST ? leaf->ecx : STATE_XSAVE_LEAST;
+	if (en->model.xsave_used > en->model.xsave_size)
 		return error_set(e, -EINVAL, "KVM carries %zu octets of FPU state, the CPU has %zu",
-				 en->xsave_size, en->xsave_used);
-	en->image.xsave = calloc(1, en->xsave_size);
+				 en->model.xsave_size, en->model.xsave_used);
+	en->image.xsave = calloc(1, en->model.xsave_size);
 	return en->image.xsave ? 0 : error_set(e, -ENOMEM, "no memory for the FPU state");
 }
 
@@ -187,7 +188,7 @@ static int power_on_keep(struct engine *en, struct error *e)
 
 static void kvm_engine_destroy(struct engine *en)
 {
-	for (unsigned i = 0; i < en->vcpus; i++) {
+	for (unsigned i = 0; i < en->model.vcpus; i++) {
 		if (en->vcpu[i].run)
 			munmap(en->vcpu[i].run, en->run_size);
 		if (en->vcpu[i].fd >= 0)
@@ -200,7 +201,7 @@ static void kvm_engine_destroy(struct engine *en)
 	buf_free(&en->power_on);
 	free(en->log_bitmap);
 	free(en->image.xsave);
-	free(en->cpuid);
+	free(en->model.cpuid);
 	free(en);
 }
 
@@ -216,7 +217,8 @@ static int kvm_engine_create(const struct engine_params *p, struct engine **out,
 		return error_set(e, -EINVAL, "engine kvm needs a multiple of 2 MiB of memory");
 	}
 	en->kvm = en->vm = -1;
-	en->vcpus = p->vcpus;
+	en->model.engine = "kvm";
+	en->model.vcpus = p->vcpus;
 	en->memory = p->memory;
 	for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
 		en->vcpu[i].fd = -1;
@@ -226,7 +228,7 @@ static int kvm_engine_create(const struct engine_params *p, struct engine **out,
 	if (!rc)
 		rc = vm_setup(en, e);
 	if (!rc)
-		rc = kvm_cpuid_make(en->kvm, en->vcpus, &en->cpuid, e);
+		rc = kvm_cpuid_make(en->kvm, en->model.vcpus, &en->model.cpuid, e);
 	if (!rc)
 		rc = vcpus_setup(en, e);
 	if (!rc)

@@ -15,13 +15,9 @@
 #include <sys/types.h>
 
 #include "hypervisor/engine.h"
+#include "hypervisor/state_image.h"
 
-#define KVM_MSRS_MAX         256
-#define KVM_CPUID_MAX        200
-#define KVM_IRQ_PINS         24
-#define KVM_XSAVE_LEGACY     512 /* FXSAVE area, then 64 octets of header */
-#define KVM_XSAVE_LEAST      576
-#define KVM_TSC_DEADLINE_MSR 0x6e0u
+#define KVM_CPUID_MAX 200
 
 struct kvm_vcpu {
 	int fd;
@@ -31,47 +27,18 @@ struct kvm_vcpu {
 	uint32_t tsc_khz; /* changes by kvm_vcpu_set() only; 0 = not asked yet */
 };
 
-/* Everything that KVM knows of one vCPU. */
-struct kvm_image {
-	struct kvm_mp_state mp_state;
-	struct kvm_regs regs;
-	struct kvm_sregs2 sregs;
-	struct kvm_debugregs debugregs;
-	struct kvm_xcrs xcrs;
-	struct kvm_lapic_state lapic;
-	struct kvm_vcpu_events events;
-	uint32_t tsc_khz;
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entries[KVM_MSRS_MAX];
-	} msrs;
-	uint8_t *xsave; /* engine->xsave_size octets */
-};
-
-struct kvm_chips {
-	struct kvm_irqchip pic[2], ioapic;
-	struct kvm_pit_state2 pit;
-	struct kvm_clock_data clock;
-};
-
 struct engine {
 	int kvm, vm;
-	unsigned vcpus;
 	struct memory *memory;
 	struct kvm_vcpu vcpu[VM_VCPUS_MAX];
 	size_t run_size;
 
-	struct kvm_cpuid2 *cpuid; /* vCPU 0's; others differ in their APIC id */
-	uint32_t msrs[KVM_MSRS_MAX];
-	unsigned msr_count;
+	struct state_model model;
 	bool xsave2;
-	size_t xsave_size; /* what KVM reads and writes */
-	size_t xsave_used; /* what the offered features need: this goes into the state */
-	uint64_t xcr0;     /* components offered */
 	uint32_t clock_flags;
 
-	struct kvm_image image; /* scratch; state calls are made by one thread at a time */
-	struct buf power_on;    /* state as created, for vcpus_reset() */
+	struct vcpu_image image; /* scratch; state calls are made by one thread at a time */
+	struct buf power_on;     /* state as created, for vcpus_reset() */
 
 	unsigned log_features; /* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	bool logging;
@@ -97,7 +64,6 @@ const struct kvm_cpuid_entry2 *kvm_cpuid_find(const struct kvm_cpuid2 *cpuid, ui
 
 /* engine_kvm_msr.c: which MSRs are guest state, in the order in which to load them. */
 int kvm_msrs_choose(struct engine *en, struct error *e) MUST_CHECK;
-bool kvm_msr_known(const struct engine *en, uint32_t index);
 int kvm_msrs_get(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
 int kvm_msrs_set(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
 
@@ -114,19 +80,9 @@ int kvm_vcpu_boot(struct engine *en, const struct boot_entry *entry, struct erro
 int kvm_vcpu_get(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
 int kvm_vcpu_set(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
 
-/* engine_kvm_codec.c: between engine->image, chips and octets (docs/state-format.md) */
-void kvm_vcpu_encode(const struct engine *en, struct buf *out);
-/* Checks all of it; fills `image`, whose xsave may be NULL: then it is checked only. */
-int kvm_vcpu_decode(const struct engine *en, const struct state_section *s, struct kvm_image *image,
-		    struct error *e) MUST_CHECK;
-void kvm_cpuid_encode(const struct kvm_cpuid2 *cpuid, struct buf *out);
-int kvm_cpuid_compare(const struct kvm_cpuid2 *own, const struct state_section *s,
-		      struct error *e) MUST_CHECK;
-
 /* engine_kvm_chips.c */
 int kvm_chips_save(struct engine *en, struct buf *out, struct error *e) MUST_CHECK;
-int kvm_chips_decode(const struct state_view *v, struct kvm_chips *out, struct error *e) MUST_CHECK;
-int kvm_chips_load(struct engine *en, struct kvm_chips *chips, struct error *e) MUST_CHECK;
+int kvm_chips_load(struct engine *en, struct chips_image *chips, struct error *e) MUST_CHECK;
 
 /* engine_kvm_state.c */
 int kvm_state_save(struct engine *en, struct buf *out, struct error *e);

@@ -104,7 +104,7 @@ int kvm_vcpu_boot(struct engine *en, const struct boot_entry *entry, struct erro
 	rc = kvm_try(en->vcpu[0].fd, KVM_SET_SREGS, &sregs, "set the vCPU's entry state", e);
 	if (!rc)
 		rc = kvm_try(en->vcpu[0].fd, KVM_SET_REGS, &regs, "set the vCPU's entry point", e);
-	for (unsigned i = 0; !rc && i < en->vcpus; i++)
+	for (unsigned i = 0; !rc && i < en->model.vcpus; i++)
 		rc = mtrr_enable(en, i);
 	return rc;
 }

@@ -5,7 +5,6 @@
 
 #include "hypervisor/engine_kvm.h"
 
-#define MSR_TSC 0x10u
 #define TSC_FAR (UINT64_C(1) << 40) /* minutes */
 
 /* On KVM's list, yet not the state of our guests: features that their CPUID does not
@@ -63,22 +62,14 @@ static bool msr_usable(const struct engine *en, uint32_t index)
 	       kvm_call(en->vcpu[0].fd, KVM_SET_MSRS, &one) == 1;
 }
 
-bool kvm_msr_known(const struct engine *en, uint32_t index)
-{
-	for (unsigned i = 0; i < en->msr_count; i++)
-		if (en->msrs[i] == index)
-			return true;
-	return false;
-}
-
 /* False: there is no room, and state would be lost. */
 static bool msr_add(struct engine *en, uint32_t index)
 {
-	if (kvm_msr_known(en, index) || !msr_usable(en, index))
+	if (state_msr_known(&en->model, index) || !msr_usable(en, index))
 		return true;
-	if (en->msr_count == KVM_MSRS_MAX)
+	if (en->model.msr_count == STATE_MSRS_MAX)
 		return false;
-	en->msrs[en->msr_count++] = index;
+	en->model.msrs[en->model.msr_count++] = index;
 	return true;
 }
 
@@ -103,7 +94,7 @@ static int msrs_listed(struct engine *en, uint32_t *list, unsigned most, unsigne
 /* TSC first and its deadline last: a deadline is armed against the TSC of its time. */
 int kvm_msrs_choose(struct engine *en, struct error *e)
 {
-	uint32_t list[2 * KVM_MSRS_MAX];
+	uint32_t list[2 * STATE_MSRS_MAX];
 	unsigned count = 0;
 	bool good;
 	int rc = msrs_listed(en, list, ARRAY_LEN(list), &count, e);
@@ -112,28 +103,29 @@ int kvm_msrs_choose(struct engine *en, struct error *e)
 		return rc;
 	good = msr_add(en, MSR_TSC);
 	for (unsigned i = 0; i < count; i++)
-		if (list[i] != KVM_TSC_DEADLINE_MSR && !msr_foreign(list[i]))
+		if (list[i] != MSR_TSC_DEADLINE && !msr_foreign(list[i]))
 			good &= msr_add(en, list[i]);
 	for (unsigned i = 0; i < ARRAY_LEN(mtrrs); i++)
 		good &= msr_add(en, mtrrs[i]);
-	good &= msr_add(en, KVM_TSC_DEADLINE_MSR);
+	good &= msr_add(en, MSR_TSC_DEADLINE);
 	return good ? 0
 		    : error_set(e, -E2BIG, "this host's KVM has more than %u MSRs of guests",
-				KVM_MSRS_MAX);
+				STATE_MSRS_MAX);
 }
 
 int kvm_msrs_get(struct engine *en, unsigned vcpu, struct error *e)
 {
 	int got;
 
-	en->image.msrs.head.nmsrs = en->msr_count;
-	for (unsigned i = 0; i < en->msr_count; i++)
-		en->image.msrs.entries[i] = (struct kvm_msr_entry){.index = en->msrs[i]};
+	en->image.msrs.head.nmsrs = en->model.msr_count;
+	for (unsigned i = 0; i < en->model.msr_count; i++)
+		en->image.msrs.entries[i] = (struct kvm_msr_entry){.index = en->model.msrs[i]};
 	got = kvm_call(en->vcpu[vcpu].fd, KVM_GET_MSRS, &en->image.msrs);
 	if (got < 0)
 		return error_set(e, got, "vCPU %u: cannot read the MSRs: %s", vcpu, strerror(-got));
-	if ((unsigned)got < en->msr_count)
-		return error_set(e, -EIO, "vCPU %u: cannot read MSR %#x", vcpu, en->msrs[got]);
+	if ((unsigned)got < en->model.msr_count)
+		return error_set(e, -EIO, "vCPU %u: cannot read MSR %#x", vcpu,
+				 en->model.msrs[got]);
 	return 0;
 }
 

@@ -235,7 +235,7 @@ static void test_cpuid_is_of_one_socket_and_offers_nothing_uncarried(void **stat
 	if (guest_no_kvm())
 		skip();
 	guest_make(&g, 6, MEMORY);
-	c = g.vm->engine->cpuid;
+	c = g.vm->engine->model.cpuid;
 	leaf = kvm_cpuid_find(c, 1, 0);
 	assert_int_equal(leaf->ebx >> 24, 0);
 	assert_int_equal(leaf->ebx >> 16 & 0xff, 6);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Sections STATE_VCPU and STATE_CPUID, octet by octet as docs/state-format.md says.
- * No KVM here but its structs: the functions are pure.
  */
 #include <errno.h>
 #include <string.h>
 
-#include "hypervisor/engine_kvm.h"
+#include "hypervisor/state_image.h"
 
 /* ---- general registers: one table for both directions ---------------------- */
 
@@ -166,10 +165,8 @@ static bool events_take(struct cursor *c, struct kvm_vcpu_events *v)
 
 /* ---- the whole vCPU -------------------------------------------------------------- */
 
-void kvm_vcpu_encode(const struct engine *en, struct buf *out)
+void state_vcpu_encode(const struct state_model *model, const struct vcpu_image *m, struct buf *out)
 {
-	const struct kvm_image *m = &en->image;
-
 	buf_put_u32(out, m->mp_state.mp_state);
 	buf_put_u32(out, m->tsc_khz);
 	regs_put(out, &m->regs);
@@ -179,12 +176,12 @@ void kvm_vcpu_encode(const struct engine *en, struct buf *out)
 	events_put(out, &m->events);
 	buf_put(out, m->lapic.regs, sizeof(m->lapic.regs));
 	buf_put_u32(out, m->msrs.head.nmsrs);
-	buf_put_u32(out, (uint32_t)en->xsave_used);
+	buf_put_u32(out, (uint32_t)model->xsave_used);
 	for (unsigned i = 0; i < m->msrs.head.nmsrs; i++) {
 		buf_put_u32(out, m->msrs.entries[i].index);
 		buf_put_u64(out, m->msrs.entries[i].data);
 	}
-	buf_put(out, m->xsave, en->xsave_used);
+	buf_put(out, m->xsave, model->xsave_used);
 }
 
 static int bad(struct error *e, unsigned vcpu, const char *what, uint64_t value)
@@ -193,40 +190,50 @@ static int bad(struct error *e, unsigned vcpu, const char *what, uint64_t value)
 			 (unsigned long long)value);
 }
 
-static int xcr0_check(const struct engine *en, unsigned vcpu, struct kvm_xcrs *x, struct error *e)
+static int xcr0_check(const struct state_model *model, unsigned vcpu, struct kvm_xcrs *x,
+		      struct error *e)
 {
 	uint64_t value = x->xcrs[0].value;
 
-	if (value & ~en->xcr0 || (value && !(value & 1)))
+	if (value & ~model->xcr0 || (value && !(value & 1)))
 		return bad(e, vcpu, "XCR0 has components that this CPU does not offer", value);
 	x->nr_xcrs = value ? 1 : 0;
 	return 0;
 }
 
-static int msrs_take(const struct engine *en, unsigned vcpu, struct cursor *c, uint32_t count,
-		     struct kvm_image *m, struct error *e)
+bool state_msr_known(const struct state_model *model, uint32_t index)
 {
-	if (count > KVM_MSRS_MAX)
+	for (unsigned i = 0; i < model->msr_count; i++)
+		if (model->msrs[i] == index)
+			return true;
+	return false;
+}
+
+static int msrs_take(const struct state_model *model, unsigned vcpu, struct cursor *c,
+		     uint32_t count, struct vcpu_image *m, struct error *e)
+{
+	if (count > STATE_MSRS_MAX)
 		return bad(e, vcpu, "too many MSRs", count);
 	m->msrs.head.nmsrs = count;
 	for (unsigned i = 0; i < count; i++) {
 		uint32_t index = cursor_u32(c);
 
 		m->msrs.entries[i] = (struct kvm_msr_entry){.index = index, .data = cursor_u64(c)};
-		if (!c->bad && !kvm_msr_known(en, index))
+		if (!c->bad && !state_msr_known(model, index))
 			return bad(e, vcpu, "an MSR that this host does not know", index);
 	}
 	return 0;
 }
 
-static int xsave_check(const struct engine *en, unsigned vcpu, const uint8_t *area, struct error *e)
+static int xsave_check(const struct state_model *model, unsigned vcpu, const uint8_t *area,
+		       struct error *e)
 {
-	struct cursor header = cursor_of(area + KVM_XSAVE_LEGACY, 64);
+	struct cursor header = cursor_of(area + STATE_XSAVE_LEGACY, 64);
 	struct cursor mxcsr = cursor_of(area + 24, 4);
 	uint64_t present = cursor_u64(&header), compact = cursor_u64(&header);
 	uint32_t control = cursor_u32(&mxcsr);
 
-	if (present & ~(en->xcr0 | 3))
+	if (present & ~(model->xcr0 | 3))
 		return bad(e, vcpu, "FPU components that this CPU does not offer", present);
 	if (compact)
 		return bad(e, vcpu, "FPU state in compacted form", compact);
@@ -235,26 +242,26 @@ static int xsave_check(const struct engine *en, unsigned vcpu, const uint8_t *ar
 	return 0;
 }
 
-static int xsave_take(const struct engine *en, unsigned vcpu, struct cursor *c, uint32_t size,
-		      struct kvm_image *m, struct error *e)
+static int xsave_take(const struct state_model *model, unsigned vcpu, struct cursor *c,
+		      uint32_t size, struct vcpu_image *m, struct error *e)
 {
 	const uint8_t *area = cursor_take(c, size);
 	int rc;
 
-	if (size != en->xsave_used)
+	if (size != model->xsave_used)
 		return bad(e, vcpu, "FPU state has the size of another CPU's", size);
 	if (!area)
 		return 0; /* the cursor is bad: reported with the total */
-	rc = xsave_check(en, vcpu, area, e);
+	rc = xsave_check(model, vcpu, area, e);
 	if (rc || !m->xsave)
 		return rc;
-	memset(m->xsave, 0, en->xsave_size);
+	memset(m->xsave, 0, model->xsave_size);
 	memcpy(m->xsave, area, size);
 	return 0;
 }
 
-int kvm_vcpu_decode(const struct engine *en, const struct state_section *s, struct kvm_image *m,
-		    struct error *e)
+int state_vcpu_decode(const struct state_model *model, const struct state_section *s,
+		      struct vcpu_image *m, struct error *e)
 {
 	struct cursor c = cursor_of(s->data, s->len);
 	unsigned vcpu = s->instance;
@@ -279,11 +286,11 @@ int kvm_vcpu_decode(const struct engine *en, const struct state_section *s, stru
 		return bad(e, vcpu, "reserved bits of segments, events or flags are set", 0);
 	if (m->mp_state.mp_state > KVM_MP_STATE_SIPI_RECEIVED)
 		return bad(e, vcpu, "unknown run state", m->mp_state.mp_state);
-	rc = xcr0_check(en, vcpu, &m->xcrs, e);
+	rc = xcr0_check(model, vcpu, &m->xcrs, e);
 	if (!rc)
-		rc = msrs_take(en, vcpu, &c, msr_count, m, e);
+		rc = msrs_take(model, vcpu, &c, msr_count, m, e);
 	if (!rc)
-		rc = xsave_take(en, vcpu, &c, xsave_size, m, e);
+		rc = xsave_take(model, vcpu, &c, xsave_size, m, e);
 	if (!rc && cursor_finish(&c))
 		rc = bad(e, vcpu, "the section has a wrong length", s->len);
 	return rc;
@@ -299,7 +306,7 @@ static void cpuid_entry_put(struct buf *b, const struct kvm_cpuid_entry2 *e)
 		buf_put_u32(b, words[i]);
 }
 
-void kvm_cpuid_encode(const struct kvm_cpuid2 *cpuid, struct buf *out)
+void state_cpuid_encode(const struct kvm_cpuid2 *cpuid, struct buf *out)
 {
 	buf_put_u32(out, cpuid->nent);
 	for (unsigned i = 0; i < cpuid->nent; i++)
@@ -316,7 +323,8 @@ static bool cpuid_entry_equal(struct cursor *c, const struct kvm_cpuid_entry2 *e
 	return equal;
 }
 
-int kvm_cpuid_compare(const struct kvm_cpuid2 *own, const struct state_section *s, struct error *e)
+int state_cpuid_compare(const struct kvm_cpuid2 *own, const struct state_section *s,
+			struct error *e)
 {
 	struct cursor c = cursor_of(s->data, s->len);
 	uint32_t count = cursor_u32(&c);

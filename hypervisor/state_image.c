@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+
+#include "hypervisor/state_image.h"
+
+#define VCPU_VERSION  1
+#define CPUID_VERSION 1
+
+void state_cpuid_save(const struct state_model *model, struct buf *out)
+{
+	size_t at = state_section_begin(out, STATE_CPUID, 0, CPUID_VERSION, STATE_MANDATORY);
+
+	state_cpuid_encode(model->cpuid, out);
+	state_section_end(out, at);
+}
+
+void state_vcpu_save(const struct state_model *model, unsigned vcpu, const struct vcpu_image *image,
+		     struct buf *out)
+{
+	size_t at =
+		state_section_begin(out, STATE_VCPU, (uint16_t)vcpu, VCPU_VERSION, STATE_MANDATORY);
+
+	state_vcpu_encode(model, image, out);
+	state_section_end(out, at);
+}
+
+/* ---- check ------------------------------------------------------------------ */
+
+static const struct {
+	uint16_t id;
+	uint16_t instances; /* 0: one a vCPU */
+} known[] = {
+	{STATE_CPUID, 1},  {STATE_VCPU, 0}, {STATE_PIC, 2},
+	{STATE_IOAPIC, 1}, {STATE_PIT, 1},  {STATE_CLOCK, 1},
+};
+
+static bool section_known(const struct state_model *model, const struct state_section *s)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(known); i++)
+		if (s->id == known[i].id)
+			return s->instance <
+			       (known[i].instances ? known[i].instances : model->vcpus);
+	return false;
+}
+
+static int sections_check(const struct state_model *model, const struct state_view *v,
+			  struct error *e)
+{
+	for (unsigned i = 0; i < v->count; i++) {
+		const struct state_section *s = &v->sections[i];
+
+		if (s->id < STATE_VCPU || s->id >= STATE_SERIAL)
+			continue;
+		if (s->flags & STATE_MANDATORY && !section_known(model, s))
+			return error_set(e, -EBADMSG,
+					 "machine state: engine %s does not know section %u, %u "
+					 "(made by another engine or a newer program)",
+					 model->engine, s->id, s->instance);
+	}
+	return 0;
+}
+
+static int cpuid_check(const struct state_model *model, const struct state_view *v, struct error *e)
+{
+	const struct state_section *s = state_find(v, STATE_CPUID, 0);
+
+	if (!s || s->version != CPUID_VERSION)
+		return error_set(e, -EBADMSG, "machine state: CPUID: %s",
+				 s ? "unknown version" : "the section is missing");
+	return state_cpuid_compare(model->cpuid, s, e);
+}
+
+static const struct state_section *vcpu_section(const struct state_view *v, unsigned vcpu,
+						struct error *e)
+{
+	const struct state_section *s = state_find(v, STATE_VCPU, (uint16_t)vcpu);
+
+	if (s && s->version == VCPU_VERSION)
+		return s;
+	error_set(e, -EBADMSG, "machine state: vCPU %u: %s", vcpu,
+		  s ? "unknown version" : "the section is missing");
+	return NULL;
+}
+
+int state_vcpu_open(const struct state_model *model, const struct state_view *v, unsigned vcpu,
+		    struct vcpu_image *image, struct error *e)
+{
+	const struct state_section *s = vcpu_section(v, vcpu, e);
+
+	return s ? state_vcpu_decode(model, s, image, e) : -EBADMSG;
+}
+
+int state_image_check(const struct state_model *model, const struct state_view *v, struct error *e)
+{
+	struct vcpu_image image = {.xsave = NULL};
+	struct chips_image chips;
+	int rc = sections_check(model, v, e);
+
+	if (!rc)
+		rc = cpuid_check(model, v, e);
+	for (unsigned i = 0; !rc && i < model->vcpus; i++)
+		rc = state_vcpu_open(model, v, i, &image, e);
+	return rc ? rc : state_chips_open(v, &chips, e);
+}
