@@ -3,7 +3,7 @@
 # Test guests: freestanding x86-64 programs that boot by the PVH entry of their
 # ELF file; tests/guests/guest.h says what each does.
 
-PRIV_NAMES := privtrap privpage
+PRIV_NAMES := privtrap privpage privseg privsys
 GUEST_NAMES := dirtier echo selfcheck blk $(PRIV_NAMES)
 GUESTS += $(GUEST_NAMES:%=$(BUILD)/tests/guests/%)
 
@@ -13,6 +13,8 @@ GUEST_FLAGS := -ffreestanding -fno-stack-protector -fno-pic -fno-pie -fcf-protec
 GUEST_COMMON := start lib virtio
 extra_selfcheck := registers
 extra_privpage := priv priv_cpu privpage_code
+extra_privseg := priv priv_cpu privseg_code
+extra_privsys := priv priv_cpu privsys_code
 extra_privtrap := priv priv_cpu privtrap_code
 GUEST_OBJECTS = $(patsubst %,$(BUILD)/tests/guests/%.o,$(GUEST_COMMON) $1 $(extra_$1))
 GUEST_COMPILE = $(call say,CC  )$(CC) $(GUEST_FLAGS) -MMD -MP -c -o $@ $<

@@ -59,23 +59,32 @@
 #define PRIV_STACK_SIZE 4096
 
 /* Modes of a probe */
-#define MODE_K      0 /* CPL 0, 64-bit */
-#define MODE_U      1 /* CPL 3, 64-bit */
-#define MODE_K32    2
-#define MODE_U32    3
-#define MODE_K16    4
-#define MODE_U16    5
+#define MODE_K        0 /* CPL 0, 64-bit */
+#define MODE_U        1 /* CPL 3, 64-bit */
+#define MODE_K32      2
+#define MODE_U32      3
+#define MODE_K16      4
+#define MODE_U16      5
 
-#define FLAGS_SHOWN 0x3f7700 /* not the arithmetic ones */
-#define FLAG_TF     0x100
-#define FLAG_IF     0x200
-#define FLAG_DF     0x400
-#define FLAG_IOPL   0x3000
-#define FLAG_NT     0x4000
-#define FLAG_RF     0x10000
-#define FLAG_AC     0x40000
+#define FLAGS_SHOWN   0x3f7700 /* not the arithmetic ones */
+#define FLAG_TF       0x100
+#define FLAG_IF       0x200
+#define FLAG_DF       0x400
+#define FLAG_IOPL     0x3000
+#define FLAG_NT       0x4000
+#define FLAG_RF       0x10000
+#define FLAG_AC       0x40000
 
-#define UNCHECKED   0x5a5a5a5a
+#define UNCHECKED     0x5a5a5a5a
+
+#define MSR_EFER      0xc0000080
+#define MSR_STAR      0xc0000081
+#define MSR_LSTAR     0xc0000082
+#define MSR_CSTAR     0xc0000083
+#define MSR_SFMASK    0xc0000084
+#define MSR_FS        0xc0000100
+#define MSR_GS        0xc0000101
+#define MSR_KERNEL_GS 0xc0000102
 
 #ifndef __ASSEMBLER__
 
@@ -163,23 +172,15 @@ static inline void invlpg(uint64_t at)
 	__asm__ volatile("invlpg (%0)" : : "r"(at) : "memory");
 }
 
-#define CR0_MP        0x2ul
-#define CR0_EM        0x4ul
-#define CR0_TS        0x8ul
-#define CR0_NE        0x20ul
-#define CR0_WP        0x10000ul
-#define CR0_AM        0x40000ul
-#define CR4_PGE       0x80ul
-#define MSR_EFER      0xc0000080
-#define MSR_STAR      0xc0000081
-#define MSR_LSTAR     0xc0000082
-#define MSR_CSTAR     0xc0000083
-#define MSR_SFMASK    0xc0000084
-#define MSR_FS        0xc0000100
-#define MSR_GS        0xc0000101
-#define MSR_KERNEL_GS 0xc0000102
-#define EFER_SCE      1ul
-#define EFER_NXE      0x800ul
+#define CR0_MP   0x2ul
+#define CR0_EM   0x4ul
+#define CR0_TS   0x8ul
+#define CR0_NE   0x20ul
+#define CR0_WP   0x10000ul
+#define CR0_AM   0x40000ul
+#define CR4_PGE  0x80ul
+#define EFER_SCE 1ul
+#define EFER_NXE 0x800ul
 
 #endif
 #endif
