@@ -109,6 +109,7 @@ void soft_flags_write(struct soft_cpu *cpu, uint32_t value, uint32_t mask);
 /* 0, or -EINVAL: #GP. */
 int soft_msr_read(struct soft_cpu *cpu, uint32_t msr, uint64_t *value);
 int soft_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value);
+uint64_t soft_cr_read(struct soft_cpu *cpu, unsigned cr);
 int soft_cr_write(struct soft_cpu *cpu, unsigned cr, uint64_t value);
 
 /* ---- boot.c, state.c: see struct engine_ops ------------------------------------------------ */
