@@ -135,11 +135,13 @@ static struct soft_op *op_dropped(struct soft_cpu *cpu, struct soft_op *op)
 	return NULL;
 }
 
-/* The block may be what executes: then the instructions after this one are stale. */
+/* Nobody enters the block again, by whatever link. It may be what executes: then the
+ * instructions after this one are stale, too. */
 static void block_stop(struct block *b, const struct soft_op *running)
 {
 	struct soft_op *op = first_of(b), *end = op + b->count;
 
+	op->run = op_dropped;
 	if (running < op || running >= end)
 		return;
 	for (op += running - op; op < end; op++)

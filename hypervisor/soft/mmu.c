@@ -46,6 +46,9 @@ static struct soft_tlb_entry *tlb_fill(struct soft_cpu *cpu, struct soft_op *op,
 	uint64_t page = va & SOFT_PAGE_MASK;
 	struct walk w;
 
+	/* A write may drop the block that executes: see soft_code_drop_page(). */
+	if (op)
+		cpu->op = op;
 	soft_walk(cpu, op, va, access, user, &w);
 	if (t->physical >> 1 != w.physical >> 1 ||
 	    (t->read != page && t->write != page && t->fetch != page))
@@ -62,6 +65,9 @@ static struct soft_tlb_entry *tlb_fill(struct soft_cpu *cpu, struct soft_op *op,
 		soft_page_written(cpu->engine, t->host);
 		t->read = t->write = page;
 	}
+	/* Every access must come by here to be looked at. */
+	if (soft_debug_armed(cpu))
+		t->read = t->write = tlb_never(va >> 12 & (SOFT_TLB_SIZE - 1));
 	return t;
 }
 
@@ -116,6 +122,8 @@ static void span(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, void *da
 
 	if (first < n)
 		b = tlb_reach(cpu, op, va + first, access, user);
+	if (soft_debug_armed(cpu))
+		soft_debug_data(cpu, va, n, access == WALK_WRITE);
 	if (access == WALK_WRITE) {
 		piece_write(cpu, a, va, data, first);
 		if (first < n)
@@ -181,7 +189,7 @@ void *soft_rmw_slow(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, unsig
 {
 	struct soft_tlb_entry *t = tlb_reach(cpu, op, va, WALK_WRITE, is_user(cpu));
 
-	if (t->host && size <= page_rest(va))
+	if (t->host && size <= page_rest(va) && !soft_debug_armed(cpu))
 		return t->host + (va & ~SOFT_PAGE_MASK);
 	soft_write_check(cpu, op, va, size);
 	span(cpu, op, va, cpu->bounce, size, WALK_READ, is_user(cpu));

@@ -7,13 +7,11 @@
 #include "hypervisor/soft/chips.h"
 #include "hypervisor/soft/machine.h"
 
-#define DR6_BS (UINT64_C(1) << 14)
-
 /* ---- events between instructions ---------------------------------------------------- */
 
 static bool flags_armed(const struct soft_cpu *cpu)
 {
-	return cpu->flags & (FLAG_TF | FLAG_RF);
+	return cpu->flags & (FLAG_TF | FLAG_RF) || soft_debug_armed(cpu);
 }
 
 static void init_and_sipi(struct soft_cpu *cpu)
@@ -92,6 +90,8 @@ static void one_run(struct soft_cpu *cpu)
 	struct soft_op *op;
 
 	cpu->op = NULL;
+	if (!(cpu->flags & FLAG_RF))
+		soft_debug_before(cpu);
 	op = soft_code_single(cpu);
 	cpu->flags &= ~(uint32_t)FLAG_RF;
 	cpu->limit = cpu->icount + 1;
@@ -99,10 +99,7 @@ static void one_run(struct soft_cpu *cpu)
 		op = op->run(cpu, op);
 	cpu->limit = limit;
 	cpu->op = NULL;
-	if (trap) {
-		cpu->dr[6] |= DR6_BS;
-		soft_deliver(cpu, EVENT_EXCEPTION, VEC_DB, false, 0);
-	}
+	soft_debug_after(cpu, trap);
 }
 
 static void blocks_run(struct soft_cpu *cpu)
