@@ -214,18 +214,23 @@ fuzz:
 	$(MAKE) $(FUZZ_BUILD) fuzzers
 	$(MAKE) $(FUZZ_BUILD) fuzz-run FUZZ_SECONDS=$(if $(filter-out file,$(origin FUZZ_SECONDS)),$(FUZZ_SECONDS),3600)
 
-# End to end, in emulated hosts; prints `scenario NAME ok|FAILED|skipped (reason)` lines.
-.PHONY: scenario scenario-run
-RUN_SCENARIO = $(RUN_TESTS) --live --timeout 1080 \
-	$(or $(wildcard tests/scenario/run-all),"echo 'scenario all skipped (tests/scenario/run-all is not there)'")
+# End to end; prints `scenario NAME ok|FAILED|skipped (reason)` lines. All of them with hosts that are
+# namespaces of this machine; those that need a kernel on each host in emulated ones.
+.PHONY: scenario scenario-run scenario-lab scenario-lab-run
+RUN_SCENARIO = $(RUN_TESTS) --live --timeout 1080 "tests/scenario/run-all --lab namespaces --jobs 2"
+RUN_SCENARIO_LAB = $(RUN_TESTS) --live --timeout 1080 "tests/scenario/run-all --lab emulated"
 scenario: scenario-programs
 	$(RUN_SCENARIO)
 scenario-run:
 	$(RUN_SCENARIO)
+scenario-lab: scenario-programs
+	$(RUN_SCENARIO_LAB)
+scenario-lab-run:
+	$(RUN_SCENARIO_LAB)
 
 # ---- lint, packages, the whole check ------------------------------------------------
 
-.PHONY: lint tools-test lab-test native-test layers deps check demo
+.PHONY: lint tools-test lab-test native-test layers deps check demo demo-lab
 lint:
 	$(RUN_TESTS) tests/lint/lint.py
 # Whether lint refuses what it must, results are counted right, packages get installed.
@@ -245,9 +250,9 @@ deps:
 check: deps
 	tests/check.py $(BUILD)
 # A sub-make, as the packages must be there before the first compile.
-demo: deps
+demo demo-lab: deps
 	@$(MAKE) -j2 programs lab-tools
-	@POLLUX_BUILD=$(BUILD) lab/demo $(DEMO_ARGS)
+	@POLLUX_BUILD=$(BUILD) lab/demo $(if $(filter demo-lab,$@),--lab emulated) $(DEMO_ARGS)
 
 # ---- install ------------------------------------------------------------------------
 
@@ -284,13 +289,14 @@ clean:
 help:
 	@echo 'make            build ./pollux, ./polluxd and ./pollux-vm (in build/)'
 	@echo 'make check      everything: packages, lint, builds, unit tests, simulation, fuzzing, scenarios'
-	@echo 'make demo       a VM survives the death of its host, in a lab of emulated hosts'
-	@echo 'make lab        the same lab, left up;  make lab-down ends it'
+	@echo 'make demo       a VM survives the death of its host; hosts are namespaces of this machine'
+	@echo 'make demo-lab   the same with emulated hosts, each with a kernel and a KVM of its own'
+	@echo 'make lab        emulated hosts, left up;  make lab-down ends them'
 	@echo 'make bench      measure, and print the tables'
 	@echo 'make unit       the unit tests;  make one-test T=tests/unit/base/test_buf.c'
 	@echo 'make sim        the seeded simulation;  SIM_ARGS are its arguments'
 	@echo 'make native-test the end-to-end tests on this machine (after make programs guests)'
-	@echo 'make scenario   the end-to-end tests in the lab'
+	@echo 'make scenario   the end-to-end tests of protection;  make scenario-lab: in emulated hosts'
 	@echo 'make fuzz-brief each fuzzer for FUZZ_SECONDS=10;  make fuzz: for an hour'
 	@echo 'make lint       format, layering, sizes, static analysis'
 	@echo 'make deps       install the Debian packages that are missing (packaging/packages.txt)'

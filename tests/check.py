@@ -35,6 +35,7 @@ def phases(build):
     yield "sim", [f"BUILD={build}", "CC=gcc", "sim-run"]
     yield "fuzz", [f"BUILD={build}-asan", *SANITIZED, "fuzz-run"]
     yield "scenario", [f"BUILD={build}", "CC=gcc", "scenario-run"]
+    yield "scenario-lab", [f"BUILD={build}", "CC=gcc", "scenario-lab-run"]
 
 
 def results_read(path):

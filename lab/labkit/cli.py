@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shlex
-import signal
 import sys
 import time
 
@@ -227,7 +226,7 @@ def main(argv):
     o = parser(dashes is not None).parse_args(argv[:dashes])
     if dashes is not None:
         o.command = argv[dashes + 1:]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    up.end_once()
     try:
         return o.run(Place(o.folder), o) or 0
     except LabError as err:

@@ -17,10 +17,9 @@ GUEST_CMDLINE = ("console=ttyS0 quiet no_timer_check tsc=reliable cryptomgr.note
                  "8250.nr_uarts=1 random.trust_cpu=on mitigations=off "
                  f"pollux.ip={GUEST_ADDRESS}/24")
 DISK = "/var/lib/pollux/{vm}.img"
-# An emulated host now and then stands still for hundreds of milliseconds.
-HEARTBEAT_MS = 100
-LOSS_MS = 1500
-FENCE_DELAY_MS = 3000
+# By what the hosts are. An emulated host now and then stands still for hundreds of milliseconds.
+TIMES_MS = {"emulated": {"heartbeat": 100, "loss": 1500, "fence_delay": 3000},
+            "namespaces": {"heartbeat": 50, "loss": 500, "fence_delay": 1500}}
 
 
 class CommandFailed(LabError):
@@ -34,9 +33,11 @@ def _quoted(value):
 
 
 class Cluster:
-    def __init__(self, place, build, fence=True, heartbeat_ms=HEARTBEAT_MS, loss_ms=LOSS_MS):
-        self.place, self.build, self.fence = place, pathlib.Path(build), fence
-        self.heartbeat_ms, self.loss_ms = heartbeat_ms, loss_ms
+    """engine: what guests run under; None is what their host thinks best."""
+
+    def __init__(self, place, build, kind="emulated", engine=None):
+        self.place, self.build, self.kind, self.engine = place, pathlib.Path(build), kind, engine
+        self.fence, self.times_ms = True, TIMES_MS[kind]
         self.programs = "/pollux"
 
     # ---- commands on hosts ----
@@ -100,8 +101,9 @@ class Cluster:
                 f'state_dir = "/var/lib/pollux";\nrun_dir = "/run/pollux";\n'
                 f'vm_program = "{self.programs}/pollux-vm";\n'
                 f'ca = "{pki}/ca.crt";\ncert = "{pki}/{name}.crt";\nkey = "{pki}/{name}.key";\n'
-                f'heartbeat_ms = {self.heartbeat_ms};\nloss_ms = {self.loss_ms};\n'
-                f'fence_delay_ms = {FENCE_DELAY_MS};\n'
+                f'heartbeat_ms = {self.times_ms["heartbeat"]};\n'
+                f'loss_ms = {self.times_ms["loss"]};\n'
+                f'fence_delay_ms = {self.times_ms["fence_delay"]};\n'
                 f'peers = ( {", ".join(self._peer(p) for p in peers)} );\n')
 
     def prepare(self, hosts=("hosta", "hostb")):
@@ -128,6 +130,7 @@ class Cluster:
             f'name = "{vm}";\nmemory = "{memory}";\nvcpus = {vcpus};\n'
             f'kernel = "/lab/guest/vmlinux";\ninitrd = "/lab/guest/initrd.img";\n'
             f'cmdline = {_quoted(cmdline)};\n'
+            f'engine = {_quoted(self.engine or "auto")};\n'
             f'disks = ( {{ path = "{DISK.format(vm=vm)}"; size = "8M"; }} );\n'
             f'nics = ( {{ tap = "{vm}0"; bridge = "br0"; mac = "52:54:00:99:00:01"; }} );\n')
         return f"/lab/{vm}.cfg"
@@ -206,6 +209,20 @@ class Cluster:
             except LabError as err:
                 (folder / f"{name}.log").write_text(str(err))
             shutil.copy(self.place.host(name) / "console.log", folder / f"{name}.console")
+
+
+def engine_for_guests(build):
+    """(the engine that `auto` takes for an ordinary guest on this machine, why)."""
+    done = subprocess.run([str(pathlib.Path(build) / "pollux"), "version", "--json"],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise LabError(f"pollux version: {done.stderr.strip()}")
+    passed = []
+    for engine in json.loads(done.stdout)["engines"]:
+        if engine["usable"] and engine["real_guests"]:
+            return engine["name"], "; ".join(passed) or engine["why"]
+        passed.append(f"{engine['name']}: {engine['why']}")
+    raise LabError(f"no engine here carries an ordinary guest ({'; '.join(passed)})")
 
 
 def build_folder():

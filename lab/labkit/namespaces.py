@@ -61,11 +61,17 @@ def _parent(pid):
     return int(text[text.rindex(")") + 2:].split()[1])
 
 
-def _namespace(pid):
+def process_namespace(pid, kind="pid"):
+    """The number of a process's PID namespace."""
     try:
-        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
     except OSError:
         return None
+
+
+def child_namespace(pid):
+    """That of its children: the host's, for the pid that the host's status tells."""
+    return process_namespace(pid, "pid_for_children")
 
 
 class NamespaceHost(Machine):
@@ -131,8 +137,8 @@ class NamespaceHost(Machine):
             pass
 
     def _processes(self):
-        inside = _namespace(self._init)
-        return {p for p in _process_ids() if _namespace(p) == inside}
+        inside = process_namespace(self._init)
+        return {p for p in _process_ids() if process_namespace(p) == inside}
 
     async def _hold(self, on):
         if on:

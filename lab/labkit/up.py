@@ -25,13 +25,27 @@ def tools_folder(build):
     return tools
 
 
+def end_once():
+    """SIGTERM ends the program as an exception, as Ctrl-C does, and what comes after the first of
+    either does not disturb the cleaning up."""
+    def end(number, _frame):
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, end)
+
+
 def need_programs():
     for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("dpkg", "dpkg")):
         if not shutil.which(program):
             raise LabError(f"{program} is not installed (package {package})")
 
 
-def up(place, names, build, wanted, say):
+def up(place, names, build, wanted, say, with_guest=True):
     """wanted: auto, kvm or tcg, which are what emulates the hosts, or namespaces."""
     host.specs(names)
     build = pathlib.Path(build)
@@ -41,7 +55,8 @@ def up(place, names, build, wanted, say):
               "boot_timeout": BOOT_TIMEOUT}
     made = _namespaces if wanted == "namespaces" else _emulators
     entrance = made(config, tools, wanted, say)
-    config["guest"] = str(guest.folder(build, tools, say))
+    if with_guest:
+        config["guest"] = str(guest.folder(build, tools, say))
     lock = place.create()
     try:
         if "initrd" in config:

@@ -14,9 +14,9 @@ RESET = ("for p in polluxd pollux-vm state-hop; do killall -9 $p; done 2>/dev/nu
 
 
 class Arena:
-    def __init__(self, place, build):
+    def __init__(self, place, build, kind, engine):
         self.place, self.build = place, build
-        self.cluster = Cluster(place, build)
+        self.cluster = Cluster(place, build, kind, engine)
 
     # ---- the lab ----
 
@@ -71,10 +71,14 @@ class Arena:
         self.cluster.wait(f"{more} more replies to the client",
                           lambda: self.cluster.client_replies() >= have + more, timeout)
 
-    def silent(self, seconds):
-        """Whether the client got no reply in that time."""
+    def linger(self):
+        """Longer than anybody takes to notice a loss and to act on it."""
+        time.sleep(4 * self.cluster.times_ms["loss"] / 1000)
+
+    def silent(self):
+        """Whether the client gets no reply in that time."""
         before = self.cluster.client_replies()
-        time.sleep(seconds)
+        self.linger()
         return self.cluster.client_replies() == before
 
     def vm(self, host):

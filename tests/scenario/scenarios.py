@@ -3,7 +3,6 @@
 about does not hold."""
 import pathlib
 import shutil
-import time
 
 
 class Violated(Exception):
@@ -108,7 +107,7 @@ def standby_host_dies_stall(arena):
     arena.protected(policy="stall")
     arena.lab("kill", host="hostb")
     arena.cluster.wait("the loss is noticed", lambda: arena.happened("hosta", "loss detected"), 20)
-    must(arena.silent(5), "a guest with policy stall answered without a standby")
+    must(arena.silent(), "a guest with policy stall answered without a standby")
     arena.cluster.pollux("hosta", "failover", "demo", "--force")
     arena.replies(20)
     client_content(arena, "hosta")
@@ -142,7 +141,7 @@ def link_cut_without_fence(arena):
     arena.cut("repl")
     arena.cluster.wait("hostb says that it waits",
                        lambda: arena.state("hostb") == "deciding", 30)
-    must(arena.silent(6), "output left although nobody could confirm who owns the guest")
+    must(arena.silent(), "output left although nobody could confirm who owns the guest")
     must(arena.state("hostb") == "deciding", "hostb promoted without a fence")
     arena.heal()
     arena.replies(20)
@@ -155,7 +154,7 @@ def operator_decides(arena):
     arena.protected(fence=False)
     arena.lab("kill", host="hosta")
     arena.wait_state("hostb", "deciding", timeout=30)
-    must(arena.silent(5), "hostb promoted on silence alone")
+    must(arena.silent(), "hostb promoted on silence alone")
     code, text = arena.cluster.pollux("hostb", "failover", "demo", check=False)
     must(code != 0 and "--force" in text, f"failover without --force: {code}: {text}")
     arena.cluster.pollux("hostb", "failover", "demo", "--force")
@@ -174,14 +173,14 @@ def unprotect_is_no_failure(arena):
     arena.replies(10)
     must(arena.state("hosta") == "running", f"hosta is {arena.state('hosta')} after unprotect")
     arena.lab("kill", host="hosta")
-    must(arena.silent(6), "hostb answered after a clean unprotect")
+    must(arena.silent(), "hostb answered after a clean unprotect")
     must(arena.state("hostb") not in RUNS, f"hostb is {arena.state('hostb')} after unprotect")
 
 
 def shutdown_is_no_failure(arena):
     arena.protected(client=False)
     arena.guest_stop("hosta")
-    time.sleep(4)
+    arena.linger()
     must(arena.state("hosta") not in RUNS, f"hosta is {arena.state('hosta')} after shutdown")
     must(arena.state("hostb") not in RUNS, f"hostb is {arena.state('hostb')} after shutdown")
 
@@ -191,12 +190,12 @@ def shutdown_is_no_failure(arena):
 def primary_dies_in_first_copy(arena):
     """The guest is lost, as any unprotected one; the standby must not resume rubbish."""
     arena.guest_up()
-    arena.lab("delay", net="repl", host="*", usec=20000)
+    arena.lab("delay", net="repl", host="*", usec=100000)
     arena.cluster.pollux("hosta", "protect", "demo", "--to", "hostb", "--detach")
     arena.wait_state("hostb", "standby-syncing", timeout=30)
     arena.lab("kill", host="hosta")
     arena.lab("delay", net="repl", host="*", usec=0)
-    time.sleep(5)
+    arena.linger()
     must(arena.state("hostb") not in RUNS, f"hostb is {arena.state('hostb')} after half a copy")
     code, text = arena.cluster.pollux("hostb", "failover", "demo", "--force", check=False)
     must(code != 0, f"half a copy was promoted by force: {text}")
@@ -274,3 +273,8 @@ ALL = {f.__name__: f for f in (
     unprotect_is_no_failure, shutdown_is_no_failure, primary_dies_in_first_copy,
     linux_moves_a_hundred_times,
     wire_shows_nothing)}
+
+# What needs a kernel of its own on each host: KVM's state, a host whose kernel dies with it.
+EMULATED = {name: ALL[name] for name in (
+    "run_on_a_terminal", "primary_host_dies_event", "there_and_back", "link_cut_with_fence",
+    "linux_moves_a_hundred_times")}
