@@ -138,9 +138,9 @@ INLINE void store(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, uint64_
 uint64_t soft_stack_address(struct soft_cpu *cpu, struct soft_op *op, int64_t offset, unsigned size,
 			    bool write);
 void soft_stack_move(struct soft_cpu *cpu, int64_t offset);
-void soft_stack_push(struct soft_cpu *cpu, struct soft_op *op, uint64_t v, unsigned size);
+void soft_push(struct soft_cpu *cpu, struct soft_op *op, uint64_t v, unsigned size);
 /* Octets of a push, pop, call or return: 8 in 64-bit mode but for a prefix. */
-unsigned soft_stack_size(const struct soft_insn *i);
+unsigned soft_push_size(const struct soft_insn *i);
 
 /* Loads the memory operand to register SOFT_EA for an operation that follows. */
 void soft_emit_load(struct soft_builder *b, unsigned size);

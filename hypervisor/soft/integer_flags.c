@@ -37,7 +37,7 @@ static struct soft_op *pushf(struct soft_cpu *cpu, struct soft_op *op)
 		flags &= ~(uint32_t)FLAG_IF;
 		flags |= FLAG_IOPL | (cpu->flags & FLAG_VIF ? FLAG_IF : 0);
 	}
-	soft_stack_push(cpu, op, flags, op->aux);
+	soft_push(cpu, op, flags, op->aux);
 	return soft_next(cpu, op);
 }
 
@@ -92,7 +92,7 @@ static void emit_stack(struct soft_builder *b, soft_fn *run)
 	struct soft_op *op = soft_emit(b, run);
 
 	op->flags |= OP_STACK;
-	op->aux = (uint8_t)soft_stack_size(b->insn);
+	op->aux = (uint8_t)soft_push_size(b->insn);
 }
 
 bool soft_select_flags(struct soft_builder *b)

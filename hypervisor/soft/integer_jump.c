@@ -136,7 +136,7 @@ static struct soft_op *call_legacy(struct soft_cpu *cpu, struct soft_op *op)
 {
 	uint64_t rip = relative_target(cpu, op);
 
-	soft_stack_push(cpu, op, soft_rip_next(cpu, op), op->aux);
+	soft_push(cpu, op, soft_rip_next(cpu, op), op->aux);
 	return soft_jump_to(cpu, op, rip);
 }
 
@@ -145,7 +145,7 @@ static struct soft_op *call_register_legacy(struct soft_cpu *cpu, struct soft_op
 	uint64_t rip = cut(reg_get(cpu, op->rm, 8), op->aux);
 
 	target_check(cpu, op, rip);
-	soft_stack_push(cpu, op, soft_rip_next(cpu, op), op->aux);
+	soft_push(cpu, op, soft_rip_next(cpu, op), op->aux);
 	return soft_jump_to(cpu, op, rip);
 }
 

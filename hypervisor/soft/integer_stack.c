@@ -58,7 +58,7 @@ static uint64_t stack_load(struct soft_cpu *cpu, struct soft_op *op, int64_t off
 			   : soft_read64(cpu, op, va);
 }
 
-void soft_stack_push(struct soft_cpu *cpu, struct soft_op *op, uint64_t v, unsigned size)
+void soft_push(struct soft_cpu *cpu, struct soft_op *op, uint64_t v, unsigned size)
 {
 	stack_store(cpu, op, -(int64_t)size, v, size);
 	soft_stack_move(cpu, -(int64_t)size);
@@ -74,7 +74,7 @@ static void reg_put_any(struct soft_cpu *cpu, unsigned at, uint64_t v, unsigned 
 		reg_put(cpu, at, v, 8);
 }
 
-unsigned soft_stack_size(const struct soft_insn *i)
+unsigned soft_push_size(const struct soft_insn *i)
 {
 	return i->mode == MODE_64 ? i->operand16 ? 2 : 8 : i->operand;
 }
@@ -101,8 +101,8 @@ static struct soft_op *pop_reg64(struct soft_cpu *cpu, struct soft_op *op)
 }
 
 /* aux: octets */
-SOFT_FN(push_reg, soft_stack_push(cpu, op, reg_get(cpu, op->rm, 8), op->aux))
-SOFT_FN(push_imm, soft_stack_push(cpu, op, op->imm, op->aux))
+SOFT_FN(push_reg, soft_push(cpu, op, reg_get(cpu, op->rm, 8), op->aux))
+SOFT_FN(push_imm, soft_push(cpu, op, op->imm, op->aux))
 
 static struct soft_op *pop_reg(struct soft_cpu *cpu, struct soft_op *op)
 {
@@ -118,7 +118,7 @@ static struct soft_op *emit_stack(struct soft_builder *b, soft_fn *run)
 	struct soft_op *op = soft_emit(b, run);
 
 	op->flags |= OP_STACK;
-	op->aux = (uint8_t)soft_stack_size(b->insn);
+	op->aux = (uint8_t)soft_push_size(b->insn);
 	return op;
 }
 
@@ -126,7 +126,7 @@ static struct soft_op *emit_stack(struct soft_builder *b, soft_fn *run)
 bool soft_select_push(struct soft_builder *b)
 {
 	const struct soft_insn *i = b->insn;
-	unsigned size = soft_stack_size(i);
+	unsigned size = soft_push_size(i);
 	struct soft_op *op;
 
 	if (i->opcode == 0x68 || i->opcode == 0x6a) {
@@ -180,7 +180,7 @@ static void emit_pop_memory(struct soft_builder *b, unsigned size)
 bool soft_select_pop(struct soft_builder *b)
 {
 	const struct soft_insn *i = b->insn;
-	unsigned size = soft_stack_size(i);
+	unsigned size = soft_push_size(i);
 	struct soft_op *op;
 
 	if (i->opcode == 0x8f && i->reg & 7)
