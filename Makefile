@@ -141,7 +141,7 @@ UNIT := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*/test_*.c))
 SIM := $(if $(wildcard tests/sim/*.c),$(BUILD)/tests/sim/sim)
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 GUESTS :=
--include tests/guests/guests.mk lab/lab.mk bench/bench.mk
+-include tests/guests/guests.mk lab/lab.mk bench/bench.mk tests/linux/linux.mk
 
 # $(call test_program,SOURCE,FOLDER); sources beside it that are not tests are shared by them.
 test_helpers = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/unit/$1/test_%,$(wildcard tests/unit/$1/*.c)))
@@ -297,6 +297,7 @@ help:
 	@echo 'make sim        the seeded simulation;  SIM_ARGS are its arguments'
 	@echo 'make native-test the end-to-end tests on this machine (after make programs guests)'
 	@echo 'make scenario   the end-to-end tests of protection;  make scenario-lab: in emulated hosts'
+	@echo 'make linux-test Linux kernels in the engine without KVM;  make linux-test-long: all of it'
 	@echo 'make fuzz-brief each fuzzer for FUZZ_SECONDS=10;  make fuzz: for an hour'
 	@echo 'make lint       format, layering, sizes, static analysis'
 	@echo 'make deps       install the Debian packages that are missing (packaging/packages.txt)'

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Unmodified Linux kernels under `pollux run`, in the engine without KVM:
+#   make linux-test        the brief set;  make linux-test-long: all of it, and 20 boots in a row
+#   LINUX_ARGS="--engine tcg cloud"   other arguments of tests/linux/run
+
+LINUX_ARGS ?=
+RUN_LINUX = $(RUN_TESTS) --live --timeout 3600 "tests/linux/run --build $(BUILD) $1 $(LINUX_ARGS)"
+
+.PHONY: linux-test linux-test-run linux-test-long
+linux-test: programs
+	$(call RUN_LINUX)
+linux-test-run:
+	$(call RUN_LINUX)
+linux-test-long: programs
+	$(call RUN_LINUX,--long)
