@@ -10,7 +10,7 @@
 #define GATE_TYPE  0xc
 
 struct trap trap;
-bool (*priv_filter)(struct frame *f);
+bool (*volatile priv_filter)(struct frame *f);
 struct priv_tss priv_tss __attribute__((aligned(4096)));
 uint8_t priv_scratch[8192] __attribute__((aligned(4096)));
 uint8_t priv_stack[PRIV_STACK_SIZE] __attribute__((aligned(4096)));

@@ -148,7 +148,7 @@ void priv_expect(const char *name, uint64_t seen, uint64_t wanted);
 void priv_end(void);
 
 /* An exception that shall not end the probe is handled here; true if it is. */
-extern bool (*priv_filter)(struct frame *f);
+extern bool (*volatile priv_filter)(struct frame *f);
 
 #define CR_READ(n)                                                                                 \
 	static inline uint64_t cr##n##_read(void)                                                  \

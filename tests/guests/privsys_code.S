@@ -222,7 +222,6 @@ entry_rsp: // RSP is still the user's
 	cr	cr4_reserved_high, 13, 4, 0x100000000
 	cr	cr4_reserved_31, 13, 4, 0x80000000
 	cr	cr4_reserved_15, 13, 4, 0x8000
-	cr	cr3_reserved_high, 13, 3, 0x4000000000000000
 	cr	cr8_reserved, 13, 8, 0x10
 	check	cr0_et_fixed, MODE_K, PROBE_END, ax=0x10
 	movq	%cr0, %rax
