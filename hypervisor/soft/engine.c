@@ -173,6 +173,7 @@ static int soft_vcpus_reset(struct engine *en, struct error *e)
 	soft_code_drop_all(en);
 	for (unsigned i = 0; i < en->vcpus; i++)
 		soft_cpu_reset(en->cpu[i]);
+	soft_clock_reset(en);
 	return 0;
 }
 
@@ -291,7 +292,7 @@ static int soft_create(const struct engine_params *p, struct engine **out, struc
 	}
 	en->params = *p;
 	en->memory = p->memory;
-	en->clock.tsc_khz = SOFT_TSC_KHZ;
+	en->clock.tsc_khz = soft_tsc_khz_host();
 	rc = parts_create(en, p->vcpus);
 	if (!rc)
 		rc = soft_vcpus_reset(en, e);

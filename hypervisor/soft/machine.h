@@ -72,6 +72,8 @@ enum soft_stop {
 };
 /* Exceptions and interrupts are delivered inside. The baton is held. */
 enum soft_stop soft_run(struct soft_cpu *cpu);
+/* Lets an INIT and a SIPI act that wait for it. The chips' lock is held. */
+void soft_attend_init(struct soft_cpu *cpu);
 
 /* ---- exception.c ------------------------------------------------------------------------ */
 
@@ -118,6 +120,8 @@ int soft_vcpu_boot(struct engine *en, const struct boot_entry *entry, struct err
 int soft_state_save(struct engine *en, struct buf *out, struct error *e);
 int soft_state_check(struct engine *en, const struct state_view *state, struct error *e);
 int soft_state_load(struct engine *en, const struct state_view *state, struct error *e);
+/* The run loop, while cpu->loaded.first: what was left until guest memory is there. */
+void soft_loaded_deliver(struct soft_cpu *cpu);
 
 /* ---- cpuid.c: CPU model pollux-base -------------------------------------------------------- */
 
@@ -130,6 +134,11 @@ uint64_t soft_tsc_read(struct soft_cpu *cpu);
 void soft_tsc_write(struct soft_cpu *cpu, uint64_t value);
 /* When the TSC gets there, in soft_now() time; 0: it is past. */
 uint64_t soft_tsc_when(const struct soft_cpu *cpu, uint64_t tsc);
+/* The host's own TSC frequency, so that a state fits KVM there and on equal hosts; or
+ * SOFT_TSC_KHZ, if nobody tells it. */
+uint32_t soft_tsc_khz_host(void);
+/* As at power on: all begin at 0. */
+void soft_clock_reset(struct engine *en);
 uint64_t soft_kvmclock_read(const struct engine *en);
 /* Writes the guest's clock pages again: the clock was set, or the guest is told that it
  * was stopped. All vCPUs stand still. */

@@ -14,7 +14,7 @@ static bool flags_armed(const struct soft_cpu *cpu)
 	return cpu->flags & (FLAG_TF | FLAG_RF) || soft_debug_armed(cpu);
 }
 
-static void init_and_sipi(struct soft_cpu *cpu)
+void soft_attend_init(struct soft_cpu *cpu)
 {
 	struct soft_chips *chips = cpu->engine->chips;
 	int vector;
@@ -53,7 +53,7 @@ static bool chips_attend(struct soft_cpu *cpu)
 	bool nmi = false;
 
 	soft_chips_enter(en);
-	init_and_sipi(cpu);
+	soft_attend_init(cpu);
 	if (!cpu->wait_sipi)
 		vector = interrupt_choose(cpu, &nmi);
 	soft_chips_leave(en);
@@ -71,6 +71,8 @@ static bool events_attend(struct soft_cpu *cpu)
 {
 	unsigned attention = atomic_load_explicit(&cpu->attention, memory_order_acquire);
 
+	if (UNLIKELY(cpu->loaded.first))
+		soft_loaded_deliver(cpu);
 	if (attention & ATTENTION_STALE)
 		soft_code_drop_stale(cpu->engine);
 	atomic_fetch_and(&cpu->attention,

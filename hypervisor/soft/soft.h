@@ -301,6 +301,13 @@ struct soft_cpu {
 		uint8_t delivering; /* enum soft_exception_class, of what this came on top of */
 		uint32_t error;
 	} exception; /* being delivered: a second one makes #DF, a third a shutdown */
+	struct {
+		bool first;   /* a state was loaded, and nothing has run since */
+		bool waiting; /* then deliver this first */
+		bool has_error;
+		uint8_t kind, vector; /* enum soft_event */
+		uint32_t error;
+	} loaded;
 	uint8_t debug_hits; /* DR6 bits of data breakpoints that this instruction met */
 	bool step_off;      /* this instruction takes no single-step trap behind it */
 

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * CPU model pollux-base as states hold it: the same CPUID leaves, MSRs and FPU state under
+ * each engine that offers it. Private to hypervisor/.
+ */
+#ifndef POLLUX_HYPERVISOR_CPU_MODEL_H
+#define POLLUX_HYPERVISOR_CPU_MODEL_H
+
+#include "hypervisor/state_image.h"
+
+#define CPU_MODEL_LEAVES 24
+
+/* Fills all but `engine`; `vcpus` and `cpuid`, with room for CPU_MODEL_LEAVES, are given. */
+void cpu_model_base(struct state_model *model);
+
+#endif
