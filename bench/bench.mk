@@ -4,6 +4,7 @@
 #   RAW=FILE         one JSON line an epoch is appended there (default: in the build folder)
 #   BENCH_SCALE=0.2  shorter runs
 # `make bench-lab RUNS=3`: from the death of a host to the first reply, in the lab.
+# `make bench-engines RUNS=3`: the software CPU beside QEMU's translator, the same guest and work.
 
 BENCHES := pause wire encode
 RAW ?= $(BUILD)/bench/raw.jsonl
@@ -26,3 +27,20 @@ RUNS ?= 3
 .PHONY: bench-lab
 bench-lab: programs lab-tools
 	@bench/bench-lab --runs $(RUNS) --build $(BUILD) --raw $(RAW)
+
+# Freestanding, from the parts of the test guests.
+BENCH_GUEST := $(BUILD)/bench/guest/integer
+BENCH_GUEST_OBJECTS := $(BUILD)/bench/guest/integer.o $(BUILD)/bench/guest/rounds.o
+$(BUILD)/bench/guest/%.o: bench/guest/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(GUEST_COMPILE)
+$(BUILD)/bench/guest/%.o: bench/guest/%.S $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(GUEST_COMPILE)
+$(BENCH_GUEST): $(BENCH_GUEST_OBJECTS) $(GUEST_COMMON:%=$(BUILD)/tests/guests/%.o) tests/guests/guest.ld
+	$(call say,LINK)$(CC) -nostdlib -static -Wl,-T,tests/guests/guest.ld \
+		-Wl,--build-id=none -Wl,-z,noexecstack -o $@ $(filter %.o,$^)
+
+.PHONY: bench-engines
+bench-engines: programs $(BENCH_GUEST)
+	@bench/bench-engines --runs $(RUNS) --build $(BUILD) --raw $(RAW)
