@@ -30,6 +30,7 @@ void soft_debug_before(struct soft_cpu *cpu)
 
 	cpu->debug_hits = 0;
 	cpu->step_off = false;
+	cpu->step_rip = cpu->rip;
 	for (unsigned n = 0; n < 4; n++)
 		if (enabled(cpu, n) && kind_of(cpu, n) == BREAK_EXECUTE && cpu->dr[n] == va)
 			hits |= 1u << n;
@@ -48,6 +49,9 @@ void soft_debug_after(struct soft_cpu *cpu, bool trap)
 	if (!hits)
 		return;
 	cpu->dr[6] |= hits;
+	/* Between two rounds of a repeated instruction it must not hit its own breakpoint. */
+	if (cpu->rip == cpu->step_rip)
+		cpu->flags |= FLAG_RF;
 	soft_raise(cpu, NULL, VEC_DB);
 }
 
@@ -76,6 +80,7 @@ static unsigned register_of(struct soft_cpu *cpu, struct soft_op *op, unsigned n
 	soft_need_cpl0(cpu, op);
 	if (cpu->dr[7] & DR7_GD) {
 		cpu->dr[6] |= DR6_GD;
+		cpu->flags |= FLAG_RF; /* a fault, of the kind that pushes it */
 		soft_raise(cpu, op, VEC_DB);
 	}
 	return n;

@@ -151,8 +151,8 @@ INLINE struct soft_op *repeat(struct soft_cpu *cpu, struct soft_op *op, enum str
 			      unsigned size)
 {
 	uint64_t count = pointer(cpu, op, SOFT_RCX), n;
-	/* A single step is one element. */
-	uint64_t left = cpu->flags & FLAG_TF ? 1 : CHUNK;
+	/* A single step, and a look for a data breakpoint, is behind each element. */
+	uint64_t left = cpu->flags & FLAG_TF || cpu->dr[7] & 0xff ? 1 : CHUNK;
 	bool runs = (kind == STRING_MOVS || kind == STRING_STOS) && runs_possible(cpu, op);
 
 	while (count && left) {

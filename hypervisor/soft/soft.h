@@ -310,6 +310,7 @@ struct soft_cpu {
 	} loaded;
 	uint8_t debug_hits; /* DR6 bits of data breakpoints that this instruction met */
 	bool step_off;      /* this instruction takes no single-step trap behind it */
+	uint64_t step_rip;  /* where it is */
 
 	soft_xmm xmm[16];
 	uint32_t mxcsr;

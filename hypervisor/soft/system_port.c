@@ -78,7 +78,7 @@ static void outs_round(struct soft_cpu *cpu, struct soft_op *op)
 static struct soft_op *string(struct soft_cpu *cpu, struct soft_op *op,
 			      void (*round)(struct soft_cpu *, struct soft_op *))
 {
-	unsigned most = cpu->flags & FLAG_TF ? 1 : ROUNDS_MOST;
+	unsigned most = cpu->flags & FLAG_TF || soft_debug_armed(cpu) ? 1 : ROUNDS_MOST;
 	uint64_t left;
 
 	if (!op->scale) {

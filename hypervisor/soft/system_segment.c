@@ -7,11 +7,13 @@ unsigned soft_stack_size(const struct soft_insn *i)
 	return i->mode == MODE_64 && i->operand == 4 ? 8 : i->operand;
 }
 
-/* SS: no interrupt before the stack pointer has been loaded, too. */
+/* SS: no interrupt and no single-step trap before the stack pointer has been loaded, too. */
 static struct soft_op *loaded(struct soft_cpu *cpu, struct soft_op *op, enum soft_seg seg)
 {
-	if (seg == SEG_SS)
+	if (seg == SEG_SS) {
 		cpu->shadow = true;
+		cpu->step_off = cpu->flags & FLAG_TF;
+	}
 	return soft_leave(cpu, op, soft_rip_after(cpu, op));
 }
 
