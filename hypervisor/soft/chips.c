@@ -118,7 +118,7 @@ static void lapic_access(struct soft_chips *c, uint64_t now, unsigned vcpu, unsi
 		rc = lapic_read(c, now, vcpu, index, &value);
 		memcpy(data, (uint8_t *)&value + at, size);
 	}
-	if (rc)
+	if (rc && !lapic_known(index))
 		lapic_error(c, vcpu, ESR_REGISTER);
 }
 

@@ -183,6 +183,11 @@ static bool register_readable(unsigned index)
 	       (index >= LAPIC_ICR && index <= LAPIC_TIMER_CURRENT) || index == LAPIC_TIMER_DIVIDE;
 }
 
+bool lapic_known(unsigned index)
+{
+	return register_readable(index) || index == LAPIC_EOI;
+}
+
 int lapic_read(const struct soft_chips *c, uint64_t now, unsigned vcpu, unsigned index,
 	       uint32_t *value)
 {

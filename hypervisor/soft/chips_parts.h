@@ -105,10 +105,12 @@ struct lapic {
 #define IOAPIC_ADDRESS 0xfec00000u
 #define PIT_CHANNELS   3
 #define PIT_MODE_UNSET 0xff
+#define PIT_COUNT_MAX  0x10000u
 
 struct pit {
 	struct kvm_pit_state2 state;    /* count_load_time: in the time base of `now` */
 	uint64_t stopped[PIT_CHANNELS]; /* ticks counted when the gate fell */
+	bool waiting[PIT_CHANNELS];     /* for a count or, in modes 1 and 5, the gate's edge */
 	uint64_t due;                   /* of channel 0's interrupt */
 };
 
@@ -149,6 +151,7 @@ static inline bool lapic_x2(const struct lapic *l)
 	return l->base & APIC_BASE_X2APIC;
 }
 uint32_t lapic_x2_logical(unsigned vcpu);
+bool lapic_known(unsigned index); /* there is such a register in xAPIC mode */
 /* 0; -EINVAL: no such register, or not to be read or written. */
 int lapic_read(const struct soft_chips *c, uint64_t now, unsigned vcpu, unsigned index,
 	       uint32_t *value) MUST_CHECK;
@@ -193,7 +196,8 @@ bool pic_port(struct soft_chips *c, uint16_t port, uint8_t *data, bool write);
 
 /* chips_pit.c */
 void pit_reset(struct soft_chips *c);
-void pit_load(struct soft_chips *c, uint64_t now, unsigned channel, uint32_t count);
+/* Channel 0's next interrupt is planned too. */
+void pit_start(struct soft_chips *c, uint64_t now, unsigned channel);
 void pit_run(struct soft_chips *c, uint64_t now);
 bool pit_port(struct soft_chips *c, uint64_t now, uint16_t port, uint8_t *data, bool write);
 

@@ -49,10 +49,15 @@ static uint32_t period_of(const struct kvm_pit_channel_state *ch)
 	return ch->bcd ? from_bcd(ch->count) : ch->count;
 }
 
-/* Mode 1 and 5 count from the gate's edge, 0 and 4 stand while it is low. */
+/* Modes 1 and 5 count from the gate's edge on; the others stand while it is low. */
+static bool edge_triggered(const struct kvm_pit_channel_state *ch)
+{
+	return ch->mode == 1 || ch->mode == 5;
+}
+
 static bool gated(const struct kvm_pit_channel_state *ch)
 {
-	return !ch->gate && ch->mode != 1 && ch->mode != 5;
+	return !ch->gate && !edge_triggered(ch);
 }
 
 static uint64_t elapsed(const struct soft_chips *c, uint64_t now, unsigned channel)
@@ -86,6 +91,8 @@ static bool output(const struct soft_chips *c, uint64_t now, unsigned channel)
 	uint64_t ticks = elapsed(c, now, channel);
 	uint32_t period = period_of(ch);
 
+	if (c->pit.waiting[channel])
+		return ch->mode != 0;
 	switch (ch->mode) {
 	case 2:
 		return !ch->gate || ticks % period != period - 1;
@@ -116,10 +123,11 @@ static void interrupt_plan(struct soft_chips *c, uint64_t ticks)
 	deadline_update(c);
 }
 
-static void pit_start(struct soft_chips *c, uint64_t now, unsigned channel)
+void pit_start(struct soft_chips *c, uint64_t now, unsigned channel)
 {
 	c->pit.state.channels[channel].count_load_time = (int64_t)now;
 	c->pit.stopped[channel] = 0;
+	c->pit.waiting[channel] = false;
 	if (channel == 0)
 		interrupt_plan(c, 0);
 }
@@ -137,7 +145,7 @@ void pit_reset(struct soft_chips *c)
 {
 	memset(&c->pit, 0, sizeof(c->pit));
 	for (unsigned i = 0; i < PIT_CHANNELS; i++) {
-		c->pit.state.channels[i].count = 0x10000;
+		c->pit.state.channels[i].count = PIT_COUNT_MAX;
 		c->pit.state.channels[i].mode = PIT_MODE_UNSET;
 		c->pit.state.channels[i].gate = i != SPEAKER_CHANNEL;
 	}
@@ -163,10 +171,13 @@ static void gate_set(struct soft_chips *c, uint64_t now, unsigned channel, bool 
 
 /* ---- ports --------------------------------------------------------------------------- */
 
-void pit_load(struct soft_chips *c, uint64_t now, unsigned channel, uint32_t count)
+static void count_write(struct soft_chips *c, uint64_t now, unsigned channel, uint32_t count)
 {
-	c->pit.state.channels[channel].count = count ? count : 0x10000;
-	pit_start(c, now, channel);
+	struct kvm_pit_channel_state *ch = &c->pit.state.channels[channel];
+
+	ch->count = count ? count : PIT_COUNT_MAX;
+	if (!edge_triggered(ch))
+		pit_start(c, now, channel);
 }
 
 static void count_latch(struct soft_chips *c, uint64_t now, unsigned channel)
@@ -185,8 +196,8 @@ static void status_latch(struct soft_chips *c, uint64_t now, unsigned channel)
 
 	if (ch->status_latched)
 		return;
-	ch->status = (uint8_t)(output(c, now, channel) << 7 | ch->rw_mode << 4 |
-			       (ch->mode & 7) << 1 | ch->bcd);
+	ch->status = (uint8_t)(output(c, now, channel) << 7 | c->pit.waiting[channel] << 6 |
+			       ch->rw_mode << 4 | (ch->mode & 7) << 1 | ch->bcd);
 	ch->status_latched = 1;
 }
 
@@ -215,6 +226,7 @@ static void command_write(struct soft_chips *c, uint64_t now, uint8_t value)
 		ch->rw_mode = ch->read_state = ch->write_state = (uint8_t)access;
 		ch->mode = (uint8_t)(mode > 5 ? mode - 4 : mode);
 		ch->bcd = value & 1;
+		c->pit.waiting[channel] = true;
 		if (channel == 0) { /* it waits for a count */
 			c->pit.due = NEVER;
 			deadline_update(c);
@@ -228,7 +240,7 @@ static void channel_write(struct soft_chips *c, uint64_t now, unsigned channel, 
 
 	switch (ch->write_state) {
 	case ACCESS_HIGH:
-		pit_load(c, now, channel, (uint32_t)value << 8);
+		count_write(c, now, channel, (uint32_t)value << 8);
 		break;
 	case ACCESS_WORD:
 		ch->write_latch = value;
@@ -236,10 +248,10 @@ static void channel_write(struct soft_chips *c, uint64_t now, unsigned channel, 
 		break;
 	case ACCESS_WORD_HIGH:
 		ch->write_state = ACCESS_WORD;
-		pit_load(c, now, channel, ch->write_latch | (uint32_t)value << 8);
+		count_write(c, now, channel, ch->write_latch | (uint32_t)value << 8);
 		break;
 	default:
-		pit_load(c, now, channel, value);
+		count_write(c, now, channel, value);
 	}
 }
 

@@ -27,7 +27,7 @@ static bool lapic_valid(const uint32_t *reg)
 	for (unsigned i = LAPIC_LVT_TIMER; i <= LAPIC_LVT_ERROR; i++)
 		if (reg[i] >> 19)
 			return false;
-	return (reg[LAPIC_LVT_TIMER] & LAPIC_TIMER_MODE) != LAPIC_TIMER_MODE;
+	return true;
 }
 
 /* What cannot be other than it is, whatever the image says. */
@@ -132,7 +132,7 @@ void soft_chips_pit_save(const struct soft_chips *c, uint64_t now, struct kvm_pi
 
 static bool channel_valid(const struct kvm_pit_channel_state *ch)
 {
-	return ch->count <= 0x10000 && (ch->mode <= 5 || ch->mode == PIT_MODE_UNSET) &&
+	return ch->count <= PIT_COUNT_MAX && (ch->mode <= 5 || ch->mode == PIT_MODE_UNSET) &&
 	       ch->rw_mode <= 3 && ch->read_state <= 4 && ch->write_state <= 4 &&
 	       ch->count_latched <= 4 && ch->bcd <= 1 && ch->gate <= 1;
 }
@@ -146,7 +146,10 @@ int soft_chips_pit_load(struct soft_chips *c, uint64_t now, const struct kvm_pit
 		return -EINVAL;
 	c->pit.state = *in;
 	memset(c->pit.state.reserved, 0, sizeof(c->pit.state.reserved));
-	for (unsigned i = 0; i < PIT_CHANNELS; i++)
-		pit_load(c, now, i, in->channels[i].count);
+	for (unsigned i = 0; i < PIT_CHANNELS; i++) {
+		if (!in->channels[i].count)
+			c->pit.state.channels[i].count = PIT_COUNT_MAX;
+		pit_start(c, now, i);
+	}
 	return 0;
 }
