@@ -7,8 +7,7 @@
 
 #define OP(name) static struct soft_op *name(struct soft_cpu *cpu, struct soft_op *op)
 
-/* ---- two operands -----------------------------------------------------------------------------
- */
+/* ---- two operands ------------------------------------------------------------------- */
 
 /* X(opcode, name, of, bits of the operand in memory) where `of` says how the XMM
  * instruction makes the MMX result. */
@@ -197,7 +196,7 @@ OP(maskmovq)
 
 	mmx_check(cpu, op);
 	if (mask)
-		soft_write_check(cpu, op, va, 8);
+		sse_mask_check(cpu, op, va, mask);
 	for (unsigned n = 0; mask >> n; n++)
 		if (mask >> n & 1)
 			soft_write8(cpu, op, va + n, (uint8_t)(v >> 8 * n));
@@ -213,7 +212,7 @@ OP(emms)
 	return soft_next(cpu, op);
 }
 
-/* ---- conversions -------------------------------------------------------------------- */
+/* ---- conversions: MMX instructions also where they raise #XM --------------------------- */
 
 #define HOST(name)                                                                                 \
 	static inline __m128i name##_xmm(__m128i d, __m128i s)                                     \
@@ -246,8 +245,8 @@ static inline __m128i cvtpi2ps_xmm(__m128i d, __m128i s)
                                                                                                    \
 		sse_check(cpu, op);                                                                \
 		mmx_check(cpu, op);                                                                \
-		xmm_set(cpu, op->reg, sse_float(cpu, op, function, d, s));                         \
 		mmx_enter(cpu);                                                                    \
+		xmm_set(cpu, op->reg, sse_float(cpu, op, function, d, s));                         \
 		return soft_next(cpu, op);                                                         \
 	}                                                                                          \
 	OP(name##_mem)                                                                             \
@@ -277,8 +276,8 @@ TO_FLOAT(TO_FLOAT_FUNCTIONS)
                                                                                                    \
 		sse_check(cpu, op);                                                                \
 		mmx_check(cpu, op);                                                                \
-		mmx_set(cpu, op->reg, low64_of(sse_float(cpu, op, function, s, s)));               \
 		mmx_enter(cpu);                                                                    \
+		mmx_set(cpu, op->reg, low64_of(sse_float(cpu, op, function, s, s)));               \
 		return soft_next(cpu, op);                                                         \
 	}                                                                                          \
 	OP(name##_mem)                                                                             \
@@ -288,8 +287,8 @@ TO_FLOAT(TO_FLOAT_FUNCTIONS)
 		sse_check(cpu, op);                                                                \
 		mmx_check(cpu, op);                                                                \
 		s = SSE_READ_##bits(cpu, op);                                                      \
-		mmx_set(cpu, op->reg, low64_of(sse_float(cpu, op, function, s, s)));               \
 		mmx_enter(cpu);                                                                    \
+		mmx_set(cpu, op->reg, low64_of(sse_float(cpu, op, function, s, s)));               \
 		return soft_next(cpu, op);                                                         \
 	}
 FROM_FLOAT(FROM_FLOAT_FUNCTIONS)

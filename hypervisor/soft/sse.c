@@ -51,8 +51,7 @@ __attribute__((noinline)) void sse_write_slow(struct soft_cpu *cpu, struct soft_
 	soft_write_bytes(cpu, op, va, &bytes, sizeof(bytes));
 }
 
-/* ---- selection --------------------------------------------------------------------------------
- */
+/* ---- selection ---------------------------------------------------------------------- */
 
 static enum sse_prefix prefix_of(const struct soft_insn *i)
 {

@@ -164,6 +164,15 @@ static inline void sse_write(struct soft_cpu *cpu, struct soft_op *op, __m128i v
 	sse_write_any(cpu, op, v);
 }
 
+/* Of octets that are not stored nothing is asked, but for those between two that are. */
+static inline void sse_mask_check(struct soft_cpu *cpu, struct soft_op *op, uint64_t va,
+				  unsigned mask)
+{
+	unsigned first = (unsigned)__builtin_ctz(mask), last = 31 - (unsigned)__builtin_clz(mask);
+
+	soft_write_check(cpu, op, va + first, last - first + 1);
+}
+
 /* The readers by the size of the operand in bits. */
 #define SSE_READ_128 sse_read
 #define SSE_READ_64  sse_read_low64

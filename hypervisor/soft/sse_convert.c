@@ -3,8 +3,7 @@
 #include "hypervisor/soft/flags.h"
 #include "hypervisor/soft/sse.h"
 
-/* ---- from general registers -------------------------------------------------------------------
- */
+/* ---- from general registers --------------------------------------------------------- */
 
 /* X(opcode, prefix, name, bits, w) */
 #define FROM_GENERAL(X)                                                                            \
@@ -38,8 +37,7 @@
 	}
 FROM_GENERAL(FROM_GENERAL_FUNCTIONS)
 
-/* ---- to general registers ---------------------------------------------------------------------
- */
+/* ---- to general registers ----------------------------------------------------------- */
 
 /* X(opcode, prefix, function, instruction, bits of the value, of the integer, w) */
 #define TO_GENERAL(X)                                                                              \

@@ -127,8 +127,7 @@ __attribute__((noinline)) __m128i sse_float_slow(struct soft_cpu *cpu, struct so
 	}
 ARITHMETIC(FUNCTIONS)
 
-/* ---- comparisons that make masks: by the low three bits of the immediate -----------------------
- */
+/* ---- comparisons that make masks: by the low three bits of the immediate ------------ */
 
 #define PREDICATE(predicate, type)                                                                 \
 	static __m128i cmp##predicate##type(__m128i d, __m128i s)                                  \

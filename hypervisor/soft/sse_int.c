@@ -97,8 +97,7 @@
 	}
 TWO_OPERANDS(FUNCTIONS)
 
-/* ---- shifts by an immediate: of rm ------------------------------------------------------------
- */
+/* ---- shifts by an immediate: of rm -------------------------------------------------- */
 
 static inline __m128i psrldq_xmm(__m128i d, __m128i s)
 {
@@ -136,8 +135,7 @@ static inline __m128i pslldq_xmm(__m128i d, __m128i s)
 	}
 SHIFTS(SHIFT_FUNCTION)
 
-/* ---- shuffles: by fields of the immediate -------------------------------------------------------
- */
+/* ---- shuffles: by fields of the immediate ------------------------------------------- */
 
 static inline int dword(__m128i v, unsigned n)
 {

@@ -83,8 +83,7 @@ STORE(store_32, soft_write32(cpu, op, soft_ea(cpu, op), cpu->xmm[op->reg].d[0]))
 STORE(store_low, soft_write64(cpu, op, soft_ea(cpu, op), cpu->xmm[op->reg].q[0]))
 STORE(store_high, soft_write64(cpu, op, soft_ea(cpu, op), cpu->xmm[op->reg].q[1]))
 
-/* ---- from and to general registers --------------------------------------------------------------
- */
+/* ---- from and to general registers -------------------------------------------------- */
 
 #define TO_XMM(name, value)                                                                        \
 	OP(name)                                                                                   \
@@ -144,8 +143,7 @@ OP(movdq2q)
 	return soft_next(cpu, op);
 }
 
-/* ---- by mask ------------------------------------------------------------------------------------
- */
+/* ---- by mask ------------------------------------------------------------------------ */
 
 OP(maskmovdqu)
 {
@@ -155,7 +153,7 @@ OP(maskmovdqu)
 	sse_check(cpu, op);
 	mask = (unsigned)_mm_movemask_epi8(xmm_get(cpu, op->rm));
 	if (mask)
-		soft_write_check(cpu, op, va, 16);
+		sse_mask_check(cpu, op, va, mask);
 	for (unsigned n = 0; mask >> n; n++)
 		if (mask >> n & 1)
 			soft_write8(cpu, op, va + n, cpu->xmm[op->reg].b[n]);

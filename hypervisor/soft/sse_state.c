@@ -81,8 +81,7 @@ int soft_fxrstor(struct soft_cpu *cpu, const uint8_t image[FXSAVE_SIZE])
 	return 0;
 }
 
-/* ---- the instructions: the forms with 32-bit pointers have selectors in their upper halves, which
- * are 0 here ------------------------------------------------------------------------------- */
+/* ---- the instructions: where pointers have 32 bits, selectors follow, which are 0 here  */
 
 static void fxsave_check(struct soft_cpu *cpu, struct soft_op *op)
 {
@@ -142,8 +141,7 @@ OP(fxsave64, save(cpu, op, true))
 OP(fxrstor, restore(cpu, op, false))
 OP(fxrstor64, restore(cpu, op, true))
 
-/* ---- MXCSR --------------------------------------------------------------------------------------
- */
+/* ---- MXCSR -------------------------------------------------------------------------- */
 
 static struct soft_op *ldmxcsr(struct soft_cpu *cpu, struct soft_op *op)
 {
