@@ -76,7 +76,7 @@ static void reg_put_any(struct soft_cpu *cpu, unsigned at, uint64_t v, unsigned 
 
 unsigned soft_push_size(const struct soft_insn *i)
 {
-	return i->mode == MODE_64 ? i->operand16 ? 2 : 8 : i->operand;
+	return i->mode == MODE_64 && i->operand != 2 ? 8 : i->operand;
 }
 
 /* ---- PUSH, POP ---------------------------------------------------------------------------- */
@@ -297,7 +297,7 @@ bool soft_select_frame(struct soft_builder *b)
 		emit_stack(b, enter)->rm = i->imm2 & 31;
 		return true;
 	default:
-		emit_stack(b, in64 && !i->operand16 ? leave64 : leave);
+		emit_stack(b, in64 && i->operand != 2 ? leave64 : leave);
 		return true;
 	}
 }
