@@ -31,25 +31,24 @@ static struct soft_op *op_cli(struct soft_cpu *cpu, struct soft_op *op)
 	return soft_next(cpu, op);
 }
 
-/* The block goes on where no interrupt waits: one that comes later is not taken before the
- * block ends, and then behind one more instruction. */
+/* Where no interrupt waits the block goes on: one that comes later is not taken before the
+ * block's end, and so not before the next instruction, if there is one. */
 static struct soft_op *op_sti(struct soft_cpu *cpu, struct soft_op *op)
 {
 	need_iopl(cpu, op);
 	if (cpu->flags & FLAG_IF)
 		return soft_next(cpu, op);
 	cpu->flags |= FLAG_IF;
+	if (!cpu->chips_look && !soft_must_look(cpu) && op[1].flags & OP_FIRST)
+		return soft_next(cpu, op);
 	cpu->shadow = true;
-	if (cpu->chips_look || soft_must_look(cpu))
-		return done(cpu, op);
-	return soft_next(cpu, op);
+	return done(cpu, op);
 }
 
 static struct soft_op *op_hlt(struct soft_cpu *cpu, struct soft_op *op)
 {
 	soft_need_cpl0(cpu, op);
 	cpu->halted = true;
-	cpu->shadow = false;
 	return done(cpu, op);
 }
 
