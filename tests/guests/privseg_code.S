@@ -532,7 +532,6 @@
 	movl	%eax, %ss
 	movl	$0x1000, %esp
 	pushl	$0x1122
-	movl	0xffc + priv_stack, %eax
 	movl	$SEL_USER_DATA, %eax
 	movl	%eax, %ds
 	movl	0xffc + priv_stack, %eax

@@ -139,12 +139,16 @@
 	ud	group5_7, MODE_U, 0xff, 0xf8
 	ud	ud0_32, MODE_U32, 0x0f, 0xff, 0xc0
 	check	bound_32, MODE_U32, 5
+	movl	$SEL_USER_DATA, %eax
+	movl	%eax, %ds
 	movl	$0, (%ebx)
 	movl	$5, 4(%ebx)
 	movl	$6, %eax
 1:	bound	%eax, (%ebx)
 	done
 	check	bound_32_inside, MODE_U32, PROBE_END
+	movl	$SEL_USER_DATA, %eax
+	movl	%eax, %ds
 	movl	$0, (%ebx)
 	movl	$5, 4(%ebx)
 	movl	$5, %eax
@@ -307,7 +311,8 @@
 	fnstsw	%ax
 1:	fld1
 	done
-	check	mf_status, MODE_U, PROBE_END, ax=0xb884
+	// ZE unmasked: the division has not been done, nothing is popped.
+	check	mf_status, MODE_U, PROBE_END, ax=0xb084
 	fninit
 	movw	$0x37b, (%rbx)
 	fldcw	(%rbx)
