@@ -39,24 +39,25 @@ FROM_GENERAL(FROM_GENERAL_FUNCTIONS)
 
 /* ---- to general registers ----------------------------------------------------------- */
 
-/* X(opcode, prefix, function, instruction, bits of the value, of the integer, w) */
+/* X(opcode, prefix, name, bits of the value, of the integer, w). Without the suffix gcc 12 takes
+ * the functions of both sizes for one and the same. */
 #define TO_GENERAL(X)                                                                              \
-	X(0x2c, PF3, cvttss2si_32, cvttss2si, 32, 32, W0)                                          \
-	X(0x2c, PF3, cvttss2si_64, cvttss2si, 32, 64, W1)                                          \
-	X(0x2c, PF2, cvttsd2si_32, cvttsd2si, 64, 32, W0)                                          \
-	X(0x2c, PF2, cvttsd2si_64, cvttsd2si, 64, 64, W1)                                          \
-	X(0x2d, PF3, cvtss2si_32, cvtss2si, 32, 32, W0)                                            \
-	X(0x2d, PF3, cvtss2si_64, cvtss2si, 32, 64, W1)                                            \
-	X(0x2d, PF2, cvtsd2si_32, cvtsd2si, 64, 32, W0)                                            \
-	X(0x2d, PF2, cvtsd2si_64, cvtsd2si, 64, 64, W1)
+	X(0x2c, PF3, cvttss2sil, 32, 32, W0)                                                       \
+	X(0x2c, PF3, cvttss2siq, 32, 64, W1)                                                       \
+	X(0x2c, PF2, cvttsd2sil, 64, 32, W0)                                                       \
+	X(0x2c, PF2, cvttsd2siq, 64, 64, W1)                                                       \
+	X(0x2d, PF3, cvtss2sil, 32, 32, W0)                                                        \
+	X(0x2d, PF3, cvtss2siq, 32, 64, W1)                                                        \
+	X(0x2d, PF2, cvtsd2sil, 64, 32, W0)                                                        \
+	X(0x2d, PF2, cvtsd2siq, 64, 64, W1)
 
-#define TO_GENERAL_FUNCTIONS(opcode, prefix, name, instruction, bits, integer, w)                  \
+#define TO_GENERAL_FUNCTIONS(opcode, prefix, name, bits, integer, w)                               \
 	static inline __m128i name##_xmm(__m128i d, __m128i s)                                     \
 	{                                                                                          \
 		uint##integer##_t v;                                                               \
                                                                                                    \
 		(void)d;                                                                           \
-		__asm__ volatile(#instruction " %1, %0" : "=r"(v) : "x"(s));                       \
+		__asm__ volatile(#name " %1, %0" : "=r"(v) : "x"(s));                              \
 		return low64(v);                                                                   \
 	}                                                                                          \
 	static struct soft_op *name(struct soft_cpu *cpu, struct soft_op *op)                      \
@@ -124,8 +125,8 @@ COMPARISONS(COMPARISON_FUNCTIONS)
 	 .size = (bits) / 8,                                                                       \
 	 .w = (width),                                                                             \
 	 .gate = sse_gate},
-#define LINE_TO_GENERAL(op, pre, name, instruction, bits, integer, w) LINE(op, pre, name, bits, w)
-#define LINE_COMPARISON(op, pre, name, bits)                          LINE(op, pre, name, bits, W_ANY)
+#define LINE_TO_GENERAL(op, pre, name, bits, integer, w) LINE(op, pre, name, bits, w)
+#define LINE_COMPARISON(op, pre, name, bits)             LINE(op, pre, name, bits, W_ANY)
 
 static const struct sse_line lines[] = {FROM_GENERAL(LINE) TO_GENERAL(LINE_TO_GENERAL)
 						COMPARISONS(LINE_COMPARISON)};

@@ -3,7 +3,9 @@
  * Arithmetic on floating point values, under the guest's MXCSR.
  *
  * The host computes with all exceptions masked. What a guest that unmasked some would see
- * follows from the flags: Intel SDM volume 1, section 11.5.
+ * follows from the flags: Intel SDM volume 1, section 11.5. One thing does not: PE beside an
+ * overflow or underflow that is raised, which is set here whether or not the result would be
+ * exact if its exponent had no bounds.
  */
 #include "hypervisor/soft/sse.h"
 
