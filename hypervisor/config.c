@@ -318,17 +318,12 @@ static int nics_read(struct source *s, const struct key *k, config_setting_t *li
 }
 
 static const struct key vm_keys[] = {
-	{"name", name_read, VM(name), true},
-	{"memory", bytes_read, VM(memory), true},
-	{"vcpus", vcpus_read, VM(vcpus), false},
-	{"engine", name_read, VM(engine), false},
-	{"kernel", path_read, VM(kernel), false},
-	{"initrd", path_read, VM(initrd), false},
-	{"cmdline", text_read, VM(cmdline), false},
-	{"disks", disks_read, 0, 0, false},
-	{"nics", nics_read, 0, 0, false},
-	{"seed", seed_read, VM(seed), false},
-	{0},
+	{"name", name_read, VM(name), true},      {"memory", bytes_read, VM(memory), true},
+	{"vcpus", vcpus_read, VM(vcpus), false},  {"engine", name_read, VM(engine), false},
+	{"cpu", name_read, VM(cpu), false},       {"kernel", path_read, VM(kernel), false},
+	{"initrd", path_read, VM(initrd), false}, {"cmdline", text_read, VM(cmdline), false},
+	{"disks", disks_read, 0, 0, false},       {"nics", nics_read, 0, 0, false},
+	{"seed", seed_read, VM(seed), false},     {0},
 };
 
 /* ---- the whole ------------------------------------------------------------------------ */
@@ -389,6 +384,19 @@ static int memory_check(struct source *s, const config_setting_t *at, const stru
 	return 0;
 }
 
+static int cpu_check(struct source *s, const config_setting_t *at, const struct vm_config *c)
+{
+	if (!at)
+		return 0;
+	if (strcmp(c->cpu, "host") && strcmp(c->cpu, "pollux-base"))
+		return refuse(s, at, "cpu must be \"host\" or \"pollux-base\"");
+	if (!strcmp(c->engine, "sim"))
+		return refuse(s, at, "engine sim has no CPU");
+	if (!strcmp(c->engine, "soft") && !strcmp(c->cpu, "host"))
+		return refuse(s, at, "engine soft has the CPU \"pollux-base\"; \"host\" needs KVM");
+	return 0;
+}
+
 static int whole_check(struct source *s, config_setting_t *root, struct vm_config *c)
 {
 	static const char *const engines[] = {"auto", "kvm", "soft", "sim"};
@@ -400,8 +408,10 @@ static int whole_check(struct source *s, config_setting_t *root, struct vm_confi
 		known |= !strcmp(c->engine, engines[i]);
 	if (!known)
 		return refuse(s, engine ? engine : root,
-			      "engine must be \"auto\", \"kvm\" or \"sim\"");
-	rc = memory_check(s, config_setting_get_member(root, "memory"), c);
+			      "engine must be \"auto\", \"kvm\", \"soft\" or \"sim\"");
+	rc = cpu_check(s, config_setting_get_member(root, "cpu"), c);
+	if (!rc)
+		rc = memory_check(s, config_setting_get_member(root, "memory"), c);
 	if (!rc && !c->kernel[0] && strcmp(c->engine, "sim"))
 		rc = refuse(s, root, "a vm lacks kernel");
 	if (rc)

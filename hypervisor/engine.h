@@ -53,8 +53,12 @@ struct boot_entry {
 	uint64_t stack;
 };
 
+/* What the guest's CPU is: the host's; or a fixed one, the same under each engine. */
+enum cpu_kind { CPU_ANY /* the engine's own choice */, CPU_HOST, CPU_BASE };
+
 struct engine_params {
 	unsigned vcpus;
+	enum cpu_kind cpu;
 	struct memory *memory;
 	uint64_t seed;    /* sim */
 	void *device_ctx; /* the struct vm */

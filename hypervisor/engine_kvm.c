@@ -165,7 +165,8 @@ static int xsave_setup(struct engine *en, struct error *e)
 	en->xsave2 = size > 0;
 	en->model.xsave_size =
 		size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
-	en->model.xcr0 = leaf ? (uint64_t)leaf->edx << 32 | leaf->eax : 0;
+	if (!en->base)
+		en->model.xcr0 = leaf ? (uint64_t)leaf->edx << 32 | leaf->eax : 0;
 	en->model.xsave_used =
 		leaf && leaf->ecx > STATE_XSAVE_LEAST ? leaf->ecx : STATE_XSAVE_LEAST;
 	if (en->model.xsave_used > en->model.xsave_size)
@@ -219,6 +220,7 @@ static int kvm_engine_create(const struct engine_params *p, struct engine **out,
 	en->kvm = en->vm = -1;
 	en->model.engine = "kvm";
 	en->model.vcpus = p->vcpus;
+	en->base = p->cpu == CPU_BASE;
 	en->memory = p->memory;
 	for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
 		en->vcpu[i].fd = -1;
@@ -228,7 +230,8 @@ static int kvm_engine_create(const struct engine_params *p, struct engine **out,
 	if (!rc)
 		rc = vm_setup(en, e);
 	if (!rc)
-		rc = kvm_cpuid_make(en->kvm, en->model.vcpus, &en->model.cpuid, e);
+		rc = en->base ? kvm_base_make(en->kvm, &en->model, e)
+			      : kvm_cpuid_make(en->kvm, en->model.vcpus, &en->model.cpuid, e);
 	if (!rc)
 		rc = vcpus_setup(en, e);
 	if (!rc)

@@ -34,6 +34,7 @@ struct engine {
 	size_t run_size;
 
 	struct state_model model;
+	bool base; /* CPU model pollux-base, not the host's */
 	bool xsave2;
 	uint32_t clock_flags;
 
@@ -59,8 +60,13 @@ int kvm_requirements_check(int kvm, struct error *e) MUST_CHECK;
 int kvm_cpuid_make(int kvm, unsigned vcpus, struct kvm_cpuid2 **out, struct error *e) MUST_CHECK;
 /* `cpuid` with the APIC ids of one vCPU. */
 void kvm_cpuid_personalize(struct kvm_cpuid2 *cpuid, unsigned vcpu);
+/* What KVM can offer on this host; to be freed. */
+int kvm_cpuid_supported(int kvm, struct kvm_cpuid2 **out, struct error *e) MUST_CHECK;
 const struct kvm_cpuid_entry2 *kvm_cpuid_find(const struct kvm_cpuid2 *cpuid, uint32_t function,
 					      uint32_t index);
+
+/* engine_kvm_base.c: CPU model pollux-base, if this host can offer all of it. */
+int kvm_base_make(int kvm, struct state_model *model, struct error *e) MUST_CHECK;
 
 /* engine_kvm_msr.c: which MSRs are guest state, in the order in which to load them. */
 int kvm_msrs_choose(struct engine *en, struct error *e) MUST_CHECK;

@@ -195,7 +195,7 @@ void kvm_cpuid_personalize(struct kvm_cpuid2 *cpuid, unsigned vcpu)
 	}
 }
 
-int kvm_cpuid_make(int kvm, unsigned vcpus, struct kvm_cpuid2 **out, struct error *e)
+int kvm_cpuid_supported(int kvm, struct kvm_cpuid2 **out, struct error *e)
 {
 	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + (KVM_CPUID_MAX + 3) * sizeof(c->entries[0]));
 	int rc;
@@ -208,6 +208,17 @@ int kvm_cpuid_make(int kvm, unsigned vcpus, struct kvm_cpuid2 **out, struct erro
 		free(c);
 		return rc;
 	}
+	*out = c;
+	return 0;
+}
+
+int kvm_cpuid_make(int kvm, unsigned vcpus, struct kvm_cpuid2 **out, struct error *e)
+{
+	struct kvm_cpuid2 *c;
+	int rc = kvm_cpuid_supported(kvm, &c, e);
+
+	if (rc)
+		return rc;
 	cpuid_mask(c);
 	cpuid_replace_topology(c);
 	cpuid_topology(c, vcpus);

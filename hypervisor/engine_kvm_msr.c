@@ -91,14 +91,29 @@ static int msrs_listed(struct engine *en, uint32_t *list, unsigned most, unsigne
 	return rc;
 }
 
+/* The list is given. */
+static int msrs_base_check(const struct engine *en, struct error *e)
+{
+	for (unsigned i = 0; i < en->model.msr_count; i++)
+		if (!msr_usable(en, en->model.msrs[i]))
+			return error_set(e, -ENOTSUP,
+					 "this host's KVM cannot carry MSR %#x, which the CPU "
+					 "\"pollux-base\" has",
+					 en->model.msrs[i]);
+	return 0;
+}
+
 /* TSC first and its deadline last: a deadline is armed against the TSC of its time. */
 int kvm_msrs_choose(struct engine *en, struct error *e)
 {
 	uint32_t list[2 * STATE_MSRS_MAX];
 	unsigned count = 0;
 	bool good;
-	int rc = msrs_listed(en, list, ARRAY_LEN(list), &count, e);
+	int rc;
 
+	if (en->base)
+		return msrs_base_check(en, e);
+	rc = msrs_listed(en, list, ARRAY_LEN(list), &count, e);
 	if (rc)
 		return rc;
 	good = msr_add(en, MSR_TSC);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOG_MODULE "kvm"
 #include "hypervisor/engine_kvm.h"
 
 #define TSC_TOLERANCE_PERCENT 1u
@@ -83,7 +84,8 @@ static int tsc_khz_get(struct engine *en, unsigned vcpu, struct error *e)
 }
 
 /* Hosts of one model measure their TSC a little differently. Where the CPU cannot
- * scale, a guest on kvm-clock does not mind a small difference. */
+ * scale, a guest on kvm-clock does not mind a small difference. A guest that may move
+ * between engines has to bear a large one: KVM tells kvm-clock the new frequency. */
 static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
 {
 	uint32_t want = en->image.tsc_khz, own = tsc_khz_of(en, vcpu), apart;
@@ -97,6 +99,12 @@ static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
 	apart = own > want ? own - want : want - own;
 	if (apart <= want / 100 * TSC_TOLERANCE_PERCENT)
 		return 0;
+	if (en->base) {
+		log_warn("vcpu %u: the guest's TSC ran at %u kHz, here it runs at %u, as this CPU "
+			 "cannot scale it: only kvm-clock is right",
+			 vcpu, want, own);
+		return 0;
+	}
 	return error_set(e, -EINVAL,
 			 "vCPU %u: the guest's TSC runs at %u kHz, this host's at %u, and this CPU "
 			 "cannot scale it",

@@ -51,6 +51,7 @@ struct vm_config {
 	uint64_t memory; /* bytes, a multiple of 2 MiB; engine "sim": of 64 KiB */
 	unsigned vcpus;
 	char engine[16]; /* "auto", "kvm", "soft", "sim" */
+	char cpu[16];    /* "host", "pollux-base", or "": the engine's own */
 	char kernel[256], initrd[256], cmdline[1024];
 	struct disk_config disks[VM_DISKS_MAX];
 	unsigned disk_count;

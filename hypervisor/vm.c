@@ -55,9 +55,17 @@ static int config_check(const struct vm_config *c, struct error *e)
 	return 0;
 }
 
+static enum cpu_kind cpu_kind(const struct vm_config *c)
+{
+	if (!c->cpu[0])
+		return CPU_ANY;
+	return strcmp(c->cpu, "host") ? CPU_BASE : CPU_HOST;
+}
+
 static int engine_start(struct vm *vm, struct error *e)
 {
 	struct engine_params params = {.vcpus = vm->config.vcpus,
+				       .cpu = cpu_kind(&vm->config),
 				       .memory = &vm->memory,
 				       .seed = vm->config.seed,
 				       .device_ctx = vm,

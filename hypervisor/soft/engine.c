@@ -283,9 +283,13 @@ static int locks_create(struct engine *en)
 
 static int soft_create(const struct engine_params *p, struct engine **out, struct error *e)
 {
-	struct engine *en = calloc(1, sizeof(*en));
+	struct engine *en;
 	int rc;
 
+	if (p->cpu == CPU_HOST)
+		return error_set(e, -ENOTSUP,
+				 "engine soft has the CPU \"pollux-base\"; \"host\" needs KVM");
+	en = calloc(1, sizeof(*en));
 	if (!en || locks_create(en)) {
 		free(en);
 		return error_set(e, -ENOMEM, "no memory for the software CPU");

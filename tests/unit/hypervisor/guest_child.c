@@ -32,12 +32,15 @@ static void machine_timeout(void *ctx)
 	loop_stop(m->io);
 }
 
-static int machine_config(const struct guest_plan *p, struct vm_config *c)
+static int machine_config(const struct guest_plan *p, const struct guest_image *image,
+			  struct vm_config *c)
 {
+	const char *engine = p->engines[image->moves % 2];
 	const char *build = getenv("POLLUX_BUILD");
 	memset(c, 0, sizeof(*c));
 	snprintf(c->name, sizeof(c->name), "%s", p->guest);
-	snprintf(c->engine, sizeof(c->engine), "kvm");
+	snprintf(c->engine, sizeof(c->engine), "%s", engine ? engine : "kvm");
+	snprintf(c->cpu, sizeof(c->cpu), "%s", engine ? "pollux-base" : "");
 	snprintf(c->kernel, sizeof(c->kernel), "%s/tests/guests/%s", build ? build : "build",
 		 p->guest);
 	snprintf(c->cmdline, sizeof(c->cmdline), "%s", p->cmdline);
@@ -51,10 +54,11 @@ static int machine_config(const struct guest_plan *p, struct vm_config *c)
 	return access(c->kernel, R_OK) ? -errno : 0;
 }
 
-static int machine_make(const struct guest_plan *p, struct machine *m, struct error *e)
+static int machine_make(const struct guest_plan *p, const struct guest_image *image,
+			struct machine *m, struct error *e)
 {
 	struct vm_config c;
-	int rc = machine_config(p, &c);
+	int rc = machine_config(p, image, &c);
 	if (rc)
 		return error_set(e, rc, "the guest %s is not built", p->guest);
 	rc = loop_create(&m->io);
@@ -137,7 +141,7 @@ int guest_child(const struct guest_plan *p, struct guest_image *image, unsigned 
 {
 	struct machine m = {0};
 	struct error e = {0};
-	int rc = machine_make(p, &m, &e);
+	int rc = machine_make(p, image, &m, &e);
 	if (!rc)
 		rc = machine_load(&m, image, &e);
 	if (!rc)

@@ -21,6 +21,7 @@ struct guest_image {
 
 struct guest_plan {
 	const char *guest;
+	const char *engines[2]; /* taken in turn, with the CPU that both have; NULL: KVM */
 	char cmdline[256];
 	unsigned vcpus;
 	bool disk, net;  /* files "disk" and "net" (a unix socket) in... */

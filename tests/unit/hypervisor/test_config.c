@@ -105,6 +105,18 @@ static void test_the_sim_engine_needs_no_kernel(void **state)
 	assert_int_equal(c.memory, 256 << 10);
 }
 
+static void test_the_cpu_may_be_named(void **state)
+{
+	struct vm_config c;
+
+	parse_good("name = \"s\"; memory = \"64M\"; kernel = \"/k\";", &c);
+	assert_string_equal(c.cpu, "");
+	parse_good("name = \"s\"; memory = \"64M\"; kernel = \"/k\"; cpu = \"pollux-base\";", &c);
+	assert_string_equal(c.cpu, "pollux-base");
+	parse_good("name = \"s\"; memory = \"64M\"; kernel = \"/k\"; cpu = \"host\";", &c);
+	assert_string_equal(c.cpu, "host");
+}
+
 static void test_mistakes_are_told_with_their_line(void **state)
 {
 	static const struct {
@@ -121,6 +133,9 @@ static void test_mistakes_are_told_with_their_line(void **state)
 		{LEAST "vcpus = 2;\nvcpus = 3;", "vm.cfg:5"},
 		{LEAST "seed = -1;", "seed"},
 		{LEAST "engine = \"xen\";", "vm.cfg:4: engine must be"},
+		{LEAST "cpu = \"486\";", "vm.cfg:4: cpu must be"},
+		{LEAST "engine = \"soft\";\ncpu = \"host\";", "vm.cfg:5: engine soft has"},
+		{"name = \"a\"; memory = \"64M\"; engine = \"sim\"; cpu = \"host\";", "no CPU"},
 		{LEAST "cmdline = \"a\\nb\";", "control character"},
 		{LEAST "initrd = \"\";", "initrd is empty"},
 		{"name = \"a/b\"; memory = \"64M\"; kernel = \"/k\";", "name \"a/b\""},
@@ -224,6 +239,7 @@ int main(void)
 		cmocka_unit_test(test_every_key_is_taken),
 		cmocka_unit_test(test_default_addresses_come_from_the_name),
 		cmocka_unit_test(test_the_sim_engine_needs_no_kernel),
+		cmocka_unit_test(test_the_cpu_may_be_named),
 		cmocka_unit_test(test_mistakes_are_told_with_their_line),
 		cmocka_unit_test(test_long_values_are_refused),
 		cmocka_unit_test(test_truncation),

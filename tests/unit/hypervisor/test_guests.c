@@ -382,6 +382,38 @@ static void test_echo(void **state)
 	assert_true(f->count >= 490);
 }
 
+/* From the software CPU to KVM and back, again and again. */
+static struct fixture *fixture_hopping(const char *guest, unsigned vcpus)
+{
+	struct fixture *f = fixture_of(guest, vcpus);
+	f->plan.engines[0] = "soft";
+	f->plan.engines[1] = "kvm";
+	return f;
+}
+
+static void test_hops_selfcheck(void **state)
+{
+	struct fixture *f = fixture_hopping("selfcheck", 2);
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "cpus=2 report=10 avx=0 cr8=%u",
+		 !on_tcg());
+	run_through_chain(f, "tick ", NULL);
+}
+
+static void test_hops_dirtier(void **state)
+{
+	struct fixture *f = fixture_hopping("dirtier", 1);
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "pages=1000 report=10");
+	run_through_chain(f, "pass ", NULL);
+}
+
+static void test_hops_blk(void **state)
+{
+	struct fixture *f = fixture_hopping("blk", 1);
+	f->plan.disk = true;
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "report=10 depth=16");
+	run_through_chain(f, "done ", NULL);
+}
+
 static void test_moves_selfcheck(void **state)
 {
 	struct fixture *f = fixture_of("selfcheck", 2);
@@ -412,9 +444,8 @@ static void test_moves_blk(void **state)
 	run_through_chain(f, "done ", NULL);
 }
 
-static void test_moves_echo(void **state)
+static void moves_echo(struct fixture *f)
 {
-	struct fixture *f = fixture_of("echo", 1);
 	f->plan.net = true;
 	unsigned moves = moves_wanted();
 	fixture_begin(f);
@@ -424,6 +455,16 @@ static void test_moves_echo(void **state)
 	chain_move(f, 40 * RUN_MS, echo_turn);
 	print_message("echo: %u moves, %llu answers\n", moves, (unsigned long long)f->count);
 	assert_true(f->count > before);
+}
+
+static void test_moves_echo(void **state)
+{
+	moves_echo(fixture_of("echo", 1));
+}
+
+static void test_hops_echo(void **state)
+{
+	moves_echo(fixture_hopping("echo", 1));
 }
 
 /* The guests' own checks can fail: one word of RAM changed on the way is found. */
@@ -460,6 +501,10 @@ int main(int argc, char **argv)
 		GUEST_TEST(test_moves_dirtier_paced),
 		GUEST_TEST(test_moves_blk),
 		GUEST_TEST(test_moves_echo),
+		GUEST_TEST(test_hops_selfcheck),
+		GUEST_TEST(test_hops_dirtier),
+		GUEST_TEST(test_hops_blk),
+		GUEST_TEST(test_hops_echo),
 		GUEST_TEST(test_damage_is_found),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
