@@ -48,6 +48,9 @@ void priv_verdict(bool good, const char *what)
 void priv_end(void)
 {
 	report("%u checks", (uint64_t)lines);
+	if (parameter("linger", 0))
+		for (;;)
+			__asm__ volatile("cli; hlt");
 	if (bad)
 		fail("%u checks are bad", (uint64_t)bad);
 }

@@ -6,9 +6,10 @@
  *
  *   "<guest>: <check> v=<vector> e=<error> at=+<rip> ..."   and, if wrong, " BAD <what>"
  *
- * All values are hexadecimal. The last line is "<guest>: ok", or "<guest>: FAIL" with the number
- * of bad checks. Where AMD and Intel differ, or the manuals leave a value open, it is left out
- * of the line; the comment beside such a check says so.
+ * All values are hexadecimal. With linger=1 the guest stays on after "<guest>: <n> checks", so
+ * that nothing of what it has printed is lost; else the last line is "<guest>: ok", or "<guest>:
+ * FAIL" with the number of bad checks. Where AMD and Intel differ, or the manuals leave a value
+ * open, it is left out of the line; the comment beside such a check says so.
  *
  * A probe runs a piece of code at some privilege and in some mode, with all registers given,
  * until it traps; `int $PROBE_END` is how it ends without a fault.
