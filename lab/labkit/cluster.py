@@ -35,9 +35,9 @@ def _quoted(value):
 class Cluster:
     """engine: what guests run under; None is what their host thinks best."""
 
-    def __init__(self, place, build, kind="emulated", engine=None):
+    def __init__(self, place, build, kind="emulated", engine=None, **times_ms):
         self.place, self.build, self.kind, self.engine = place, pathlib.Path(build), kind, engine
-        self.fence, self.times_ms = True, TIMES_MS[kind]
+        self.fence, self.times_ms = True, {**TIMES_MS[kind], **times_ms}
         self.programs = "/pollux"
 
     # ---- commands on hosts ----

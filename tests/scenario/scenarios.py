@@ -277,5 +277,5 @@ ALL = {f.__name__: f for f in (
 
 # What needs a kernel of its own on each host: KVM's state, a host whose kernel dies with it.
 EMULATED = {name: ALL[name] for name in (
-    "run_on_a_terminal", "primary_host_dies_event", "there_and_back", "link_cut_with_fence",
-    "linux_moves_a_hundred_times")}
+    "linux_moves_a_hundred_times", "run_on_a_terminal", "primary_host_dies_interval",
+    "there_and_back", "link_cut_with_fence")}
