@@ -383,15 +383,20 @@ static inline void guest_wait_event(struct guest *g, enum vm_event event, unsign
 		fail_msg("the guest crashed: %s", g->detail);
 }
 
+/* What the guests that are made next run on. */
+static const struct engine_ops *guest_engine = &engine_kvm;
+static const char *guest_cpu = "";
+
 /* Made, not loaded. */
 static int guest_try(struct guest *g, unsigned vcpus, uint64_t memory, struct error *e)
 {
 	struct machine_plan plan = {
-		.engine = &engine_kvm, .devices = test_devices, .load = guest_load};
+		.engine = guest_engine, .devices = test_devices, .load = guest_load};
 	struct vm_config c = {.name = "test", .vcpus = vcpus, .memory = memory};
 	struct vm_parts parts = {
 		.console_in = -1, .console_out = -1, .on_event = guest_on_event, .ctx = g};
 
+	snprintf(c.cpu, sizeof(c.cpu), "%s", guest_cpu);
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_cond_init(&g->changed, NULL);
 	guest_being_made = g;

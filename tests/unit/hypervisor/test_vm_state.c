@@ -12,17 +12,24 @@
 #define MOVES  20u
 
 /* Where things are in a vCPU's section (docs/state-format.md). */
-#define VCPU_RIP       (8 + 16 * 8)
-#define VCPU_XCR0      444u
-#define VCPU_LAPIC     476u
-#define VCPU_MSR_COUNT (VCPU_LAPIC + 1024)
-#define VCPU_MSRS      (VCPU_MSR_COUNT + 8)
-#define LAPIC_PPR      0xa0u
-#define LAPIC_TMCCT    0x390u
-#define MSR_TSC        0x10u
+#define VCPU_RIP          (8 + 16 * 8)
+#define VCPU_XCR0         444u
+#define VCPU_EVENTS       452u
+#define VCPU_LAPIC        476u
+#define VCPU_MSR_COUNT    (VCPU_LAPIC + 1024)
+#define VCPU_MSRS         (VCPU_MSR_COUNT + 8)
+#define LAPIC_PPR         0xa0u
+#define LAPIC_IRR         0x200u
+#define LAPIC_TMCCT       0x390u
+#define FXSAVE_MXCSR_MASK 28u
+#define FXSAVE_SOFTWARE   464u
+#define MSR_TSC           0x10u
+
+/* Where a guest moves to, and what it runs on from the beginning. */
+enum route { KVM_TO_KVM, KVM_TO_SOFT, SOFT_TO_KVM, SOFT_TO_SOFT };
 
 struct message {
-	uint32_t kind, vcpus;
+	uint32_t kind, vcpus, route;
 	uint64_t state_size;
 };
 
@@ -30,6 +37,15 @@ static void error_fail(const char *what, int rc, const struct error *e)
 {
 	if (rc)
 		fail_msg("%s: %d %s", what, rc, e->text);
+}
+
+static void route_take(enum route r, bool twin)
+{
+	bool soft = twin ? r == KVM_TO_SOFT || r == SOFT_TO_SOFT
+			 : r == SOFT_TO_KVM || r == SOFT_TO_SOFT;
+
+	guest_engine = soft ? &engine_soft : &engine_kvm;
+	guest_cpu = r == KVM_TO_KVM ? "" : "pollux-base";
 }
 
 /* ---- the twin ------------------------------------------------------------------ */
@@ -42,13 +58,29 @@ static void error_fail(const char *what, int rc, const struct error *e)
 		}                                                                                  \
 	} while (0)
 
+/* Between engines also: interrupts of timers that were due on loading (KVM keeps those
+ * elsewhere until it runs), the mask of MXCSR, what is left to software in the FXSAVE area,
+ * and whether a component that is as after a reset is said to be so. */
+static void engine_hide(uint8_t *section, size_t fpu)
+{
+	if (section[0] == 1) /* waits for INIT, or for the SIPI after it */
+		section[0] = 2;
+	if (!section[VCPU_EVENTS + 4]) /* the number of an interrupt that is over */
+		section[VCPU_EVENTS + 5] = section[VCPU_EVENTS + 6] = 0;
+	memset(section + VCPU_LAPIC + LAPIC_IRR, 0, 0x80);
+	memset(section + fpu + FXSAVE_MXCSR_MASK, 0, 4);
+	memset(section + fpu + FXSAVE_SOFTWARE, 0, 48 + 8);
+}
+
 /* What runs on differs by then, time; and what hardware derives lazily: PPR. */
-static void time_hide(uint8_t *section, size_t len)
+static void time_hide(uint8_t *section, size_t len, bool engines)
 {
 	struct cursor c = cursor_of(section + VCPU_MSR_COUNT, 4);
 	uint32_t count = cursor_u32(&c);
 
 	TWIN_CHECK(VCPU_MSRS + count * 12 <= len);
+	if (engines)
+		engine_hide(section, VCPU_MSRS + count * 12);
 	memset(section + VCPU_LAPIC + LAPIC_TMCCT, 0, 4);
 	memset(section + VCPU_LAPIC + LAPIC_PPR, 0, 4);
 	for (uint32_t i = 0; i < count; i++) {
@@ -62,7 +94,7 @@ static void time_hide(uint8_t *section, size_t len)
 }
 
 /* What was loaded is what would be saved. */
-static void twin_compare(struct vm *vm, uint8_t *state, size_t size, unsigned vcpus)
+static void twin_compare(struct vm *vm, uint8_t *state, size_t size, bool engines)
 {
 	struct state_view was, is;
 	struct buf again = {0};
@@ -78,8 +110,8 @@ static void twin_compare(struct vm *vm, uint8_t *state, size_t size, unsigned vc
 		if (a->id == STATE_CLOCK)
 			continue;
 		if (a->id == STATE_VCPU) {
-			time_hide((uint8_t *)(uintptr_t)a->data, a->len);
-			time_hide((uint8_t *)(uintptr_t)b->data, b->len);
+			time_hide((uint8_t *)(uintptr_t)a->data, a->len, engines);
+			time_hide((uint8_t *)(uintptr_t)b->data, b->len, engines);
 		}
 		for (unsigned k = 0; k < a->len; k++)
 			if (a->data[k] != b->data[k]) {
@@ -138,6 +170,7 @@ static int twin_main(void)
 	TWIN_CHECK(!fd_read_all(0, &m, sizeof(m)));
 	state = malloc(m.state_size);
 	TWIN_CHECK(state && !fd_read_all(0, state, m.state_size));
+	route_take((enum route)m.route, true);
 	TWIN_CHECK(!guest_try(&g, m.vcpus, MEMORY, &e));
 	TWIN_CHECK(!fd_read_all(0, vm_ram(g.vm), MEMORY));
 	memcpy(before, guest_counters(g.vm), sizeof(before));
@@ -146,7 +179,7 @@ static int twin_main(void)
 		fprintf(stderr, "twin: %s\n", e.text);
 		return 2;
 	}
-	twin_compare(g.vm, state, m.state_size, m.vcpus);
+	twin_compare(g.vm, state, m.state_size, m.route != KVM_TO_KVM);
 	TWIN_CHECK(g.device->resumed == 0);
 	TWIN_CHECK(!vm_start(g.vm, &e));
 	twin_goes_on(&g, (enum guest_kind)m.kind, m.vcpus, before);
@@ -157,9 +190,10 @@ static int twin_main(void)
 
 /* ---- moving ------------------------------------------------------------------------ */
 
-static void twin_run(struct guest *g, unsigned vcpus, const struct buf *state)
+static void twin_run(struct guest *g, unsigned vcpus, enum route route, const struct buf *state)
 {
-	struct message m = {.kind = g->kind, .vcpus = vcpus, .state_size = state->len};
+	struct message m = {
+		.kind = g->kind, .vcpus = vcpus, .route = route, .state_size = state->len};
 	int pipes[2], status = 0;
 	pid_t pid;
 
@@ -180,12 +214,13 @@ static void twin_run(struct guest *g, unsigned vcpus, const struct buf *state)
 	assert_int_equal(status, 0);
 }
 
-static void move_many(enum guest_kind kind, unsigned vcpus, uint64_t param)
+static void move_on(enum route route, enum guest_kind kind, unsigned vcpus, uint64_t param)
 {
 	struct guest g = {.param = {param, 100}};
 	struct buf state = {0};
 	struct error e = {0};
 
+	route_take(route, false);
 	if (kind == GUEST_DIRTIER)
 		g.param[0] = GUEST_DIRTY_AREA;
 	guest_boot(&g, kind, vcpus, MEMORY);
@@ -200,7 +235,7 @@ static void move_many(enum guest_kind kind, unsigned vcpus, uint64_t param)
 		}
 		buf_reset(&state);
 		error_fail("save", vm_state_save(g.vm, &state, &e), &e);
-		twin_run(&g, vcpus, &state);
+		twin_run(&g, vcpus, route, &state);
 		assert_int_equal(vm_resume(g.vm), 0);
 		if (kind == GUEST_EVENTS) { /* taken here too: the source goes on as well */
 			guest_wait_count(&g, COUNT_IRQ, i + 1);
@@ -210,6 +245,37 @@ static void move_many(enum guest_kind kind, unsigned vcpus, uint64_t param)
 	print_message("%u vCPUs: %zu octets of state\n", vcpus, state.len);
 	buf_free(&state);
 	guest_end(&g);
+	route_take(KVM_TO_KVM, false);
+}
+
+static void move_many(enum guest_kind kind, unsigned vcpus, uint64_t param)
+{
+	move_on(KVM_TO_KVM, kind, vcpus, param);
+}
+
+static void move_to_and_fro(enum guest_kind kind, unsigned vcpus, uint64_t param)
+{
+	move_on(SOFT_TO_SOFT, kind, vcpus, param);
+	if (guest_no_kvm())
+		return;
+	move_on(SOFT_TO_KVM, kind, vcpus, param);
+	move_on(KVM_TO_SOFT, kind, vcpus, param);
+}
+
+static void test_change_of_engine_with_interrupts_timers_and_fpu(void **state)
+{
+	move_to_and_fro(GUEST_EVENTS, 1, 0);
+	move_to_and_fro(GUEST_EVENTS, 2, 1);
+}
+
+static void test_change_of_engine_amid_port_and_mmio_accesses(void **state)
+{
+	move_to_and_fro(GUEST_PIO, 1, 0);
+}
+
+static void test_change_of_engine_of_many_vcpus(void **state)
+{
+	move_to_and_fro(GUEST_SMP, 4, 3);
 }
 
 static void test_move_with_interrupts_timers_and_fpu(void **state)
@@ -563,6 +629,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_move_amid_port_and_mmio_accesses),
 		cmocka_unit_test(test_move_of_many_vcpus),
 		cmocka_unit_test(test_move_of_a_dirtier),
+		cmocka_unit_test(test_change_of_engine_with_interrupts_timers_and_fpu),
+		cmocka_unit_test(test_change_of_engine_amid_port_and_mmio_accesses),
+		cmocka_unit_test(test_change_of_engine_of_many_vcpus),
 		cmocka_unit_test(test_truncation_at_each_octet_is_refused),
 		cmocka_unit_test(test_random_damage_never_harms),
 		cmocka_unit_test(test_each_field_is_refused_by_name),
