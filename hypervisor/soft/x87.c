@@ -276,8 +276,8 @@ static void environment_take(const struct soft_cpu *cpu, unsigned operand, const
  * is afterwards. OP_SIZE is the operand size. */
 NOINLINE static void store_environment(struct soft_cpu *cpu, struct soft_op *op, bool registers)
 {
-	struct x87_image image, stored;
-	struct environment env;
+	struct x87_image image, stored = {0};
+	struct environment env = {0};
 	uint8_t all[sizeof(stored)];
 
 	x87_image_make(&cpu->x87, &image);
