@@ -168,7 +168,7 @@ $(HOP): $(HOP).o $(call archives,$(call closure,hypervisor))
 	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(call libs,$(call closure,hypervisor))
 
 .PHONY: unit-programs sim-program fuzzers guests scenario-programs
-scenario-programs: programs lab-tools $(HOP)
+scenario-programs: programs lab-tools guests $(HOP)
 unit-programs: $(UNIT) $(GUESTS)
 sim-program: $(SIM)
 fuzzers: $(FUZZERS)

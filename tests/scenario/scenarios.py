@@ -4,6 +4,8 @@ about does not hold."""
 import pathlib
 import shutil
 
+from privileged import privileged_behaviour_equals_kvm
+
 
 class Violated(Exception):
     """A guarantee did not hold."""
@@ -279,3 +281,4 @@ ALL = {f.__name__: f for f in (
 EMULATED = {name: ALL[name] for name in (
     "linux_moves_a_hundred_times", "run_on_a_terminal", "primary_host_dies_interval",
     "there_and_back", "link_cut_with_fence")}
+EMULATED["privileged_behaviour_equals_kvm"] = privileged_behaviour_equals_kvm
