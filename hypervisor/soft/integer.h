@@ -99,6 +99,12 @@ INLINE uint64_t cut(uint64_t v, unsigned size)
 	return size == 8 ? v : v & ((UINT64_C(1) << 8 * size % 64) - 1);
 }
 
+/* The sign of v in all bits. */
+INLINE uint64_t signs(uint64_t v, unsigned size)
+{
+	return fl_extend(v, size) < 0 ? UINT64_MAX : 0;
+}
+
 /* ---- memory ---------------------------------------------------------------------------- */
 
 INLINE uint64_t load(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, unsigned size)

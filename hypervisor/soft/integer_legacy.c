@@ -67,9 +67,10 @@ static struct soft_op *aam(struct soft_cpu *cpu, struct soft_op *op)
 {
 	unsigned base = (uint8_t)op->imm, v = al(cpu);
 
-	if (!base)
+	if (base)
+		reg_put(cpu, REG(SOFT_RAX), (v / base) << 8 | v % base, 2);
+	else
 		soft_raise(cpu, op, VEC_DE);
-	reg_put(cpu, REG(SOFT_RAX), (v / base) << 8 | v % base, 2);
 	decimal_flags(cpu, false, false);
 	return soft_next(cpu, op);
 }

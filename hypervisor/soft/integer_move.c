@@ -118,8 +118,7 @@ static void emit_move_absolute(struct soft_builder *b)
 #define WIDEN(size)                                                                                \
 	SOFT_FN(widen##size, reg_put(cpu, REG(SOFT_RAX),                                           \
 				     (uint64_t)fl_extend(cpu->r[SOFT_RAX], (size) / 2), size))     \
-	SOFT_FN(sign##size, reg_put(cpu, REG(SOFT_RDX),                                            \
-				    (uint64_t)(fl_extend(cpu->r[SOFT_RAX], size) >> 63), size))
+	SOFT_FN(sign##size, reg_put(cpu, REG(SOFT_RDX), signs(cpu->r[SOFT_RAX], size), size))
 WIDEN(2)
 WIDEN(4)
 WIDEN(8)

@@ -40,8 +40,7 @@ INLINE void multiply(struct soft_cpu *cpu, struct soft_op *op, uint64_t b, bool 
 		r = (wide)a * b;
 	low = cut((uint64_t)r, size);
 	high = cut((uint64_t)(r >> 8 * size), size);
-	flags_multiply(cpu,
-		       high != (is_signed ? cut((uint64_t)(fl_extend(low, size) >> 63), size) : 0));
+	flags_multiply(cpu, high != (is_signed ? cut(signs(low, size), size) : 0));
 	pair_put(cpu, low, high, size);
 }
 

@@ -9,6 +9,9 @@
 
 /* ---- events between instructions ---------------------------------------------------- */
 
+/* What this loop sees to itself; the rest is its caller's. */
+#define ATTENTION_INSIDE (ATTENTION_CHIPS | ATTENTION_STALE | ATTENTION_LOOK)
+
 static bool flags_armed(const struct soft_cpu *cpu)
 {
 	return cpu->flags & (FLAG_TF | FLAG_RF) || soft_debug_armed(cpu);
@@ -69,14 +72,15 @@ static bool chips_attend(struct soft_cpu *cpu)
 /* Before the next instruction. */
 static bool events_attend(struct soft_cpu *cpu)
 {
-	unsigned attention = atomic_load_explicit(&cpu->attention, memory_order_acquire);
+	unsigned attention = 0;
 
 	if (UNLIKELY(cpu->loaded.first))
 		soft_loaded_deliver(cpu);
+	/* What is taken back is what was seen: a bit set meanwhile stays. */
+	if (atomic_load_explicit(&cpu->attention, memory_order_relaxed))
+		attention = atomic_fetch_and(&cpu->attention, ~(unsigned)ATTENTION_INSIDE);
 	if (attention & ATTENTION_STALE)
 		soft_code_drop_stale(cpu->engine);
-	atomic_fetch_and(&cpu->attention,
-			 ~(unsigned)(ATTENTION_CHIPS | ATTENTION_STALE | ATTENTION_LOOK));
 	if (attention & ATTENTION_CHIPS)
 		cpu->chips_look = true;
 	return cpu->chips_look ? chips_attend(cpu) : !cpu->wait_sipi;

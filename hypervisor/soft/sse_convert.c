@@ -120,7 +120,7 @@ COMPARISONS(COMPARISON_FUNCTIONS)
 #define LINE(op, pre, name, bits, width)                                                           \
 	{.opcode = (op),                                                                           \
 	 .prefix = (pre),                                                                          \
-	 .reg = name,                                                                              \
+	 .reg = (name),                                                                            \
 	 .mem = name##_mem,                                                                        \
 	 .size = (bits) / 8,                                                                       \
 	 .w = (width),                                                                             \

@@ -182,7 +182,7 @@ COMPARISONS(COMPARISON_FUNCTIONS)
 #define LINE(op, pre, name, bits)                                                                  \
 	{.opcode = (op),                                                                           \
 	 .prefix = (pre),                                                                          \
-	 .reg = name,                                                                              \
+	 .reg = (name),                                                                            \
 	 .mem = name##_mem,                                                                        \
 	 .size = (bits) / 8,                                                                       \
 	 .gate = sse_gate},

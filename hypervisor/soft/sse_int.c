@@ -209,7 +209,7 @@ SHUFFLES(SHUFFLE_FUNCTIONS)
 #define LINE(op, pre, name)                                                                        \
 	{.opcode = (op),                                                                           \
 	 .prefix = (pre),                                                                          \
-	 .reg = name,                                                                              \
+	 .reg = (name),                                                                            \
 	 .mem = name##_mem,                                                                        \
 	 .size = 16,                                                                               \
 	 .gate = sse_gate},
