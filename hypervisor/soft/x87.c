@@ -126,7 +126,8 @@ static struct soft_op *x87_load(struct soft_cpu *cpu, struct soft_op *op)
 	return soft_next(cpu, op);
 }
 
-/* The guest's memory first: it may fault, and then nothing must have changed. */
+/* The guest's memory first: it may fault, also if an unmasked exception keeps the value from
+ * being stored; then nothing must have changed. */
 NOINLINE static void execute_store(struct soft_cpu *cpu, struct soft_op *op, uint64_t va)
 {
 	struct x87_image image;
@@ -134,7 +135,9 @@ NOINLINE static void execute_store(struct soft_cpu *cpu, struct soft_op *op, uin
 
 	x87_image_make(&cpu->x87, &image);
 	x87_execute(&image, x87_code_memory(OP_CODE(op), OP_MODRM(op) >> 3), operand);
-	if (!(image.status & ~image.control & NO_STORE))
+	if (image.status & ~image.control & NO_STORE)
+		soft_write_check(cpu, op, va, OP_SIZE(op));
+	else
 		soft_write_bytes(cpu, op, va, operand, OP_SIZE(op));
 	x87_image_take(&image, &cpu->x87);
 }
