@@ -141,7 +141,7 @@ UNIT := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*/test_*.c))
 SIM := $(if $(wildcard tests/sim/*.c),$(BUILD)/tests/sim/sim)
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 GUESTS :=
--include tests/guests/guests.mk lab/lab.mk bench/bench.mk tests/linux/linux.mk
+-include tests/guests/guests.mk lab/lab.mk bench/bench.mk tests/linux/linux.mk tests/cpu/cpu.mk
 
 # $(call test_program,SOURCE,FOLDER); sources beside it that are not tests are shared by them.
 test_helpers = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/unit/$1/test_%,$(wildcard tests/unit/$1/*.c)))
