@@ -167,6 +167,12 @@ static struct soft_op *x87_clear(struct soft_cpu *cpu, struct soft_op *op)
 	return soft_next(cpu, op);
 }
 
+/* FNENI, FNDISI and FNSETPM of older coprocessors. */
+static struct soft_op *x87_nothing(struct soft_cpu *cpu, struct soft_op *op)
+{
+	return soft_next(cpu, op);
+}
+
 static struct soft_op *x87_load_control(struct soft_cpu *cpu, struct soft_op *op)
 {
 	execute_load(cpu, op, soft_ea(cpu, op));
@@ -384,6 +390,8 @@ static soft_fn *register_fn(uint8_t opcode, uint8_t modrm)
 		return x87_init;
 	if (opcode == 0xdb && modrm == 0xe2)
 		return x87_clear;
+	if (opcode == 0xdb && (modrm == 0xe0 || modrm == 0xe1 || modrm == 0xe4))
+		return x87_nothing;
 	return compares || moves ? x87_flags : x87_register;
 }
 
@@ -426,7 +434,8 @@ static bool select_register(struct soft_builder *b, uint8_t modrm)
 {
 	const struct soft_insn *i = b->insn;
 	soft_fn *run = register_fn(i->opcode, modrm);
-	bool quiet = run == x87_init || run == x87_clear || run == x87_status_ax;
+	bool quiet =
+		run == x87_init || run == x87_clear || run == x87_nothing || run == x87_status_ax;
 
 	if (!(register_forms[i->opcode & 7] >> (modrm & 63) & 1))
 		return false;
