@@ -81,14 +81,12 @@ static struct soft_op *string(struct soft_cpu *cpu, struct soft_op *op,
 	unsigned most = cpu->flags & FLAG_TF || soft_debug_armed(cpu) ? 1 : ROUNDS_MOST;
 	uint64_t left;
 
+	need_port(cpu, op, (uint16_t)cpu->r[SOFT_RDX], op->aux);
 	if (!op->scale) {
-		need_port(cpu, op, (uint16_t)cpu->r[SOFT_RDX], op->aux);
 		round(cpu, op);
 		return soft_leave(cpu, op, soft_rip_after(cpu, op));
 	}
 	left = soft_reg_read(cpu, REG(SOFT_RCX), op->rm);
-	if (left)
-		need_port(cpu, op, (uint16_t)cpu->r[SOFT_RDX], op->aux);
 	for (unsigned n = 0; left && n < most; n++) {
 		round(cpu, op);
 		soft_reg_write(cpu, REG(SOFT_RCX), --left, op->rm);
