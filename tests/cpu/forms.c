@@ -328,7 +328,7 @@ static unsigned emit_random(struct cpu_random *r, uint8_t *to, uint64_t at)
 	if (random_below(r, 2))
 		to[random_below(r, 3)] = 0x0f;
 	if (!random_below(r, 64))
-		memset(to, PICK(r, "\x66\x2e\xf2\x67"), 10 + random_below(r, 6));
+		memset(to, PICK(r, "\x36\x2e\xf2\x67"), 10 + random_below(r, 6));
 	rc = soft_decode(to, INSN_BYTES_MAX, MODE_64, &insn);
 	if (rc)
 		return INSN_BYTES_MAX + 1;
