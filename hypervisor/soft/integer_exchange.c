@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* XCHG, XADD, CMPXCHG, CMPXCHG8B, CMPXCHG16B; NOP and PAUSE, which are XCHG's opcode. */
 #include "hypervisor/soft/integer.h"
+#include "hypervisor/soft/machine.h"
 
 #define SIZES(name)                                                                                \
 	{                                                                                          \
@@ -133,9 +134,11 @@ static bool select_pair(struct soft_builder *b)
 
 SOFT_FN(nop, )
 
-/* Who spins waits for another vCPU, perhaps. */
+/* Who spins waits for another vCPU, perhaps: the slice is over. */
 static struct soft_op *pause(struct soft_cpu *cpu, struct soft_op *op)
 {
+	if (cpu->engine->vcpus > 1)
+		cpu->limit = cpu->icount;
 	return soft_leave(cpu, op, soft_rip_cut(cpu, soft_rip_next(cpu, op)));
 }
 
