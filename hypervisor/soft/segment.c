@@ -166,6 +166,7 @@ void soft_segment_load(struct soft_cpu *cpu, struct soft_op *op, enum soft_seg s
 void soft_mode_update(struct soft_cpu *cpu)
 {
 	const struct soft_segment *cs = &cpu->seg[SEG_CS];
+	uint64_t base = cpu->r[SOFT_BASE_CS];
 
 	if (soft_long(cpu) && cs->attr & SEG_L)
 		cpu->mode = MODE_64;
@@ -175,5 +176,8 @@ void soft_mode_update(struct soft_cpu *cpu)
 	for (unsigned i = SEG_ES; i <= SEG_GS; i++)
 		cpu->r[SOFT_BASE_ES + i] =
 			cpu->mode == MODE_64 && i < SEG_FS ? 0 : cpu->seg[i].base;
+	/* The jump cache finds by RIP, whose meaning has changed. */
+	if (cpu->r[SOFT_BASE_CS] != base)
+		cpu->epoch++;
 	soft_tlb_select(cpu);
 }
