@@ -19,6 +19,8 @@ void soft_flags_write(struct soft_cpu *cpu, uint32_t value, uint32_t mask)
 		fl_set(cpu, (fl_get(cpu) & ~mask) | (value & mask));
 	mask &= ~(uint32_t)FLAGS_STATUS;
 	cpu->flags = (cpu->flags & ~mask) | (value & mask) | FLAG_ONE;
+	if (mask & FLAG_AC)
+		soft_tlb_select(cpu);
 	if (cpu->flags & (FLAG_TF | FLAG_RF) || (cpu->flags & FLAG_IF && cpu->chips_look))
 		atomic_fetch_or_explicit(&cpu->attention, ATTENTION_LOOK, memory_order_relaxed);
 }
@@ -219,6 +221,7 @@ void soft_cpu_init(struct soft_cpu *cpu)
 
 void soft_cpu_reset(struct soft_cpu *cpu)
 {
+	soft_tlb_create(cpu);
 	cpu->cr0 = CR0_CD | CR0_NW | CR0_ET;
 	registers_reset(cpu);
 	memset(cpu->xmm, 0, sizeof(cpu->xmm));

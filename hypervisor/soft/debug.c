@@ -101,7 +101,6 @@ void soft_dr_write(struct soft_cpu *cpu, struct soft_op *op, unsigned n, uint64_
 	else if (n == 7)
 		value = (value & 0xffff2bff) | DR7_ONE;
 	cpu->dr[n] = value;
-	/* What is in the TLB would keep accesses from being looked at. */
 	if (n == 7)
-		soft_tlb_flush(cpu, true);
+		soft_tlb_select(cpu);
 }

@@ -259,7 +259,7 @@ struct soft_op *soft_software_interrupt(struct soft_cpu *cpu, struct soft_op *op
 static unsigned bytes_of(const struct soft_cpu *cpu, const struct soft_op *op, uint8_t *out)
 {
 	uint64_t va = cpu->r[SOFT_PAGE];
-	const struct soft_tlb_entry *t = soft_tlb_slot(cpu, va);
+	const struct soft_tlb_entry *t = &cpu->tlbs[cpu->cpl == 3][va >> 12 & (SOFT_TLB_SIZE - 1)];
 	unsigned n = op->len;
 
 	if (t->fetch != va || !t->host)

@@ -22,6 +22,13 @@ static void tlb_forget(struct soft_tlb_entry *t, unsigned slot)
 	t->read = t->write = t->fetch = tlb_never(slot);
 }
 
+void soft_tlb_create(struct soft_cpu *cpu)
+{
+	for (unsigned n = 0; n < ARRAY_LEN(cpu->tlbs); n++)
+		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++)
+			tlb_forget(&cpu->tlbs[n][i], i);
+}
+
 static void page_mark(struct engine *en, const uint8_t *host)
 {
 	uint64_t page = (uint64_t)(host - en->memory->base) / VM_PAGE_SIZE;
@@ -65,9 +72,6 @@ static struct soft_tlb_entry *tlb_fill(struct soft_cpu *cpu, struct soft_op *op,
 		soft_page_written(cpu->engine, t->host);
 		t->read = t->write = page;
 	}
-	/* Every access must come by here to be looked at. */
-	if (soft_debug_armed(cpu))
-		t->read = t->write = tlb_never(va >> 12 & (SOFT_TLB_SIZE - 1));
 	return t;
 }
 
@@ -112,6 +116,40 @@ static size_t page_rest(uint64_t va)
 	return VM_PAGE_SIZE - (va & ~SOFT_PAGE_MASK);
 }
 
+static bool is_user(const struct soft_cpu *cpu)
+{
+	return cpu->cpl == 3;
+}
+
+/* Intel SDM volume 3, table "Alignment Requirements by Data Type". */
+static unsigned alignment_of(size_t n)
+{
+	switch (n) {
+	case 2:
+	case 4:
+	case 8:
+		return (unsigned)n;
+	case 6: /* far pointer */
+		return 4;
+	case 10: /* x87 extended */
+		return 8;
+	default:
+		return 1;
+	}
+}
+
+static bool alignment_matters(const struct soft_cpu *cpu)
+{
+	return is_user(cpu) && cpu->cr0 & CR0_AM && cpu->flags & FLAG_AC;
+}
+
+/* After page faults, before anything is read or written. */
+static void access_check(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, size_t n)
+{
+	if (alignment_matters(cpu) && va & (alignment_of(n) - 1))
+		soft_raise_error(cpu, op, VEC_AC, 0);
+}
+
 /* Both pages are reached before anything happens in one of them. The second may take
  * the first one's slot only if they are SOFT_TLB_SIZE pages apart, which they are not. */
 static void span(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, void *data, size_t n,
@@ -122,6 +160,8 @@ static void span(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, void *da
 
 	if (first < n)
 		b = tlb_reach(cpu, op, va + first, access, user);
+	if (user)
+		access_check(cpu, op, va, n);
 	if (soft_debug_armed(cpu))
 		soft_debug_data(cpu, va, n, access == WALK_WRITE);
 	if (access == WALK_WRITE) {
@@ -133,11 +173,6 @@ static void span(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, void *da
 		if (first < n)
 			piece_read(cpu, b, va + first, (uint8_t *)data + first, n - first);
 	}
-}
-
-static bool is_user(const struct soft_cpu *cpu)
-{
-	return cpu->cpl == 3;
 }
 
 uint64_t soft_read_slow(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, unsigned size)
@@ -181,6 +216,7 @@ void soft_write_check(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, siz
 	tlb_reach(cpu, op, va, WALK_WRITE, is_user(cpu));
 	if (n > page_rest(va))
 		tlb_reach(cpu, op, va + page_rest(va), WALK_WRITE, is_user(cpu));
+	access_check(cpu, op, va, n);
 }
 
 /* ---- read, modify, write --------------------------------------------------------------------- */
@@ -189,9 +225,9 @@ void *soft_rmw_slow(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, unsig
 {
 	struct soft_tlb_entry *t = tlb_reach(cpu, op, va, WALK_WRITE, is_user(cpu));
 
+	soft_write_check(cpu, op, va, size);
 	if (t->host && size <= page_rest(va) && !soft_debug_armed(cpu))
 		return t->host + (va & ~SOFT_PAGE_MASK);
-	soft_write_check(cpu, op, va, size);
 	span(cpu, op, va, cpu->bounce, size, WALK_READ, is_user(cpu));
 	cpu->bounced = true;
 	cpu->bounce_at = va;
@@ -260,7 +296,9 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t va)
 
 void soft_tlb_select(struct soft_cpu *cpu)
 {
-	cpu->tlb = cpu->tlbs[is_user(cpu)];
+	bool slow = soft_debug_armed(cpu) || alignment_matters(cpu);
+
+	cpu->tlb = cpu->tlbs[slow ? 2 : is_user(cpu)];
 	cpu->generation = cpu->epoch << 3 | (uint64_t)is_user(cpu) << 2 | cpu->mode;
 }
 

@@ -102,10 +102,12 @@ uint64_t soft_linear(struct soft_cpu *cpu, struct soft_op *op, enum soft_seg seg
  * its page, NULL when that is not RAM. */
 uint64_t soft_fetch_translate(struct soft_cpu *cpu, uint64_t va, const uint8_t **host);
 
-/* What CR0, CR3, CR4, EFER, INVLPG and CPL do. */
+/* What CR0, CR3, CR4, EFER, INVLPG and CPL do. Before the first of them: soft_tlb_create(). */
+void soft_tlb_create(struct soft_cpu *cpu);
 void soft_tlb_flush(struct soft_cpu *cpu, bool global_too);
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t va);
-void soft_tlb_select(struct soft_cpu *cpu); /* after a change of CPL or mode */
+/* After a change of what it depends on: CPL, mode, alignment checks, breakpoints. */
+void soft_tlb_select(struct soft_cpu *cpu);
 /* All write tags, of all vCPUs: after a harvest. The caller holds the baton. */
 void soft_tlb_protect(struct engine *en);
 /* Write tags of one RAM page, of all vCPUs: it holds code now. */

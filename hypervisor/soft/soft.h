@@ -263,7 +263,7 @@ struct soft_cpu {
 	uint64_t r[SOFT_REGS];
 	/* Lazy status flags, see flags.h. */
 	uint64_t fl_result, fl_aux;
-	struct soft_tlb_entry *tlb; /* that of the current privilege */
+	struct soft_tlb_entry *tlb; /* that of the current privilege, or the empty one */
 	uint64_t icount, limit;     /* instructions done; leave the blocks at this many */
 	atomic_uint attention;
 	uint32_t flags;      /* RFLAGS but the status flags; FLAG_ONE is set */
@@ -316,8 +316,9 @@ struct soft_cpu {
 	uint32_t mxcsr;
 	struct soft_x87 x87;
 
-	sigjmp_buf leave;                             /* soft_raise() */
-	struct soft_tlb_entry tlbs[2][SOFT_TLB_SIZE]; /* supervisor, user */
+	sigjmp_buf leave; /* soft_raise() */
+	/* Supervisor, user; the third one is always empty: with it every access is a slow one. */
+	struct soft_tlb_entry tlbs[3][SOFT_TLB_SIZE];
 	struct soft_jump jumps[SOFT_JUMP_SIZE];
 };
 

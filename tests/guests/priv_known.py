@@ -51,14 +51,6 @@ LAB = {
 }
 
 
-# Where the software engine is known to be incomplete.
-SOFT = {
-    "privtrap": {
-        "ac_word ac_quad ac_push": "there is no alignment check",
-    },
-}
-
-
 def known(guest, of):
     return {name for names in of.get(guest, {}) for name in names.split()}
 
@@ -83,12 +75,13 @@ def ended(guest, text):
                for line in text.replace("\r", "").splitlines())
 
 
-def bad(guest, text, of):
-    """What the guest calls wrong, without what is known (LAB or SOFT). RF in pushed flags is not
-    kept by a lab host's processor."""
+def bad(guest, text, of=None):
+    """What the guest calls wrong, without what is known (of=LAB). RF in pushed flags is not kept
+    by a lab host's processor."""
+    names = known(guest, of or {})
     return [f"{name} {' '.join(seen)} BAD {' '.join(why)}"
             for name, seen, why in checks(guest, text)
-            if why and name not in known(guest, of) and not (of is LAB and why == ["rf"])]
+            if why and name not in names and not (of is LAB and why == ["rf"])]
 
 
 def differences(guest, text, reference):

@@ -35,7 +35,7 @@ def output(t, engine, guest):
 def privileged(t, guest):
     text = output(t, "soft", guest)
     assert priv_known.ended(guest, text), f"it did not end: {text[-300:]}"
-    bad = priv_known.bad(guest, text, priv_known.SOFT)
+    bad = priv_known.bad(guest, text)
     assert not bad, "\n".join(bad)
 
 

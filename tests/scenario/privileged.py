@@ -38,7 +38,7 @@ def problems(arena, guest):
         (arena.place.share / f"{guest}.{engine}").write_text(text)
         if not priv_known.ended(guest, text):
             return [f"under {engine} it did not end: {text[-200:]}"]
-    return (priv_known.bad(guest, kvm, priv_known.LAB) + priv_known.bad(guest, soft, priv_known.SOFT)
+    return (priv_known.bad(guest, kvm, priv_known.LAB) + priv_known.bad(guest, soft)
             + priv_known.differences(guest, soft, kvm))
 
 
