@@ -22,7 +22,9 @@
 /* CLOCKSOURCE NOP_IO_DELAY CLOCKSOURCE2 CLOCKSOURCE_STABLE */
 #define FEATURES_KVM (BIT(0) | BIT(1) | BIT(3) | BIT(24))
 
-#define FAMILY_MODEL 0x00060fb1u /* 15, 107, stepping 1 */
+/* 15, 37, stepping 1: late enough that Linux trusts LAHF in 64-bit mode and likes REP MOVS; from
+ * model 65 on it looks for erratum 400 in each idle loop. */
+#define FAMILY_MODEL 0x00020f51u
 #define HTT          BIT(28)
 #define CMP_LEGACY   BIT(1)
 

@@ -20,12 +20,23 @@ struct fixture {
 	struct memory memory;
 	struct engine *engine;
 	struct soft_cpu *cpu;
+	unsigned sizes[8], accesses; /* of devices */
 };
+
+static void on_access(void *ctx, enum exit_kind kind, uint64_t address, uint8_t *data,
+		      unsigned size, bool write)
+{
+	struct fixture *f = ctx;
+
+	assert_true(f->accesses < ARRAY_LEN(f->sizes));
+	f->sizes[f->accesses++] = size;
+	memset(data, (int)(address & 0xff), write ? 0 : size);
+}
 
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	struct engine_params p = {.vcpus = 2};
+	struct engine_params p = {.vcpus = 2, .access = on_access, .device_ctx = f};
 
 	assert_non_null(f);
 	assert_int_equal(memory_create(&f->memory, UINT64_C(1) << 21, &f->error), 0);
@@ -240,7 +251,7 @@ static void test_cpuid(void **state)
 	char name[49] = "";
 
 	soft_cpuid(f->engine->cpu[1], 1, 0, out);
-	assert_int_equal(out[0], 0x60fb1);
+	assert_int_equal(out[0], 0x20f51);
 	assert_int_equal(out[1], 1u << 24 | 2u << 16 | 8u << 8);
 	assert_true(out[3] >> 28 & 1);
 	assert_int_equal(out[2] & 0x1c001203, 0); /* SSE3, SSSE3, FMA, XSAVE, OSXSAVE, AVX */
@@ -304,6 +315,65 @@ static void test_data_breakpoints(void **state)
 	}
 }
 
+/* ---- memory, code, time -----------------------------------------------------------------------
+ */
+
+static void test_device_memory(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t data[21];
+
+	soft_mmio(f->cpu, 0xd0000020, data, sizeof(data), false);
+	assert_int_equal(f->accesses, 3);
+	assert_int_equal(f->sizes[0], 8);
+	assert_int_equal(f->sizes[1], 8);
+	assert_int_equal(f->sizes[2], 5);
+	for (unsigned i = 0; i < sizeof(data); i++)
+		assert_int_equal(data[i], 0x20 + i / 8 * 8);
+}
+
+/* Also after the arena was full, for pages whose blocks went with it. */
+static void test_code_is_watched(void **state)
+{
+	struct fixture *f = *state;
+	struct soft_cpu *cpu = f->cpu;
+	unsigned pages = (unsigned)(f->memory.size / VM_PAGE_SIZE);
+
+	memset(f->memory.base, 0x90, f->memory.size);
+	cpu->seg[SEG_CS].base = 0;
+	cpu->seg[SEG_CS].limit = UINT32_MAX;
+	soft_mode_update(cpu);
+	for (unsigned i = 0; i < 60000; i++) {
+		unsigned page = i % pages;
+
+		cpu->rip = page * VM_PAGE_SIZE + i / pages;
+		(void)soft_code_at(cpu);
+		assert_true(atomic_load(&f->memory.watched[page / 64]) >> page % 64 & 1);
+	}
+}
+
+/* The deadline is a value of the TSC, whatever becomes of that. */
+static void test_deadline_follows_tsc(void **state)
+{
+	const uint32_t enable = 0x1ff, deadline_mode = 0x40020;
+	const uint64_t deadline = UINT64_C(1) << 60;
+	struct fixture *f = *state;
+	uint64_t seen;
+
+	soft_mmio(f->cpu, 0xfee000f0, (void *)&enable, 4, true);
+	soft_mmio(f->cpu, 0xfee00320, (void *)&deadline_mode, 4, true);
+	assert_int_equal(soft_msr_write(f->cpu, 0x6e0, deadline), 0);
+	assert_int_equal(soft_msr_write(f->cpu, 0x10, deadline / 2), 0);
+	assert_int_equal(soft_msr_read(f->cpu, 0x6e0, &seen), 0);
+	assert_int_equal(seen, deadline);
+	assert_int_equal(soft_msr_write(f->cpu, 0x10, deadline), 0);
+	assert_int_equal(soft_msr_read(f->cpu, 0x6e0, &seen), 0);
+	assert_int_equal(seen, 0);
+	soft_chips_enter(f->engine);
+	assert_int_equal(soft_chips_interrupt_pending(f->engine->chips, 0), 0x20);
+	soft_chips_leave(f->engine);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -319,6 +389,9 @@ int main(void)
 		TEST(test_cpuid),
 		TEST(test_cpuid_single),
 		TEST(test_data_breakpoints),
+		TEST(test_device_memory),
+		TEST(test_code_is_watched),
+		TEST(test_deadline_follows_tsc),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
