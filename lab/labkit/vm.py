@@ -75,12 +75,18 @@ class Running:
             file.write_text(vm.vm_file(engine))
             command = [str(pathlib.Path(build) / "pollux"), "run", str(file)]
         self.text, self._line = b"", b""
+        self._log = pathlib.Path(folder) / f"{vm.name}.log"  # apart: it must not cut a console line
         self.began = time.monotonic()
         try:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
-                                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            with open(self._log, "wb") as log:
+                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+                                                stdout=subprocess.PIPE, stderr=log)
         except OSError as err:
             raise LabError(f"{command[0]}: {err.strerror}") from None
+
+    def log(self):
+        """What the program itself has said."""
+        return self._log.read_text(errors="replace")
 
     def lines(self, limit):
         """(seconds, line) until the VM ends; LabError after `limit` seconds."""

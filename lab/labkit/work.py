@@ -19,7 +19,7 @@ TCC = f"{LIBRARIES}/tcc"
 
 # What only differs by size: enough work to mean something, little enough for a CPU in software.
 SIZES = {"sh": 20000, "md5sum": 8192, "sha256sum": 4096, "gzip": 1500, "awk": 2000, "tcc": 2000,
-         "fsync": 40, "net": 2000000, "smp": 4096}
+         "fsync": 40, "net": 2000000, "smp": 4096, "idle": 20}
 
 
 def _headers():

@@ -34,4 +34,8 @@ def all_cases():
         yield Case(f"{kernel}-bzimage", kernel, ("boot",), image="vmlinuz")
         for vcpus in (2, 4):
             yield Case(f"{kernel}-smp{vcpus}", kernel, ("boot", "smp"), vcpus=vcpus)
+    yield Case("cloud-idle", "cloud", ("idle",))
+    yield Case("cloud-idle-default", "cloud", ("idle",), cmdline=DEFAULT_CMDLINE)
+    yield Case("cloud-idle-smp4", "cloud", ("idle",), vcpus=4)
+    yield Case("newer-idle", "newer", ("idle",))
     yield Case("cloud-20-boots", "cloud", ("boot",), boots=20)
