@@ -6,6 +6,8 @@
 #include "hypervisor/soft/chips.h"
 #include "hypervisor/soft/machine.h"
 
+#define MMIO_MOST 8u /* octets of one access */
+
 void soft_port(struct soft_cpu *cpu, uint16_t port, void *data, unsigned size, bool write)
 {
 	struct engine *en = cpu->engine;
@@ -37,7 +39,7 @@ static bool bell_ring(struct engine *en, uint64_t gpa, unsigned size)
 	return found;
 }
 
-void soft_mmio(struct soft_cpu *cpu, uint64_t gpa, void *data, unsigned size, bool write)
+static void mmio(struct soft_cpu *cpu, uint64_t gpa, void *data, unsigned size, bool write)
 {
 	struct engine *en = cpu->engine;
 	bool ours;
@@ -47,4 +49,12 @@ void soft_mmio(struct soft_cpu *cpu, uint64_t gpa, void *data, unsigned size, bo
 	soft_chips_leave(en);
 	if (!ours && !(write && bell_ring(en, gpa, size)))
 		en->params.access(en->params.device_ctx, EXIT_MMIO, gpa, data, size, write);
+}
+
+/* Longer ones (SSE, FXSAVE) reach devices as KVM splits them. */
+void soft_mmio(struct soft_cpu *cpu, uint64_t gpa, void *data, unsigned size, bool write)
+{
+	for (unsigned at = 0; at < size; at += MMIO_MOST)
+		mmio(cpu, gpa + at, (uint8_t *)data + at,
+		     size - at < MMIO_MOST ? size - at : MMIO_MOST, write);
 }
