@@ -259,6 +259,20 @@ static int other_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value)
 	return rc ? -EINVAL : 0;
 }
 
+/* A deadline that waits is a value of the TSC: it is another moment now. */
+static void tsc_write(struct soft_cpu *cpu, uint64_t value)
+{
+	struct soft_chips *chips = cpu->engine->chips;
+	uint64_t now = soft_now(cpu->engine), deadline;
+
+	soft_chips_enter(cpu->engine);
+	soft_chips_run(chips, now);
+	soft_tsc_write(cpu, value);
+	deadline = soft_chips_tsc_deadline(chips, now, cpu->index);
+	soft_chips_tsc_deadline_set(chips, now, cpu->index, deadline);
+	soft_chips_leave(cpu->engine);
+}
+
 int soft_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value)
 {
 	uint64_t *at = plain(cpu, msr);
@@ -268,7 +282,7 @@ int soft_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value)
 	if (msr == MSR_EFER)
 		return efer_write(cpu, value);
 	if (msr == MSR_TSC) {
-		soft_tsc_write(cpu, value);
+		tsc_write(cpu, value);
 		return 0;
 	}
 	if (!at)
