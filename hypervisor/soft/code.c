@@ -41,7 +41,8 @@ struct soft_code {
 	struct single singles[SINGLES];
 };
 
-#define OPS_AT 64 /* from the head of a block to its first operation */
+#define OPS_AT     64 /* from the head of a block to its first operation */
+#define BLOCK_ROOM (OPS_AT + BLOCK_OPS_MAX * sizeof(struct soft_op))
 _Static_assert(sizeof(struct block) <= OPS_AT, "room for the head");
 
 static struct soft_op *first_of(struct block *b)
@@ -127,11 +128,20 @@ static void block_unhash(struct soft_code *code, struct block *b)
 	*at = b->hash_next;
 }
 
+/* RIP of an octet of the current page, or behind it. Longer than IP in 16-bit code: who runs
+ * off the end of its segment is to be caught, and not to begin anew. */
+static uint64_t rip_in_page(const struct soft_cpu *cpu, int64_t off)
+{
+	uint64_t rip = cpu->r[SOFT_PAGE] + (uint64_t)off - cpu->r[SOFT_BASE_CS];
+
+	return cpu->mode == MODE_64 ? rip : (uint32_t)rip;
+}
+
 /* Goes on behind an instruction whose block has been dropped under it. */
 static struct soft_op *op_dropped(struct soft_cpu *cpu, struct soft_op *op)
 {
 	cpu->icount += op->seq;
-	cpu->rip = soft_rip(cpu, op);
+	cpu->rip = rip_in_page(cpu, op->off);
 	return NULL;
 }
 
@@ -185,9 +195,7 @@ static struct soft_op *op_continue(struct soft_cpu *cpu, struct soft_op *op)
 {
 	return op->disp < (int)VM_PAGE_SIZE && !(op->flags & OP_SINGLE)
 		       ? soft_jump_near(cpu, op)
-		       : soft_jump_to(cpu, op,
-				      cpu->r[SOFT_PAGE] + (uint64_t)op->disp -
-					      cpu->r[SOFT_BASE_CS]);
+		       : soft_jump_to(cpu, op, rip_in_page(cpu, op->disp));
 }
 
 /* Where the last instruction does not leave, the next one follows: in another block. */
@@ -234,8 +242,6 @@ static struct block *block_make(struct engine *en, const uint8_t *page, uint64_t
 	struct block *b;
 	struct soft_builder builder = {.room = BLOCK_OPS_MAX};
 
-	if (code->used + OPS_AT + BLOCK_OPS_MAX * sizeof(struct soft_op) > ARENA_SIZE)
-		soft_code_drop_all(en);
 	b = (struct block *)(code->arena + code->used);
 	builder.ops = first_of(b);
 	if (!block_decode(&builder, page, physical & ~SOFT_PAGE_MASK, mode))
@@ -249,9 +255,12 @@ static struct block *block_make(struct engine *en, const uint8_t *page, uint64_t
 	return b;
 }
 
-/* Before the page is read: a device that writes to it meanwhile is noticed. */
+/* Before the page is read: a device that writes to it meanwhile is noticed. A full arena is
+ * emptied here, as that takes the guards from all pages. */
 static void page_guard(struct engine *en, const uint8_t *page)
 {
+	if (en->code->used + BLOCK_ROOM > ARENA_SIZE)
+		soft_code_drop_all(en);
 	if (soft_code_in(en, page))
 		return;
 	soft_tlb_protect_page(en, page);
@@ -268,6 +277,13 @@ static void block_enter(struct soft_code *code, struct block *b)
 	*list = b;
 }
 
+/* Jumps have looked at the limit; running across the end of a page or a block has not. */
+static void limit_check(struct soft_cpu *cpu)
+{
+	if (cpu->mode != MODE_64 && cpu->rip > cpu->seg[SEG_CS].limit)
+		soft_raise_error(cpu, NULL, VEC_GP, 0);
+}
+
 static uint64_t linear_rip(const struct soft_cpu *cpu)
 {
 	uint64_t va = cpu->rip + cpu->r[SOFT_BASE_CS];
@@ -282,6 +298,7 @@ struct soft_op *soft_code_at(struct soft_cpu *cpu)
 	const uint8_t *page;
 	struct block *b;
 
+	limit_check(cpu);
 	physical = soft_fetch_translate(cpu, va, &page);
 	if (!page)
 		return soft_code_single(cpu);
@@ -349,6 +366,7 @@ struct soft_op *soft_code_single(struct soft_cpu *cpu)
 	struct single *s = &cpu->engine->code->singles[(va ^ va >> 12) % SINGLES];
 	struct soft_insn insn;
 
+	limit_check(cpu);
 	/* Too long, or code that is not in RAM. */
 	if (single_fetch(cpu, va, &insn))
 		soft_raise_error(cpu, NULL, VEC_GP, 0);
@@ -401,7 +419,7 @@ struct soft_op *soft_jump_near_slow(struct soft_cpu *cpu, struct soft_op *op)
 	size_t used = cpu->engine->code->used;
 	struct soft_op *to;
 
-	cpu->rip = cpu->r[SOFT_PAGE] + (uint64_t)op->disp - cpu->r[SOFT_BASE_CS];
+	cpu->rip = rip_in_page(cpu, op->disp);
 	if (soft_must_look(cpu))
 		return NULL;
 	to = soft_code_at(cpu);

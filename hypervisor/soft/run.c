@@ -64,7 +64,6 @@ static bool chips_attend(struct soft_cpu *cpu)
 		return !cpu->wait_sipi;
 	cpu->halted = false;
 	cpu->nmi_masked |= nmi;
-	cpu->op = NULL;
 	soft_deliver(cpu, EVENT_INTERRUPT, (unsigned)vector, false, 0);
 	return true;
 }
@@ -95,7 +94,6 @@ static void one_run(struct soft_cpu *cpu)
 	uint64_t limit = cpu->limit;
 	struct soft_op *op;
 
-	cpu->op = NULL;
 	if (!(cpu->flags & FLAG_RF))
 		soft_debug_before(cpu);
 	op = soft_code_single(cpu);
@@ -110,12 +108,11 @@ static void one_run(struct soft_cpu *cpu)
 
 static void blocks_run(struct soft_cpu *cpu)
 {
-	struct soft_op *op;
+	struct soft_op *op = soft_jump_find(cpu);
 
-	cpu->op = NULL;
-	op = soft_jump_find(cpu);
 	while (op)
 		op = op->run(cpu, op);
+	cpu->op = NULL;
 }
 
 static void step_or_run(struct soft_cpu *cpu)

@@ -267,7 +267,7 @@ struct soft_cpu {
 	uint64_t icount, limit;     /* instructions done; leave the blocks at this many */
 	atomic_uint attention;
 	uint32_t flags;      /* RFLAGS but the status flags; FLAG_ONE is set */
-	struct soft_op *op;  /* valid in slow paths: what executes */
+	struct soft_op *op;  /* valid in slow paths: what executes; NULL outside of blocks */
 	uint64_t rip;        /* valid outside of blocks */
 	uint64_t generation; /* of `jumps`: epoch, privilege and mode */
 	uint64_t epoch;      /* of the TLB */
