@@ -18,6 +18,8 @@
 
 #define VM_FILE_MAX (64u * 1024)
 #define CONTROL_FD  3
+/* What a guest gets to shut down in, as with `pollux stop`. */
+#define SHUTDOWN_SECONDS 60u
 
 struct run {
 	pid_t pid;
@@ -205,7 +207,21 @@ static bool control_heard(void *ctx)
 	return r->ended;
 }
 
-/* The escape key, or a signal: first the power button, then the plug. */
+static bool shutdown_ask(struct run *r, enum console_end end)
+{
+	if (end == CONSOLE_LEFT)
+		remark("asking the guest to shut down; " CONSOLE_ESCAPE_KEY
+		       " again ends it at once");
+	else
+		remark("asking the guest to shut down; the same signal again, or %u s, end it",
+		       SHUTDOWN_SECONDS);
+	if (end == CONSOLE_SIGNAL)
+		alarm(SHUTDOWN_SECONDS);
+	return !request_send(r, json_pack("{s:s}", "do", "shutdown"), NULL, 0);
+}
+
+/* The escape key, or a signal: first the power button, then the plug. Who sends a signal
+ * may not be there to send another: then the alarm pulls it. */
 static void console_serve(struct run *r)
 {
 	bool asked = false;
@@ -213,16 +229,20 @@ static void console_serve(struct run *r)
 	while (!r->ended) {
 		enum console_end end = console_attach(r->console, r->control, control_heard, r);
 
-		if (end == CONSOLE_CLOSED || asked)
-			return;
+		if (end == CONSOLE_CLOSED)
+			break;
+		if (asked) {
+			remark("ending the guest");
+			break;
+		}
 		asked = true;
-		remark("asking the guest to shut down; %s again ends it at once",
-		       end == CONSOLE_LEFT ? CONSOLE_ESCAPE_KEY : "the same signal");
-		if (request_send(r, json_pack("{s:s}", "do", "shutdown"), NULL, 0))
-			return;
+		if (!shutdown_ask(r, end))
+			break;
 	}
+	alarm(0);
 }
 
+/* Until the VM process closes its end. */
 static void output_rest(const struct run *r)
 {
 	char data[4096];
@@ -230,8 +250,8 @@ static void output_rest(const struct run *r)
 
 	if (r->console < 0)
 		return;
-	while ((n = recv(r->console, data, sizeof(data), MSG_DONTWAIT)) > 0)
-		if (fd_write_all(STDOUT_FILENO, data, (size_t)n))
+	while ((n = read(r->console, data, sizeof(data))) > 0 || (n < 0 && errno == EINTR))
+		if (n > 0 && fd_write_all(STDOUT_FILENO, data, (size_t)n))
 			return;
 }
 
@@ -243,10 +263,10 @@ static int run_close(struct run *r)
 		(void)!request_send(r, json_pack("{s:s}", "do", "quit"), NULL, 0);
 		close(r->control);
 	}
+	output_rest(r);
 	if (r->pid > 0)
 		while (waitpid(r->pid, &status, 0) < 0 && errno == EINTR)
 			;
-	output_rest(r);
 	if (r->console >= 0)
 		close(r->console);
 	if (r->pid > 0 && WIFSIGNALED(status)) {

@@ -10,8 +10,9 @@ const struct command commands[] = {
 	 "run a VM from a VM file, its console on this terminal",
 	 "The VM runs as long as the command does, without polluxd, and cannot be protected. "
 	 "The terminal is the guest's console; " CONSOLE_ESCAPE_KEY
-	 " asks the guest to shut down, and a second time ends it at once. With --detach the VM is "
-	 "given to polluxd instead, as by 'pollux start'.",
+	 " asks the guest to shut down, and a second time ends it at once. SIGTERM, SIGINT and "
+	 "SIGHUP do the same, and end a guest that is not off 60 seconds after the first. With "
+	 "--detach the VM is given to polluxd instead, as by 'pollux start'.",
 	 {{"detach", NULL, "start it through polluxd and return", NULL}},
 	 command_run},
 	{"start",

@@ -51,6 +51,12 @@ static bool out_writable(const struct console *c)
 	return poll(&p, 1, 0) == 1 && (p.revents & (POLLOUT | POLLERR | POLLHUP));
 }
 
+static void out_drop(struct console *c, size_t n)
+{
+	c->first = (c->first + n) % OUT_MOST;
+	c->count -= n;
+}
+
 /* The descriptor may be shared with other programs, so it is not made non-blocking: a
  * pipe or socket that is writable takes so little whole, and a terminal, which may not,
  * has been opened again. */
@@ -67,8 +73,25 @@ static void out_flush(struct console *c)
 			return;
 		if (put < 0)
 			put = (ssize_t)n; /* nobody reads it any more */
-		c->first = (c->first + (size_t)put) % OUT_MOST;
-		c->count -= (size_t)put;
+		out_drop(c, (size_t)put);
+	}
+}
+
+/* For the last time. A descriptor that never blocks is asked until it refuses: it takes
+ * more than it calls room for. */
+static void out_finish(struct console *c)
+{
+	ssize_t put = 1;
+
+	out_flush(c);
+	if (c->out_fd < 0 || !(fcntl(c->out_fd, F_GETFL) & O_NONBLOCK))
+		return;
+	while (c->count && put > 0) {
+		size_t n = OUT_MOST - c->first;
+
+		put = write(c->out_fd, c->buffer + c->first, c->count < n ? c->count : n);
+		if (put > 0)
+			out_drop(c, (size_t)put);
 	}
 }
 
@@ -182,19 +205,28 @@ static void console_awake(void *ctx, uint32_t events)
 		c->out = NULL;
 }
 
-static void out_open(struct console *c, int fd)
+/* A terminal is opened again, see out_flush(). Another descriptor that is the input too is
+ * doubled: epoll watches each for one purpose. */
+static int out_open(struct console *c, int fd)
 {
+	bool terminal = fd >= 0 && isatty(fd);
 	char path[32];
+	int own = -1;
 
 	c->out_fd = fd;
-	if (fd < 0 || !isatty(fd))
-		return;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	fd = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	c->out_fd = fd;
-	c->owns_out = true;
+	if (terminal) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		own = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	}
+	if (own < 0 && fd >= 0 && fd == c->in_fd) {
+		own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (own < 0)
+			return -errno;
+	}
+	c->owns_out = own >= 0;
+	if (c->owns_out)
+		c->out_fd = own;
+	return 0;
 }
 
 int console_open(struct loop *io, pthread_mutex_t *lock, int in_fd, int out_fd,
@@ -209,9 +241,8 @@ int console_open(struct loop *io, pthread_mutex_t *lock, int in_fd, int out_fd,
 	c->lock = lock;
 	c->front = *front;
 	c->in_fd = in_fd;
-	out_open(c, out_fd);
 	c->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	rc = c->wake_fd < 0 ? -errno : 0;
+	rc = c->wake_fd < 0 ? -errno : out_open(c, out_fd);
 	if (!rc)
 		rc = loop_watch(io, c->wake_fd, EPOLLIN, console_awake, c, &c->wake);
 	if (rc) {
@@ -228,6 +259,7 @@ void console_close(struct console *c)
 	in_leave(c);
 	if (c->out)
 		loop_unwatch(c->out);
+	out_finish(c);
 	if (c->wake)
 		loop_unwatch(c->wake);
 	if (c->wake_fd >= 0)

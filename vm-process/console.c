@@ -3,6 +3,7 @@
  * and never lets a slow reader hold up the guest. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -11,8 +12,9 @@
 
 #include "vm-process/process.h"
 
-#define LOG_MODULE   "console"
-#define HISTORY_SIZE (64u << 10)
+#define LOG_MODULE    "console"
+#define HISTORY_SIZE  (64u << 10)
+#define LAST_WORDS_NS (500 * NS_PER_MS)
 
 struct console {
 	struct loop *control;
@@ -20,37 +22,68 @@ struct console {
 	struct loop_watch *guest;
 	char history[HISTORY_SIZE];
 	size_t written; /* in all; the ring holds the last HISTORY_SIZE of it */
+	size_t shown;   /* of it, the viewer has had or has missed so much */
 	int in, out;    /* -1: nobody looks */
-	struct loop_watch *viewer;
+	bool one;       /* in and out are the same: its end is the viewer's */
+	struct loop_watch *viewer, *room;
 };
+
+static void watch_end(struct loop_watch **w)
+{
+	if (*w)
+		loop_unwatch(*w);
+	*w = NULL;
+}
 
 static void viewer_detach(struct console *c)
 {
-	if (c->viewer)
-		loop_unwatch(c->viewer);
-	c->viewer = NULL;
+	watch_end(&c->viewer);
+	watch_end(&c->room);
 	if (c->in >= 0)
 		close(c->in);
-	if (c->out >= 0 && c->out != c->in)
+	if (c->out >= 0)
 		close(c->out);
 	c->in = c->out = -1;
 }
 
-/* Non-blocking: what a slow viewer cannot take is lost to him, not to the history. */
-static void viewer_write(struct console *c, const char *data, size_t n)
+/* Non-blocking. True: the viewer has all of it, or is gone. */
+static bool viewer_write(struct console *c)
 {
-	while (c->out >= 0 && n) {
-		ssize_t done = write(c->out, data, n);
+	while (c->out >= 0 && c->shown != c->written) {
+		size_t n = c->written - c->shown, at = c->shown % HISTORY_SIZE;
+		ssize_t done;
 
+		done = write(c->out, c->history + at,
+			     n < HISTORY_SIZE - at ? n : HISTORY_SIZE - at);
 		if (done < 0 && errno == EINTR)
 			continue;
-		if (done < 0 && errno != EAGAIN)
-			viewer_detach(c);
+		if (done < 0 && errno == EAGAIN)
+			return false;
 		if (done <= 0)
-			return;
-		data += done;
-		n -= (size_t)done;
+			viewer_detach(c);
+		else
+			c->shown += (size_t)done;
 	}
+	return true;
+}
+
+static void viewer_update(struct console *c);
+
+static void on_room(void *ctx, uint32_t events)
+{
+	(void)events;
+	viewer_update(ctx);
+}
+
+/* What the history no longer has is lost to a slow viewer. */
+static void viewer_update(struct console *c)
+{
+	if (c->written - c->shown > HISTORY_SIZE)
+		c->shown = c->written - HISTORY_SIZE;
+	if (viewer_write(c))
+		watch_end(&c->room);
+	else if (!c->room && loop_watch(c->control, c->out, EPOLLOUT, on_room, c, &c->room))
+		c->room = NULL; /* the guest's next output tries again */
 }
 
 static void history_add(struct console *c, const char *data, size_t n)
@@ -68,7 +101,7 @@ static void on_guest(void *ctx, uint32_t events)
 	(void)events;
 	while ((n = read(c->our_fd, data, sizeof data)) > 0) {
 		history_add(c, data, (size_t)n);
-		viewer_write(c, data, (size_t)n);
+		viewer_update(c);
 	}
 }
 
@@ -83,12 +116,10 @@ static void on_viewer(void *ctx, uint32_t events)
 		return;
 	if (n <= 0) {
 		/* An end of input ends the looking only where in and out are one. */
-		if (c->in == c->out) {
+		if (c->one)
 			viewer_detach(c);
-		} else {
-			loop_unwatch(c->viewer);
-			c->viewer = NULL;
-		}
+		else
+			watch_end(&c->viewer);
 		return;
 	}
 	/* A guest that does not read its console loses input, as on a real line. */
@@ -127,11 +158,25 @@ out_free:
 	return rc;
 }
 
+/* The guest's last words, to a viewer that still takes them. */
+static void viewer_finish(struct console *c)
+{
+	uint64_t until = clock_ns() + LAST_WORDS_NS, now;
+
+	while (!viewer_write(c) && (now = clock_ns()) < until) {
+		struct pollfd room = {.fd = c->out, .events = POLLOUT};
+
+		if (poll(&room, 1, (int)((until - now) / NS_PER_MS) + 1) < 0 && errno != EINTR)
+			return;
+	}
+}
+
 void console_destroy(struct console *c)
 {
 	if (!c)
 		return;
 	on_guest(c, 0);
+	viewer_finish(c);
 	viewer_detach(c);
 	loop_unwatch(c->guest);
 	close(c->our_fd);
@@ -144,16 +189,6 @@ int console_vm_fd(struct console *c)
 	return c->vm_fd;
 }
 
-static void history_replay(struct console *c)
-{
-	size_t kept = c->written < HISTORY_SIZE ? c->written : HISTORY_SIZE;
-	size_t from = (c->written - kept) % HISTORY_SIZE;
-	size_t tail = kept < HISTORY_SIZE - from ? kept : HISTORY_SIZE - from;
-
-	viewer_write(c, c->history + from, tail);
-	viewer_write(c, c->history, kept - tail);
-}
-
 static int set_nonblocking(int fd)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -161,23 +196,35 @@ static int set_nonblocking(int fd)
 	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ? -errno : 0;
 }
 
+/* One descriptor for both is doubled: each is watched for a purpose of its own. */
+static int viewer_open(struct console *c, int in, int out)
+{
+	int rc;
+
+	c->one = in == out;
+	c->in = in;
+	c->out = c->one ? fcntl(in, F_DUPFD_CLOEXEC, 0) : out;
+	if (c->out < 0)
+		return -errno;
+	rc = set_nonblocking(c->in);
+	if (!rc)
+		rc = set_nonblocking(c->out);
+	if (!rc)
+		rc = loop_watch(c->control, c->in, EPOLLIN, on_viewer, c, &c->viewer);
+	return rc == -EPERM ? 0 : rc; /* a plain file: there is no input to wait for */
+}
+
 int console_attach(struct console *c, int in, int out)
 {
 	int rc;
 
 	viewer_detach(c);
-	c->in = in;
-	c->out = out;
-	rc = set_nonblocking(in);
-	if (!rc)
-		rc = set_nonblocking(out);
-	if (!rc)
-		rc = loop_watch(c->control, in, EPOLLIN, on_viewer, c, &c->viewer);
-	if (rc == -EPERM) /* a plain file: there is no input to wait for */
-		rc = 0;
-	if (rc)
+	rc = viewer_open(c, in, out);
+	if (rc) {
 		viewer_detach(c);
-	else
-		history_replay(c);
-	return rc;
+		return rc;
+	}
+	c->shown = c->written < HISTORY_SIZE ? 0 : c->written - HISTORY_SIZE;
+	viewer_update(c);
+	return 0;
 }

@@ -57,6 +57,58 @@ static void output_appears(void **state)
 	assert_string_equal(text, "hello");
 }
 
+/* One descriptor in and out, and a reader who comes late. */
+static void output_waits_for_its_reader(void **state)
+{
+	struct vm_parts other = {.io = io};
+	size_t n = 0;
+	int pair[2];
+	struct vm *t;
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+	other.console_in = other.console_out = pair[1];
+	t = double_vm(&other, "console=ttyS0", NULL, NULL);
+	for (unsigned i = 0; i < 4096; i++)
+		vm_out(t, PORT + UART_TX, 1, 'a');
+	for (int idle = 0; idle < 3; idle++) {
+		char text[4096];
+		ssize_t some = read(pair[0], text, sizeof(text));
+
+		if (some > 0) {
+			n += (size_t)some;
+			idle = 0;
+		}
+		assert_int_equal(loop_step(io, 0), 0);
+	}
+	assert_int_equal(n, 4096);
+	vm_destroy(t);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+/* More than the reader has made room for, and then the machine goes. */
+static void last_words_are_written(void **state)
+{
+	struct vm_parts other = {.io = io, .console_in = -1};
+	char text[4096];
+	size_t n = 0;
+	int pair[2];
+	struct vm *t;
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+	other.console_out = pair[1];
+	t = double_vm(&other, "console=ttyS0", NULL, NULL);
+	for (unsigned i = 0; i < sizeof(text); i++)
+		vm_out(t, PORT + UART_TX, 1, 'a' + i % 26);
+	vm_destroy(t);
+	for (ssize_t some; (some = read(pair[0], text, sizeof(text))) > 0;)
+		for (ssize_t i = 0; i < some; i++, n++)
+			assert_int_equal(text[i], 'a' + n % 26);
+	assert_int_equal(n, sizeof(text));
+	close(pair[0]);
+	close(pair[1]);
+}
+
 /* What a driver does to find out what this is. */
 static void the_probe_finds_a_16550a(void **state)
 {
@@ -204,6 +256,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(output_appears),
+		T(output_waits_for_its_reader),
+		T(last_words_are_written),
 		T(the_probe_finds_a_16550a),
 		T(input_raises_the_line),
 		T(input_waits_while_the_fifo_is_full),

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vm-process/process.h"
+
+#define KEPT (64u << 10)
+
+static struct loop *control;
+static struct console *console;
+static int viewer, theirs;
+static char sent[4 * KEPT], got[4 * KEPT];
+
+static int setup(void **state)
+{
+	struct error e = {0};
+	int pair[2];
+
+	assert_int_equal(loop_create(&control), 0);
+	assert_int_equal(console_create(control, &console, &e), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+	viewer = pair[0];
+	theirs = pair[1];
+	for (size_t i = 0; i < sizeof(sent); i++)
+		sent[i] = (char)('a' + i * i % 23);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	console_destroy(console);
+	loop_destroy(control);
+	close(viewer);
+	return 0;
+}
+
+static void turn(void)
+{
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(loop_step(control, 0), 0);
+}
+
+/* The guest's output octet by octet, as a serial port makes it. */
+static void say(size_t from, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		assert_int_equal(write(console_vm_fd(console), sent + from + i, 1), 1);
+		turn();
+	}
+}
+
+static size_t hear(void)
+{
+	size_t n = 0;
+
+	for (int idle = 0; idle < 3;) {
+		ssize_t some = read(viewer, got + n, sizeof(got) - n);
+
+		idle = some > 0 ? 0 : idle + 1;
+		n += some > 0 ? (size_t)some : 0;
+		turn();
+	}
+	return n;
+}
+
+static void a_viewer_that_pauses_misses_nothing_that_is_kept(void **state)
+{
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	say(0, KEPT / 2); /* more than a socket takes in single octets */
+	assert_int_equal(hear(), KEPT / 2);
+	assert_memory_equal(got, sent, KEPT / 2);
+	say(KEPT / 2, 100);
+	assert_int_equal(hear(), 100);
+	assert_memory_equal(got, sent + KEPT / 2, 100);
+}
+
+static void a_new_viewer_hears_the_last_of_it(void **state)
+{
+	say(0, KEPT + 1000);
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	assert_int_equal(hear(), KEPT);
+	assert_memory_equal(got, sent + 1000, KEPT);
+}
+
+static void a_viewer_types(void **state)
+{
+	char text[8];
+
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	assert_int_equal(write(viewer, "ls\n", 3), 3);
+	turn();
+	assert_int_equal(read(console_vm_fd(console), text, sizeof(text)), 3);
+	assert_memory_equal(text, "ls\n", 3);
+}
+
+static void who_leaves_is_forgotten(void **state)
+{
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	assert_int_equal(shutdown(viewer, SHUT_WR), 0);
+	turn();
+	assert_int_equal(read(viewer, got, 1), 0);
+	say(0, 10);
+}
+
+static void the_end_of_the_input_alone_leaves_the_output(void **state)
+{
+	int input[2];
+
+	assert_int_equal(pipe(input), 0);
+	close(input[1]);
+	assert_int_equal(console_attach(console, input[0], theirs), 0);
+	turn();
+	say(0, 10);
+	assert_int_equal(hear(), 10);
+}
+
+/* What has not been read from the guest yet when all is taken down. */
+static void last_words_are_heard(void **state)
+{
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	assert_int_equal(write(console_vm_fd(console), sent, 200), 200);
+	console_destroy(console);
+	console = NULL;
+	assert_int_equal(read(viewer, got, sizeof(got)), 200);
+	assert_memory_equal(got, sent, 200);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(a_viewer_that_pauses_misses_nothing_that_is_kept),
+		T(a_new_viewer_hears_the_last_of_it),
+		T(a_viewer_types),
+		T(who_leaves_is_forgotten),
+		T(the_end_of_the_input_alone_leaves_the_output),
+		T(last_words_are_heard),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
