@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "hypervisor/machine.h"
+#include "hypervisor/deterministic.h"
 
 #define PORTS        6u
 #define AT_STATUS    0u
@@ -170,6 +170,12 @@ static const struct device_ops acpi_device_ops = {
 };
 
 void vm_power_button(struct vm *vm)
+{
+	if (!deterministic_button(vm))
+		acpi_button_press(vm);
+}
+
+void acpi_button_press(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	for (unsigned i = 0; i < vm->device_count; i++) {

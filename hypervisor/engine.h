@@ -12,6 +12,7 @@
 #include "hypervisor/state.h"
 
 struct engine;
+struct deterministic;
 
 enum exit_kind {
 	EXIT_INTERRUPTED, /* kicked, or a signal: look for requests, run again. No
@@ -61,7 +62,8 @@ struct engine_params {
 	enum cpu_kind cpu;
 	struct memory *memory;
 	uint64_t seed;    /* sim */
-	void *device_ctx; /* the struct vm */
+	struct deterministic *deterministic; /* soft: run so (deterministic.h); NULL: not */
+	void *device_ctx;                    /* the struct vm */
 	/* For engines that ask devices in the middle of an instruction, instead of an exit:
 	 * EXIT_PIO or EXIT_MMIO. Takes the device lock. On a vCPU's thread. */
 	void (*access)(void *device_ctx, enum exit_kind kind, uint64_t address, uint8_t *data,

@@ -153,11 +153,23 @@ enum vm_event {
 	VM_EVENT_CRASH, /* triple fault or an engine error; vCPUs have stopped; detail says why */
 };
 
+/* A run that can be repeated: docs/determinism.md. Engine soft. */
+struct vm_deterministic {
+	uint64_t seed;
+	uint64_t hash_every; /* instructions from one hash to the next; 0 = a default */
+	const char *record;  /* record to this file... */
+	const char *replay;  /* ...or repeat this one; NULL, both: nothing comes in */
+	/* A hash of all memory, vCPUs and devices; on a vCPU's thread. May be NULL. */
+	void (*on_epoch)(void *ctx, uint64_t epoch, uint64_t instructions, uint64_t hash);
+	void *ctx;
+};
+
 struct vm_parts {
 	struct loop *io;
 	struct net_backend *nets[VM_NICS_MAX];
 	struct disk_backend *disks[VM_DISKS_MAX];
 	int console_in, console_out; /* serial console; -1 = none */
+	const struct vm_deterministic *deterministic; /* NULL: as fast as it goes */
 	/* Called on any thread, device lock not held. */
 	void (*on_event)(void *ctx, enum vm_event event, const char *detail);
 	void *ctx;

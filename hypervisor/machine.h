@@ -75,6 +75,7 @@ struct vm {
 	unsigned device_count;
 	struct pci_bus *pci;
 	struct run_state *run; /* vCPU threads, pause state: run.c */
+	struct deterministic *deterministic; /* NULL: it is not; deterministic.h */
 	bool torn; /* a load ended halfway: nothing may run until another one succeeds */
 	int (*load)(struct vm *vm, struct boot_entry *out, struct error *e);
 };

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "hypervisor/machine.h"
+#include "hypervisor/deterministic.h"
 
 #define PORT        0x70u
 #define CMOS_SIZE   128u
@@ -85,7 +85,7 @@ static bool is_time(uint8_t index)
 
 static void time_fill(struct rtc *r)
 {
-	int64_t now = time(NULL) + r->offset;
+	int64_t now = vm_wall_seconds(r->device.vm) + r->offset;
 	struct tm t;
 
 	now = now < TIME_LEAST ? TIME_LEAST : now > TIME_MOST ? TIME_MOST : now;
@@ -111,7 +111,7 @@ static void time_take(struct rtc *r)
 		.tm_year = decode(r, r->cmos[REG_CENTURY]) * 100 + decode(r, r->cmos[9]) - 1900,
 	};
 
-	r->offset = timegm(&t) - time(NULL);
+	r->offset = timegm(&t) - vm_wall_seconds(r->device.vm);
 }
 
 /* ---- ports ----------------------------------------------------------------------------- */

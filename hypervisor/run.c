@@ -19,7 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "hypervisor/machine.h"
+#include "hypervisor/deterministic.h"
 
 #define LOG_MODULE "run"
 /* A vCPU parks within this time, and to be woken out of a sleep takes as long again. */
@@ -131,10 +131,15 @@ void vm_request_reset(struct vm *vm)
 static enum vm_event action_carry_out(struct vm *vm, enum action action, char *detail, size_t room)
 {
 	struct error e = {0};
+	const char *failure = NULL;
 
-	if (action == ACTION_POWEROFF)
+	if (action != ACTION_RESET && vm->deterministic)
+		failure = deterministic_end(vm);
+	if (failure)
+		snprintf(detail, room, "%s", failure);
+	if (action == ACTION_POWEROFF && !failure)
 		return VM_EVENT_POWEROFF;
-	if (action == ACTION_CRASH)
+	if (action != ACTION_RESET)
 		return VM_EVENT_CRASH;
 	if (!machine_reset(vm, &e))
 		return VM_EVENT_REBOOT;
@@ -232,6 +237,8 @@ void run_access(void *ctx, enum exit_kind kind, uint64_t address, uint8_t *data,
 	pthread_mutex_lock(&vm->lock);
 	bus_access(kind == EXIT_PIO ? &vm->ports : &vm->mmio, address, data, size, write);
 	pthread_mutex_unlock(&vm->lock);
+	if (vm->deterministic)
+		deterministic_settle(vm);
 }
 
 static void exit_handle(struct vm *vm, struct vcpu_exit *exit)

@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "hypervisor/deterministic.h"
 #include "hypervisor/virtio.h"
 
 #define LOG_MODULE        "virtio"
@@ -359,10 +360,21 @@ static void doorbell_rang(void *ctx, uint32_t events)
 	pthread_mutex_unlock(&vm->lock);
 }
 
+static void doorbell_answer(void *ctx)
+{
+	struct doorbell *b = ctx;
+
+	virtio_kick(b->v, b->queue);
+}
+
 void virtio_doorbell_ring(struct virtio_device *v, unsigned queue)
 {
 	const uint64_t one = 1;
 
+	if (v->device.vm->deterministic) {
+		deterministic_later(v->device.vm, doorbell_answer, &v->doorbells[queue]);
+		return;
+	}
 	/* It can only fail when it has been rung 2^64 times already. */
 	(void)!write(v->doorbells[queue].fd, &one, sizeof(one));
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-rng (virtio 1.2, section 5.4): the host's random bytes. */
+/* virtio-rng (virtio 1.2, section 5.4): the host's random bytes, or those of a seed. */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
+#include "hypervisor/deterministic.h"
 #include "hypervisor/virtio.h"
 
 #define BYTES_MOST 256u /* of one request: getrandom() gives so many at once */
@@ -17,20 +17,19 @@ static struct rng *rng_of(struct virtio_device *v)
 	return CONTAINER_OF(v, struct rng, virtio);
 }
 
-static uint32_t rng_fill(struct virtqueue *q, const struct chain *c)
+static uint32_t rng_fill(struct vm *vm, struct virtqueue *q, const struct chain *c)
 {
 	uint8_t bytes[BYTES_MOST];
 	size_t want = c->in_bytes < sizeof(bytes) ? (size_t)c->in_bytes : sizeof(bytes);
-	ssize_t got = getrandom(bytes, want, 0);
 
-	return got > 0 ? (uint32_t)chain_write(q, c, 0, bytes, (size_t)got) : 0;
+	return (uint32_t)chain_write(q, c, 0, bytes, vm_random(vm, bytes, want));
 }
 
 static int rng_one(struct virtio_device *v, const struct chain *c)
 {
 	struct virtqueue *q = &v->regs.queues[0];
 
-	virtqueue_push(q, c->head, rng_fill(q, c));
+	virtqueue_push(q, c->head, rng_fill(v->device.vm, q, c));
 	return 0;
 }
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "hypervisor/machine.h"
+#include "hypervisor/deterministic.h"
 
 #define LOG_MODULE "vm"
 
@@ -68,6 +68,7 @@ static int engine_start(struct vm *vm, struct error *e)
 				       .cpu = cpu_kind(&vm->config),
 				       .memory = &vm->memory,
 				       .seed = vm->config.seed,
+				       .deterministic = vm->deterministic,
 				       .device_ctx = vm,
 				       .access = run_access};
 
@@ -96,6 +97,8 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 	rc = run_create(vm);
 	if (!rc)
 		rc = memory_create(&vm->memory, c->memory, e);
+	if (!rc && parts->deterministic)
+		rc = deterministic_create(vm, parts->deterministic, e);
 	if (!rc)
 		rc = engine_start(vm, e);
 	if (!rc)
@@ -122,6 +125,8 @@ void vm_destroy(struct vm *vm)
 	if (vm->run && run_is_paused(vm))
 		pthread_mutex_unlock(&vm->lock);
 	run_destroy(vm);
+	if (vm->deterministic && deterministic_end(vm))
+		log_error("%s", deterministic_end(vm));
 	disks_drain(vm);
 	while (vm->device_count) {
 		struct device *d = vm->devices[--vm->device_count];
@@ -130,6 +135,7 @@ void vm_destroy(struct vm *vm)
 	}
 	if (vm->engine)
 		vm->engine_ops->destroy(vm->engine);
+	deterministic_destroy(vm);
 	if (vm->memory.base)
 		memory_destroy(&vm->memory);
 	pthread_mutex_destroy(&vm->lock);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The machine with everything in it. The order of creation is the order of PCI slots. */
+#include <errno.h>
+#include <string.h>
+
 #include "hypervisor/machine.h"
 
 static int (*const platform[])(struct vm *vm, struct error *e) = {serial_create, rtc_create,
@@ -28,8 +31,16 @@ int vm_create(const struct vm_config *c, const struct vm_parts *parts, struct vm
 {
 	struct machine_plan plan = {.devices = devices_create, .load = boot_load};
 	struct error why = {0};
+	const char *name = c->engine;
 
-	plan.engine = engine_find(c->engine, &why);
+	if (parts->deterministic && !strcmp(name, "auto"))
+		name = "soft";
+	if (parts->deterministic && strcmp(name, "soft"))
+		return error_set(e, -EINVAL,
+				 "a deterministic run needs engine \"soft\" (or \"auto\"), not "
+				 "\"%s\"",
+				 name);
+	plan.engine = engine_find(name, &why);
 	if (!plan.engine)
 		return error_set(e, why.code, "%s", why.text);
 	return machine_create(&plan, c, parts, out, e);

@@ -5,7 +5,6 @@
  * was written once stays right.
  */
 #include <errno.h>
-#include <time.h>
 
 #include "hypervisor/soft/machine.h"
 #include "hypervisor/soft/mmu.h"
@@ -130,14 +129,12 @@ void soft_clock_publish(struct engine *en, bool stopped)
 
 static void wall_publish(struct engine *en, uint64_t gpa)
 {
-	struct timespec t;
 	struct wall_page p;
 	uint64_t ns;
 
 	if (memory_read(en->memory, gpa, &p, sizeof(p)))
 		return;
-	clock_gettime(CLOCK_REALTIME, &t);
-	ns = (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec - soft_kvmclock_read(en);
+	ns = soft_wall_now(en) - soft_kvmclock_read(en);
 	p.version = (p.version | 1) + 1;
 	p.seconds = (uint32_t)(ns / NS_PER_SEC);
 	p.nanoseconds = (uint32_t)(ns % NS_PER_SEC);

@@ -53,10 +53,21 @@ static enum soft_stop slice_run(struct soft_cpu *cpu)
 	return stop;
 }
 
+void soft_exit_shutdown(const struct soft_cpu *cpu, struct vcpu_exit *exit)
+{
+	exit->kind = EXIT_SHUTDOWN;
+	snprintf(exit->detail, sizeof(exit->detail), "triple fault at 0x%llx",
+		 (unsigned long long)cpu->rip);
+}
+
 static void soft_vcpu_run(struct engine *en, unsigned vcpu, struct vcpu_exit *exit)
 {
 	struct soft_cpu *cpu = en->cpu[vcpu];
 
+	if (en->params.deterministic) {
+		soft_turns_run(en, vcpu, exit);
+		return;
+	}
 	exit->detail[0] = 0;
 	exit->kind = EXIT_INTERRUPTED;
 	while (!(atomic_fetch_and(&cpu->attention, ~(unsigned)ATTENTION_KICK) & ATTENTION_KICK)) {
@@ -67,9 +78,7 @@ static void soft_vcpu_run(struct engine *en, unsigned vcpu, struct vcpu_exit *ex
 			cpu_sleep(cpu);
 			break;
 		case STOP_SHUTDOWN:
-			exit->kind = EXIT_SHUTDOWN;
-			snprintf(exit->detail, sizeof(exit->detail), "triple fault at 0x%llx",
-				 (unsigned long long)cpu->rip);
+			soft_exit_shutdown(cpu, exit);
 			return;
 		}
 	}
@@ -77,7 +86,10 @@ static void soft_vcpu_run(struct engine *en, unsigned vcpu, struct vcpu_exit *ex
 
 static void soft_vcpu_kick(struct engine *en, unsigned vcpu)
 {
-	attention_set(en->cpu[vcpu], ATTENTION_KICK);
+	if (en->params.deterministic)
+		soft_turns_kick(en, vcpu);
+	else
+		attention_set(en->cpu[vcpu], ATTENTION_KICK);
 }
 
 /* ---- interrupts, doorbells ---------------------------------------------------------------- */
@@ -128,6 +140,9 @@ static int soft_doorbell(struct engine *en, uint64_t address, unsigned size, int
 	const struct soft_bell bell = {.address = address, .size = size, .fd = event_fd};
 	int rc;
 
+	/* A bell is heard on another thread. */
+	if (en->params.deterministic)
+		return -EOPNOTSUPP;
 	pthread_mutex_lock(&en->bells_lock);
 	rc = bell_change(en, &bell, on);
 	pthread_mutex_unlock(&en->bells_lock);
@@ -161,7 +176,9 @@ static int soft_log_dirty(struct engine *en, bool on)
 
 static int soft_after_pause(struct engine *en)
 {
-	soft_clock_publish(en, true);
+	/* Virtual time has stood still. */
+	if (!en->params.deterministic)
+		soft_clock_publish(en, true);
 	return 0;
 }
 
@@ -246,8 +263,9 @@ static int parts_create(struct engine *en, unsigned vcpus)
 		rc = memory_watch_begin(en->memory, soft_stale_note, en);
 	if (!rc)
 		rc = soft_chips_create(vcpus, &hooks, &en->chips);
-	if (!rc)
-		rc = soft_timer_start(en);
+	if (rc || en->params.deterministic)
+		return rc;
+	rc = soft_timer_start(en);
 	if (!rc)
 		en->timer_runs = true;
 	return rc;
@@ -266,6 +284,7 @@ static void soft_destroy(struct engine *en)
 	free(en->dirty);
 	pthread_mutex_destroy(&en->bells_lock);
 	pthread_mutex_destroy(&en->chips_lock);
+	soft_turns_destroy(en);
 	soft_baton_destroy(&en->baton);
 	free(en);
 }
@@ -296,7 +315,8 @@ static int soft_create(const struct engine_params *p, struct engine **out, struc
 	}
 	en->params = *p;
 	en->memory = p->memory;
-	en->clock.tsc_khz = soft_tsc_khz_host();
+	en->clock.tsc_khz = p->deterministic ? SOFT_TSC_KHZ : soft_tsc_khz_host();
+	soft_turns_create(en);
 	rc = parts_create(en, p->vcpus);
 	if (!rc)
 		rc = soft_vcpus_reset(en, e);

@@ -26,6 +26,21 @@ struct soft_clock {
 	int64_t kvmclock; /* the guest's paravirtual clock less soft_now() */
 };
 
+/* Deterministic runs. What is not locked is the first vCPU's thread's, or the pauser's. */
+struct soft_turns {
+	pthread_mutex_t lock; /* a leaf */
+	pthread_cond_t kick;
+	bool kicked[VM_VCPUS_MAX];
+	bool inside; /* `thread` is known */
+	pthread_t thread;
+	unsigned turn;                 /* whose it is */
+	uint64_t slice_end, epoch_end; /* instructions of all vCPUs */
+	uint64_t skipped;              /* ns in which nothing was executed */
+	bool over;                     /* the turn is */
+	bool taken;                    /* and what came since was taken in */
+	bool leave;                    /* the guest has asked for what needs a stop */
+};
+
 struct soft_bell {
 	uint64_t address;
 	unsigned size;
@@ -41,6 +56,7 @@ struct engine {
 	struct soft_code *code; /* block cache, code.c; the baton holder's */
 	struct soft_baton baton;
 	struct soft_clock clock;
+	struct soft_turns turns;
 
 	/* Bits a RAM page. `dirty` is set by the baton holder, before the write, and taken by
 	 * a harvest, which holds the baton too. `stale`: code pages that devices wrote. */
@@ -164,6 +180,22 @@ void soft_chips_enter(struct engine *en);
 void soft_chips_leave(struct engine *en);
 /* Time of all the engine's clocks, ns. */
 uint64_t soft_now(const struct engine *en);
+uint64_t soft_wall_now(const struct engine *en); /* since 1970 */
+
+/* ---- engine.c ------------------------------------------------------------------------------ */
+
+void soft_exit_shutdown(const struct soft_cpu *cpu, struct vcpu_exit *exit);
+
+/* ---- deterministic.c: turns, if params.deterministic is there ------------------------------ */
+
+void soft_turns_create(struct engine *en);
+void soft_turns_destroy(struct engine *en);
+/* As engine_ops. */
+void soft_turns_run(struct engine *en, unsigned vcpu, struct vcpu_exit *exit);
+void soft_turns_kick(struct engine *en, unsigned vcpu);
+/* The vCPU whose turn it is leaves at its block's end. On its thread. */
+void soft_turns_look(struct engine *en);
+uint64_t soft_virtual_now(const struct engine *en);
 
 /* ---- access.c: devices
  * ---------------------------------------------------------------------------- */

@@ -5,7 +5,6 @@
  * that wait, and the clock's page, are left to the first run.
  */
 #include <errno.h>
-#include <time.h>
 
 #include "hypervisor/cpu_model.h"
 #include "hypervisor/soft/chips.h"
@@ -29,19 +28,11 @@ static void model_make(const struct engine *en, struct model *m)
 
 /* ---- clock ------------------------------------------------------------------------------ */
 
-static uint64_t wall_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
-}
-
 static void clock_make(const struct engine *en, struct kvm_clock_data *out)
 {
 	*out = (struct kvm_clock_data){
 		.clock = soft_kvmclock_read(en),
-		.realtime = wall_now(),
+		.realtime = soft_wall_now(en),
 		.flags = KVM_CLOCK_REALTIME,
 	};
 }
@@ -49,7 +40,7 @@ static void clock_make(const struct engine *en, struct kvm_clock_data *out)
 /* Set forward by what has passed on the wall, never back. */
 static void clock_take(struct engine *en, const struct kvm_clock_data *in)
 {
-	uint64_t now = wall_now(), clock = in->clock;
+	uint64_t now = soft_wall_now(en), clock = in->clock;
 
 	if (in->flags & KVM_CLOCK_REALTIME && now > in->realtime)
 		clock += now - in->realtime;

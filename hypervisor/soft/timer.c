@@ -3,12 +3,23 @@
 #include <errno.h>
 #include <time.h>
 
+#include "hypervisor/deterministic.h"
 #include "hypervisor/soft/chips.h"
 #include "hypervisor/soft/machine.h"
 
 uint64_t soft_now(const struct engine *en)
 {
-	return clock_ns();
+	return en->params.deterministic ? soft_virtual_now(en) : clock_ns();
+}
+
+uint64_t soft_wall_now(const struct engine *en)
+{
+	struct timespec t;
+
+	if (en->params.deterministic)
+		return DETERMINISTIC_WALL_NS + soft_virtual_now(en);
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
 void soft_chips_enter(struct engine *en)
@@ -18,8 +29,12 @@ void soft_chips_enter(struct engine *en)
 
 void soft_chips_leave(struct engine *en)
 {
-	if (soft_chips_deadline(en->chips) < en->timer_at)
-		pthread_cond_signal(&en->timer_moved);
+	if (soft_chips_deadline(en->chips) < en->timer_at) {
+		if (en->params.deterministic)
+			soft_turns_look(en);
+		else
+			pthread_cond_signal(&en->timer_moved);
+	}
 	pthread_mutex_unlock(&en->chips_lock);
 }
 
