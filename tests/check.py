@@ -28,6 +28,7 @@ def phases(build):
     yield "unit", [f"BUILD={build}", "CC=gcc", "unit-run"]
     yield "lab-test", [f"BUILD={build}", "CC=gcc", "lab-test"]
     yield "native", [f"BUILD={build}", "CC=gcc", "native-test"]
+    yield "linux", [f"BUILD={build}", "CC=gcc", "linux-test-run"]
     yield "build-asan", [f"BUILD={build}-asan", *SANITIZED, *EVERYTHING, "fuzzers"]
     yield "unit-asan", [f"BUILD={build}-asan", *SANITIZED, "unit-run"]
     yield "build-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-programs"]
