@@ -244,22 +244,22 @@ static struct soft_op *op_verw(struct soft_cpu *cpu, struct soft_op *op)
 	return soft_next(cpu, op);
 }
 
+/* Written only if it changes: it may lie in a page that is only read. */
 static struct soft_op *op_arpl(struct soft_cpu *cpu, struct soft_op *op)
 {
 	unsigned rpl = soft_reg_read(cpu, op->reg, 2) & 3u;
-	uint16_t *at, value;
+	uint64_t va = soft_ea(cpu, op);
+	uint16_t value;
 	bool raised;
 
 	need_protected(cpu, op);
-	at = op->imm ? soft_rmw_begin(cpu, op, soft_ea(cpu, op), 2)
-		     : (uint16_t *)(void *)((uint8_t *)cpu->r + op->rm);
-	memcpy(&value, at, 2);
+	value = op->imm ? soft_read16(cpu, op, va) : (uint16_t)soft_reg_read(cpu, op->rm, 2);
 	raised = (value & 3u) < rpl;
-	if (raised)
-		value = (uint16_t)((value & ~3u) | rpl);
-	memcpy(at, &value, 2);
-	if (op->imm)
-		soft_rmw_end(cpu, op);
+	value = (uint16_t)((value & ~3u) | rpl);
+	if (raised && op->imm)
+		soft_write16(cpu, op, va, value);
+	else if (raised)
+		soft_reg_write(cpu, op->rm, value, 2);
 	soft_flag_zf(cpu, raised);
 	return soft_next(cpu, op);
 }
