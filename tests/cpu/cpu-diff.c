@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * cpu-diff [--cases N] [--seed S] [--only GROUP] [--replay CASE]
+ * cpu-diff [--cases N] [--seed S] [--only GROUP] [--plants] [--plant NAME] [--replay CASE]
  *
  * Random instructions natively and in engine soft. Prints the seed first and every case
- * that differs; --seed S --replay CASE runs that one again and shows both results.
+ * that differs; --seed S --replay CASE runs that one again and shows both results. With
+ * --plants, each planted bug must be found by no more cases; with --plant the engine has
+ * that one.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -14,11 +16,14 @@
 #include "tests/cpu/cpu.h"
 
 #define FAILURES_MAX 40u
+#define GROUPS_MAX   32u
+#define PROGRESS     (UINT64_C(4096) * BATCH)
 
 struct options {
 	uint64_t cases, seed, replay;
-	bool replays;
-	const char *only;
+	bool replays, plants;
+	const struct form_group *only;
+	const struct cpu_plant *plant;
 };
 
 struct run {
@@ -26,95 +31,56 @@ struct run {
 	struct model *model;
 	struct cpu_batch *batch;
 	struct cpu_result soft[BATCH];
-	uint64_t compared, skipped, undefined, failures;
+	struct {
+		uint64_t compared, failed;
+	} groups[GROUPS_MAX];
+	uint64_t endless, later, failures;
+	uint64_t first; /* case that differed */
 };
 
-/* ---- reports --------------------------------------------------------------------------------- */
+/* ---- running -------------------------------------------------------------------------------- */
 
-static void case_print(const struct run *run, const struct cpu_case *c, const char *what)
+static void case_fail(struct run *run, const struct cpu_case *c, const char *what)
 {
-	printf("case %" PRIu64 " (%s) differs in %s:", c->number, c->group, what);
-	for (unsigned i = 0; i < c->size; i++)
-		printf(" %02x", c->code[i]);
-	printf("  [--seed %" PRIu64 "%s%s --replay %" PRIu64 "]\n", run->options.seed,
-	       run->options.only ? " --only " : "", run->options.only ? run->options.only : "",
-	       c->number);
+	const struct options *o = &run->options;
+	char repeat[128];
+
+	snprintf(repeat, sizeof(repeat), "--seed %" PRIu64 "%s%s%s%s", o->seed,
+		 o->only ? " --only " : "", o->only ? o->only->name : "",
+		 o->plant ? " --plant " : "", o->plant ? o->plant->name : "");
+	if (!run->failures++)
+		run->first = c->number;
+	run->groups[c->group - form_groups].failed++;
+	if (!o->plants)
+		case_print(c, what, repeat);
 }
 
-static void registers_print(const char *side, const struct cpu_registers *s)
+/* What the host has and the model has not: that it is #UD is all there is to see. */
+static bool case_is_later(const struct cpu_case *c, const struct cpu_result *soft)
 {
-	uint16_t x87[2];
-	uint32_t mxcsr;
+	struct soft_insn insn;
 
-	printf("%s: rip %" PRIx64 " flags %" PRIx64 " fs %" PRIx64 " gs %" PRIx64, side, s->rip,
-	       s->flags, s->fs, s->gs);
-	for (unsigned i = 0; i < 16; i++)
-		printf("%s%16" PRIx64, i % 4 ? " " : "\n  ", s->r[i]);
-	memcpy(x87, s->fpu, 4);
-	memcpy(&mxcsr, s->fpu + 24, 4);
-	printf("\n  control %x status %x tags %x mxcsr %x", x87[0], x87[1], s->fpu[4], mxcsr);
-	for (unsigned i = 0; i < 24; i++) {
-		uint64_t q[2];
-
-		memcpy(q, s->fpu + 32 + 16 * i, 16);
-		if (i < 8)
-			q[1] &= 0xffff;
-		printf("%s%016" PRIx64 "%016" PRIx64, i % 2 ? " " : "\n  ", q[1], q[0]);
-	}
-	printf("\n");
+	return !soft_decode(c->code, c->size, c->mode, &insn) && insn_is_later(&insn) &&
+	       soft->vector == VEC_UD;
 }
-
-static void result_print(const char *side, const struct cpu_result *r)
-{
-	printf("%s: vector %u error %x cr2 %" PRIx64 "\n", side, r->vector, r->error, r->cr2);
-	registers_print(side, &r->out);
-}
-
-static void memory_print(const struct cpu_case *c, const struct cpu_result *a,
-			 const struct cpu_result *b)
-{
-	const uint8_t *x = (const uint8_t *)&a->memory, *y = (const uint8_t *)&b->memory;
-	const uint8_t *was = (const uint8_t *)&images[c->image];
-
-	for (size_t i = 0; i < sizeof(a->memory); i++)
-		if (x[i] != y[i])
-			printf("memory page %zu offset %03zx: was %02x, native %02x, soft %02x\n",
-			       i / VM_PAGE_SIZE, i % VM_PAGE_SIZE, was[i], x[i], y[i]);
-}
-
-/* ---- running ------------------------------------------------------------------------------------
- */
 
 static void case_compare(struct run *run, unsigned n)
 {
 	const struct cpu_case *c = &run->batch->cases[n];
 	const struct cpu_result *native = &run->batch->native[n], *soft = &run->soft[n];
-	struct soft_insn insn;
 	const char *what;
 
-	if (c->skip) {
-		run->skipped++;
+	run->endless += c->skip;
+	if (c->skip)
 		return;
-	}
-	run->compared++;
-	/* What the host has and the model has not, must be undefined. */
-	if (!soft_decode(c->code, c->size, MODE_64, &insn) && insn_is_later(&insn) &&
-	    soft->vector == VEC_UD) {
-		run->undefined++;
-		return;
-	}
+	run->groups[c->group - form_groups].compared++;
 	what = results_differ(c, native, soft);
-	if (what) {
-		run->failures++;
-		case_print(run, c, what);
-	}
-	if (run->options.replays) {
-		printf("at %" PRIx64 "\n", c->at);
-		registers_print("before", &c->in);
-		result_print("native", native);
-		result_print("soft", soft);
-		memory_print(c, native, soft);
-	}
+	if (what && case_is_later(c, soft))
+		run->later++;
+	else if (what)
+		case_fail(run, c, what);
+	if (run->options.replays)
+		results_print(c, native, soft);
 }
 
 /* Twice: the second time from decoded and linked blocks. */
@@ -125,25 +91,27 @@ static void case_model(struct run *run, unsigned n)
 	struct cpu_result *first = &run->soft[n];
 	const char *what;
 
+	plant_choose(run->options.plant);
 	model_run(run->model, c, false, first);
 	c->skip = first->ending != ENDED;
 	model_run(run->model, c, true, &again);
+	plant_choose(NULL);
 	if (c->skip)
 		return;
 	what = again.ending == ENDED ? results_differ(c, first, &again) : "ending";
 	if (what) {
-		run->failures++;
-		case_print(run, c, what);
+		case_fail(run, c, what);
 		printf("  ... from the model's own first run\n");
 	}
 }
 
 static void batch_run(struct run *run, uint64_t from, unsigned count)
 {
+	const struct options *o = &run->options;
+
 	run->batch->count = count;
 	for (unsigned i = 0; i < count; i++) {
-		(void)case_make(&run->batch->cases[i], run->options.seed, from + i,
-				run->options.only);
+		case_make(&run->batch->cases[i], o->seed, from + i, o->only);
 		case_model(run, i);
 	}
 	native_run(run->batch);
@@ -151,77 +119,144 @@ static void batch_run(struct run *run, uint64_t from, unsigned count)
 		case_compare(run, i);
 }
 
-static void all_run(struct run *run)
+/* Until so many fail. */
+static void cases_run(struct run *run, unsigned failures)
 {
 	const struct options *o = &run->options;
 
-	if (o->replays) {
-		batch_run(run, o->replay, 1);
-		return;
+	run->model = model_create();
+	if (!run->model) {
+		fprintf(stderr, "cpu-diff: the engine cannot be created\n");
+		exit(2);
 	}
-	for (uint64_t n = 0; n < o->cases && run->failures < FAILURES_MAX; n += BATCH)
+	for (uint64_t n = 0; n < o->cases && run->failures < failures; n += BATCH) {
 		batch_run(run, n, o->cases - n < BATCH ? (unsigned)(o->cases - n) : BATCH);
+		if ((n + BATCH) % PROGRESS == 0) {
+			printf("# %" PRIu64 " cases\n", n + BATCH);
+			fflush(stdout);
+		}
+	}
+	if (o->replays)
+		batch_run(run, o->replay, 1);
+	model_destroy(run->model);
 }
 
-/* ---- command line
- * -------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------------
+ */
+
+static bool groups_conclude(const struct run *run)
+{
+	for (unsigned i = 0; i < form_group_count; i++)
+		if (run->groups[i].compared)
+			printf("test cpu/%s %s (%" PRIu64 " of %" PRIu64 " cases differ)\n",
+			       form_groups[i].name, run->groups[i].failed ? "FAILED" : "ok",
+			       run->groups[i].failed, run->groups[i].compared);
+	printf("%" PRIu64 " cases of instructions that the model has not, %" PRIu64
+	       " without an end\n",
+	       run->later, run->endless);
+	return !run->failures;
+}
+
+static bool plant_find(struct run *run, const struct cpu_plant *plant)
+{
+	struct run planted = {.options = run->options, .batch = run->batch};
+	bool found;
+
+	planted.options.plant = plant;
+	cases_run(&planted, 1);
+	found = planted.failures;
+	if (found)
+		printf("test cpu/plant/%s ok (found by case %" PRIu64 ")\n", plant->name,
+		       planted.first);
+	else
+		printf("test cpu/plant/%s FAILED (not found)\n", plant->name);
+	fflush(stdout);
+	return found;
+}
+
+/* ---- command line ------------------------------------------------------------------------------
+ */
+
+static bool plant_parse(struct options *o, const char *name)
+{
+	for (unsigned i = 0; i < cpu_plant_count; i++)
+		if (!strcmp(name, cpu_plants[i].name))
+			o->plant = &cpu_plants[i];
+	return o->plant;
+}
+
+static bool option_parse(struct options *o, int c)
+{
+	switch (c) {
+	case 'c':
+		o->cases = strtoull(optarg, NULL, 0);
+		return true;
+	case 's':
+		o->seed = strtoull(optarg, NULL, 0);
+		return true;
+	case 'o':
+		o->only = form_group_find(optarg);
+		return o->only;
+	case 'p':
+		return plant_parse(o, optarg);
+	case 'P':
+		return o->plants = true;
+	case 'r':
+		o->replay = strtoull(optarg, NULL, 0);
+		o->cases = 0;
+		return o->replays = true;
+	default:
+		return false;
+	}
+}
 
 static bool options_parse(struct options *o, int argc, char **argv)
 {
 	static const struct option names[] = {{"cases", required_argument, NULL, 'c'},
 					      {"seed", required_argument, NULL, 's'},
 					      {"only", required_argument, NULL, 'o'},
+					      {"plant", required_argument, NULL, 'p'},
+					      {"plants", no_argument, NULL, 'P'},
 					      {"replay", required_argument, NULL, 'r'},
 					      {0}};
 
-	for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
-		switch (c) {
-		case 'c':
-			o->cases = strtoull(optarg, NULL, 0);
-			break;
-		case 's':
-			o->seed = strtoull(optarg, NULL, 0);
-			break;
-		case 'o':
-			o->only = optarg;
-			break;
-		case 'r':
-			o->replay = strtoull(optarg, NULL, 0);
-			o->replays = true;
-			break;
-		default:
+	for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;)
+		if (!option_parse(o, c))
 			return false;
-		}
-	}
 	return optind == argc;
+}
+
+static int usage(void)
+{
+	fprintf(stderr, "usage: cpu-diff [--cases N] [--seed S] [--only GROUP] [--plants] "
+			"[--plant NAME] [--replay CASE]\n");
+	for (unsigned i = 0; i < form_group_count; i++)
+		fprintf(stderr, "  --only %s\n", form_groups[i].name);
+	for (unsigned i = 0; i < cpu_plant_count; i++)
+		fprintf(stderr, "  --plant %s\n", cpu_plants[i].name);
+	return 2;
 }
 
 int main(int argc, char **argv)
 {
 	static struct run run;
-	static struct cpu_case probe;
+	bool passed;
 
 	run.options = (struct options){.cases = 200000, .seed = (uint64_t)time(NULL)};
-	if (!options_parse(&run.options, argc, argv) ||
-	    !case_make(&probe, run.options.seed, 0, run.options.only)) {
-		fprintf(stderr, "usage: cpu-diff [--cases N] [--seed S] [--only GROUP] "
-				"[--replay CASE]\n");
-		return 2;
-	}
+	if (!options_parse(&run.options, argc, argv))
+		return usage();
 	log_setup("cpu-diff", LOG_LEVEL_ERROR); /* not every instruction that is undefined */
 	printf("cpu-diff: seed %" PRIu64 "\n", run.options.seed);
 	fflush(stdout);
 	images_make(run.options.seed);
 	run.batch = batch_create();
-	run.model = model_create();
-	if (!run.model) {
-		fprintf(stderr, "cpu-diff: the engine cannot be created\n");
-		return 2;
-	}
-	all_run(&run);
-	model_destroy(run.model);
-	printf("%" PRIu64 " cases compared, %" PRIu64 " of them of later extensions, %" PRIu64
-	       " without an end; %" PRIu64 " differ\n",
-	       run.compared, run.undefined, run.skipped, run.failures);
-	return run.failures ? 1 : 0;
+	bool plants = run.options.plants;
+
+	run.options.plants = false;
+	cases_run(&run, FAILURES_MAX);
+	passed = groups_conclude(&run);
+	run.options.plants = plants;
+	for (unsigned i = 0; plants && i < cpu_plant_count; i++)
+		passed &= plant_find(&run, &cpu_plants[i]);
+	return passed ? 0 : 1;
 }

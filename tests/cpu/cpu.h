@@ -14,7 +14,6 @@
 
 /* Linear addresses, of pages: read-write, read-write, read-only, none, stack, none. */
 #define ARENA      UINT64_C(0x10000000)
-
 #define STACK      (ARENA + 4 * VM_PAGE_SIZE)
 #define CODE       (ARENA + UINT64_C(0x100000)) /* two pages, then none */
 #define CODE_PAGES 2u
@@ -35,7 +34,8 @@ struct cpu_registers {
 
 struct cpu_case {
 	uint64_t number;
-	const char *group;
+	const struct form_group *group;
+	enum soft_mode mode; /* MODE_64, or MODE_32 within long mode */
 	uint8_t code[CODE_MAX];
 	unsigned size;
 	uint64_t at; /* where it lies */
@@ -60,6 +60,7 @@ struct cpu_result {
 
 struct cpu_random {
 	uint64_t state;
+	enum soft_mode mode; /* of the instructions that are wanted */
 };
 uint64_t random_next(struct cpu_random *r);
 unsigned random_below(struct cpu_random *r, unsigned n);
@@ -70,10 +71,10 @@ unsigned random_below(struct cpu_random *r, unsigned n);
 extern struct cpu_memory images[IMAGES];
 extern uint8_t page_readonly[VM_PAGE_SIZE];
 void images_make(uint64_t seed);
-/* `only`: a group's name, or NULL. False: there is no such group. */
-bool case_make(struct cpu_case *c, uint64_t seed, uint64_t number, const char *only);
+void case_make(struct cpu_case *c, uint64_t seed, uint64_t number, const struct form_group *only);
 void operands_fill(struct cpu_random *r, void *to, size_t octets);
-/* emit() returns the octets of one instruction, or 0: try again. `at`: about where it will lie. */
+/* emit() returns the octets of one instruction, or 0: try again. `at`: about where it will lie.
+ * NULL: a sequence of the others'. */
 struct form_group {
 	const char *name;
 	unsigned weight;
@@ -81,6 +82,8 @@ struct form_group {
 };
 extern const struct form_group form_groups[];
 extern const unsigned form_group_count;
+/* By name, or NULL. */
+const struct form_group *form_group_find(const char *name);
 
 /* ---- expect.c: what the architecture leaves open ------------------------------------------- */
 
@@ -113,5 +116,22 @@ struct model *model_create(void);
 void model_destroy(struct model *m);
 /* `again`: the code of the run before is still there, decoded. */
 void model_run(struct model *m, const struct cpu_case *c, bool again, struct cpu_result *out);
+
+/* ---- report.c -------------------------------------------------------------------------------- */
+
+void case_print(const struct cpu_case *c, const char *what, const char *how_to_repeat);
+void results_print(const struct cpu_case *c, const struct cpu_result *native,
+		   const struct cpu_result *soft);
+
+/* ---- plants.c -------------------------------------------------------------------------------- */
+
+struct cpu_plant {
+	const char *name;
+	void (*alter)(struct soft_insn *insn);
+};
+extern const struct cpu_plant cpu_plants[];
+extern const unsigned cpu_plant_count;
+/* For what is decoded from now on; NULL: none. */
+void plant_choose(const struct cpu_plant *plant);
 
 #endif

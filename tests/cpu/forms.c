@@ -39,9 +39,9 @@ static unsigned memory_emit(struct cpu_random *r, uint8_t *to, uint64_t at, unsi
 	unsigned n = 0;
 
 	*rex &= 0xfc;
-	if (kind == 0) { /* relative to RIP */
+	if (kind == 0) { /* relative to RIP; without 64-bit mode, absolute */
 		to[n++] = (uint8_t)(5 | reg << 3);
-		put32(to + n, data_address(r) - at - 8);
+		put32(to + n, data_address(r) - (r->mode == MODE_64 ? at + 8 : 0));
 		return n + 4;
 	}
 	*rex |= base >> 3;
@@ -114,11 +114,11 @@ static unsigned form_emit(struct cpu_random *r, uint8_t *to, uint64_t at, const 
 	to[rex_at] = rex;
 	for (unsigned i = 0; i < 8; i++)
 		to[n + i] = (uint8_t)(random_below(r, 2) ? random_next(r) : random_below(r, 40));
-	if (rex == 0x40 && random_below(r, 4)) {
+	if (r->mode != MODE_64 || (rex == 0x40 && random_below(r, 4))) {
 		memmove(to + rex_at, to + rex_at + 1, n + 8 - rex_at);
 		n--;
 	}
-	return soft_decode(to, n + 8, MODE_64, &insn) || insn_is_excluded(&insn) ? 0 : insn.length;
+	return soft_decode(to, n + 8, r->mode, &insn) || insn_is_excluded(&insn) ? 0 : insn.length;
 }
 
 static uint8_t size_prefix(struct cpu_random *r)
@@ -135,6 +135,8 @@ static unsigned emit_alu(struct cpu_random *r, uint8_t *to, uint64_t at)
 
 	if (random_below(r, 2))
 		f.opcode = (uint8_t)(random_below(r, 8) << 3 | random_below(r, 6));
+	else if (r->mode == MODE_32 && random_below(r, 2))
+		f.opcode = PICK(r, "\x27\x2f\x37\x3f\x40\x43\x48\x4c\x62\xd4\xd5");
 	else
 		f.opcode = PICK(r, "\x80\x81\x83\x84\x85\xa8\xa9\xfe\xff\xf6\xf7\x63\x98\x99\x9e"
 				   "\x9f\xf5\xf8\xf9\xfc\xd7");
@@ -230,11 +232,25 @@ static unsigned emit_string(struct cpu_random *r, uint8_t *to, uint64_t at)
 	return form_emit(r, to, at, &f);
 }
 
+/* PUSH of what POPF may take: not AC; what a signal.s return leaves alone. */
+static unsigned emit_popf(struct cpu_random *r, uint8_t *to)
+{
+	uint64_t mask =
+		~(uint64_t)(FLAG_AC | FLAG_NT | FLAG_ID | (random_below(r, 8) ? FLAG_TF : 0));
+
+	to[0] = 0x68;
+	put32(to + 1, random_next(r) & mask);
+	to[5] = 0x9d;
+	return 6;
+}
+
 static unsigned emit_stack(struct cpu_random *r, uint8_t *to, uint64_t at)
 {
 	struct form f = {.prefix = size_prefix(r), .reg = ANY, .memory = ANY};
 
-	switch (random_below(r, 5)) {
+	switch (random_below(r, 6)) {
+	case 5:
+		return emit_popf(r, to);
 	case 0:
 	case 1:
 		f.opcode = (uint8_t)(0x50 | random_below(r, 16));
@@ -248,7 +264,8 @@ static unsigned emit_stack(struct cpu_random *r, uint8_t *to, uint64_t at)
 		f.reg = 0;
 		break;
 	default:
-		f.opcode = PICK(r, "\x68\x6a\xc8\xc9\x9c");
+		f.opcode = r->mode == MODE_64 ? PICK(r, "\x68\x6a\xc8\xc9\x9c")
+					      : PICK(r, "\x68\x6a\xc8\xc9\x9c\x60\x61\x06\x1e");
 	}
 	return form_emit(r, to, at, &f);
 }
@@ -329,7 +346,7 @@ static unsigned emit_random(struct cpu_random *r, uint8_t *to, uint64_t at)
 		to[random_below(r, 3)] = 0x0f;
 	if (!random_below(r, 64))
 		memset(to, PICK(r, "\x36\x2e\xf2\x67"), 10 + random_below(r, 6));
-	rc = soft_decode(to, INSN_BYTES_MAX, MODE_64, &insn);
+	rc = soft_decode(to, INSN_BYTES_MAX, r->mode, &insn);
 	if (rc)
 		return INSN_BYTES_MAX + 1;
 	return insn_is_excluded(&insn) ? 0 : insn.length;
@@ -340,6 +357,14 @@ const struct form_group form_groups[] = {
 	{"bits", 4, emit_bits},      {"multiply", 5, emit_multiply}, {"exchange", 4, emit_exchange},
 	{"string", 6, emit_string},  {"stack", 5, emit_stack},       {"jump", 6, emit_jump},
 	{"sse", 16, emit_sse},       {"x87", 10, emit_x87},          {"fault", 3, emit_fault},
-	{"random", 15, emit_random},
+	{"random", 15, emit_random}, {"sequence", 34, NULL},
 };
 const unsigned form_group_count = ARRAY_LEN(form_groups);
+
+const struct form_group *form_group_find(const char *name)
+{
+	for (unsigned i = 0; i < form_group_count; i++)
+		if (!strcmp(name, form_groups[i].name))
+			return &form_groups[i];
+	return NULL;
+}

@@ -144,10 +144,13 @@ static void registers_make(struct cpu_random *r, struct cpu_registers *in)
 	if (!random_below(r, 4)) /* so that a division does not overflow */
 		in->r[SOFT_RDX] =
 			random_below(r, 2) ? 0 : (uint64_t)((int64_t)in->r[SOFT_RAX] >> 63);
+	if (r->mode == MODE_32)
+		for (unsigned n = 0; n < 8; n++)
+			in->r[n] = (uint32_t)in->r[n];
 	in->flags = FLAG_ONE | FLAG_IF | (random_next(r) & FLAGS_STATUS);
 	in->flags |= random_below(r, 4) ? 0 : FLAG_DF;
-	in->fs = random_below(r, 2) ? 0 : 16 * random_below(r, 16);
-	in->gs = random_below(r, 2) ? 0 : random_below(r, 4096);
+	in->fs = random_below(r, 2) || r->mode != MODE_64 ? 0 : 16 * random_below(r, 16);
+	in->gs = random_below(r, 2) || r->mode != MODE_64 ? 0 : random_below(r, 4096);
 }
 
 static void fpu_make(struct cpu_random *r, struct cpu_registers *in)
@@ -189,19 +192,20 @@ static void fpu_make(struct cpu_random *r, struct cpu_registers *in)
 /* ---- code
  * ----------------------------------------------------------------------------------------- */
 
-static const struct form_group *group_choose(struct cpu_random *r, const char *only)
+static const struct form_group *group_choose(struct cpu_random *r, bool sequences)
 {
 	unsigned total = 0, at;
 
-	for (unsigned i = 0; i < form_group_count; i++) {
-		if (only && !strcmp(only, form_groups[i].name))
-			return &form_groups[i];
-		total += form_groups[i].weight;
-	}
+	for (unsigned i = 0; i < form_group_count; i++)
+		total += form_groups[i].emit || sequences ? form_groups[i].weight : 0;
 	at = random_below(r, total);
-	for (unsigned i = 0;; at -= form_groups[i++].weight)
-		if (at < form_groups[i].weight)
-			return &form_groups[i];
+	for (const struct form_group *g = form_groups;; g++) {
+		if (!g->emit && !sequences)
+			continue;
+		if (at < g->weight)
+			return g;
+		at -= g->weight;
+	}
 }
 
 /* In the middle of a page, across its end, or before one where there is no code. */
@@ -232,16 +236,15 @@ static bool stores_pointers(const struct soft_insn *i)
 	       (i->reg & 7) == 6;
 }
 
-static void single_make(struct cpu_random *r, struct cpu_case *c, const struct form_group *g)
+static void single_make(struct cpu_random *r, struct cpu_case *c)
 {
 	struct soft_insn insn;
 
-	c->group = g->name;
 	do
-		c->size = g->emit(r, c->code, CODE + VM_PAGE_SIZE);
+		c->size = c->group->emit(r, c->code, CODE + VM_PAGE_SIZE);
 	while (!c->size);
 	c->undefined = 0;
-	if (soft_decode(c->code, c->size, MODE_64, &insn))
+	if (soft_decode(c->code, c->size, c->mode, &insn))
 		return;
 	c->undefined = insn_flags_undefined(&insn);
 	c->pointers = stores_pointers(&insn);
@@ -250,20 +253,20 @@ static void single_make(struct cpu_random *r, struct cpu_case *c, const struct f
 /* Flags that are left undefined must not be looked at: the next instruction sets all. */
 static bool fits_sequence(const struct soft_insn *i)
 {
-	bool looks = i->map == MAP_ONE && (i->opcode == 0x9f || i->opcode == 0x9c);
+	bool looks = i->map == MAP_ONE && memchr("\x9f\x9c\x27\x2f\x37\x3f", i->opcode, 6);
 
 	return !looks && !stores_pointers(i) && !insn_is_branch(i) && !insn_is_later(i);
 }
 
-static unsigned step_emit(struct cpu_random *r, struct cpu_case *c, const struct form_group *g)
+static unsigned step_emit(struct cpu_random *r, struct cpu_case *c)
 {
-	static const uint8_t redefine[] = {0x4d, 0x01, 0xd5}; /* ADD R13, R10 */
+	static const uint8_t redefine[] = {0x04, 0x00}; /* ADD AL, 0 */
 	struct soft_insn insn;
 	uint8_t bytes[32];
 	uint32_t undefined;
-	unsigned n = g->emit(r, bytes, CODE + VM_PAGE_SIZE);
+	unsigned n = group_choose(r, false)->emit(r, bytes, CODE + VM_PAGE_SIZE);
 
-	if (!n || n > INSN_BYTES_MAX || soft_decode(bytes, n, MODE_64, &insn) ||
+	if (!n || n > INSN_BYTES_MAX || soft_decode(bytes, n, c->mode, &insn) ||
 	    !fits_sequence(&insn) || c->size + n + 8 > CODE_MAX)
 		return 0;
 	undefined = insn_flags_undefined(&insn);
@@ -278,11 +281,10 @@ static unsigned step_emit(struct cpu_random *r, struct cpu_case *c, const struct
 }
 
 /* Two to eight instructions; a jump may skip one, a loop may repeat all. */
-static void sequence_make(struct cpu_random *r, struct cpu_case *c, const char *only)
+static void sequence_make(struct cpu_random *r, struct cpu_case *c)
 {
 	unsigned steps = 2 + random_below(r, 7);
 
-	c->group = "sequence";
 	c->size = 0;
 	c->undefined = 0;
 	for (unsigned i = 0; i < steps && c->size + 40 < CODE_MAX;) {
@@ -293,7 +295,7 @@ static void sequence_make(struct cpu_random *r, struct cpu_case *c, const char *
 			c->code[c->size++] = 0;
 		}
 		do
-			n = step_emit(r, c, group_choose(r, only));
+			n = step_emit(r, c);
 		while (!n);
 		if (c->size - n != jump)
 			c->code[jump + 1] = (uint8_t)n;
@@ -316,42 +318,31 @@ static bool code_is_allowed(const struct cpu_case *c)
 
 	memset(code, 0xcc, sizeof(code));
 	memcpy(code, c->code, c->size);
-	if (!soft_decode(code, INSN_BYTES_MAX, MODE_64, &insn))
+	if (!soft_decode(code, INSN_BYTES_MAX, c->mode, &insn))
 		branches = insn_is_branch(&insn);
 	for (unsigned at = 1; branches && at < c->size; at++)
-		if (!soft_decode(code + at, INSN_BYTES_MAX, MODE_64, &insn) &&
+		if (!soft_decode(code + at, INSN_BYTES_MAX, c->mode, &insn) &&
 		    (insn_is_excluded(&insn) || insn_is_later(&insn)))
 			return false;
 	return true;
 }
 
-static bool group_exists(const char *only)
-{
-	bool found = !only || !strcmp(only, "sequence");
-
-	for (unsigned i = 0; i < form_group_count; i++)
-		found |= only && !strcmp(only, form_groups[i].name);
-	return found;
-}
-
-bool case_make(struct cpu_case *c, uint64_t seed, uint64_t number, const char *only)
+void case_make(struct cpu_case *c, uint64_t seed, uint64_t number, const struct form_group *only)
 {
 	struct cpu_random mix = {.state = number}, r = {.state = seed ^ random_next(&mix)};
-	bool sequence = only ? !strcmp(only, "sequence") : !random_below(&r, 4);
 
-	if (!group_exists(only))
-		return false;
+	c->mode = r.mode = random_below(&r, 5) ? MODE_64 : MODE_32;
 	c->number = number;
 	c->skip = c->pointers = false;
 	registers_make(&r, &c->in);
 	fpu_make(&r, &c->in);
 	c->image = random_below(&r, IMAGES);
+	c->group = only ? only : group_choose(&r, true);
 	do
-		if (sequence)
-			sequence_make(&r, c, NULL);
+		if (c->group->emit)
+			single_make(&r, c);
 		else
-			single_make(&r, c, group_choose(&r, only));
+			sequence_make(&r, c);
 	while (!code_is_allowed(c));
 	code_place(&r, c);
-	return true;
 }

@@ -27,14 +27,13 @@ enum place {
 	STACK_PAGE = DATA + 3 * 0x1000,
 	CODE_PAGE = DATA + 4 * 0x1000,
 };
-#define KERNEL      UINT64_C(0xffffa12345600000) /* IDT to HANDLERS, at their places */
-#define PRESENT     1u
-#define WRITABLE    2u
-#define USER        4u
-#define NO_EXEC     (UINT64_C(1) << 63)
-#define LIMIT       4000u /* instructions */
-#define SELECTOR_CS 0x33u
-#define SELECTOR_SS 0x2bu
+#define KERNEL        UINT64_C(0xffffa12345600000) /* IDT to HANDLERS, at their places */
+#define PRESENT       1u
+#define WRITABLE      2u
+#define USER          4u
+#define NO_EXEC       (UINT64_C(1) << 63)
+#define LIMIT         4000u /* instructions */
+#define SELECTOR_DATA 0x2bu
 
 struct model {
 	struct error error;
@@ -123,27 +122,31 @@ static void system_registers_set(struct soft_cpu *cpu)
 	soft_tlb_flush(cpu, true);
 }
 
-static void segments_set(struct soft_cpu *cpu, const struct cpu_registers *in)
+static void segments_set(struct soft_cpu *cpu, const struct cpu_case *c)
 {
-	static const struct soft_segment none = {.attr = SEG_UNUSABLE};
+	static const struct soft_segment data = {
+		.limit = UINT32_MAX, .selector = SELECTOR_DATA, .attr = 0xf3 | SEG_DB | SEG_G};
+	static const struct soft_segment code[] = {
+		[MODE_32] = {.limit = UINT32_MAX, .selector = 0x23, .attr = 0xfb | SEG_DB | SEG_G},
+		[MODE_64] = {.limit = UINT32_MAX, .selector = 0x33, .attr = 0xfb | SEG_L | SEG_G},
+	};
 
-	cpu->seg[SEG_ES] = cpu->seg[SEG_DS] = cpu->seg[SEG_FS] = cpu->seg[SEG_GS] = none;
-	cpu->seg[SEG_FS].base = in->fs;
-	cpu->seg[SEG_GS].base = in->gs;
-	cpu->seg[SEG_CS] = (struct soft_segment){
-		.limit = UINT32_MAX, .selector = SELECTOR_CS, .attr = 0xfb | SEG_L | SEG_G};
-	cpu->seg[SEG_SS] = (struct soft_segment){
-		.limit = UINT32_MAX, .selector = SELECTOR_SS, .attr = 0xf3 | SEG_DB | SEG_G};
+	cpu->seg[SEG_ES] = cpu->seg[SEG_DS] = cpu->seg[SEG_SS] = data;
+	cpu->seg[SEG_FS] = (struct soft_segment){.base = c->in.fs, .attr = SEG_UNUSABLE};
+	cpu->seg[SEG_GS] = (struct soft_segment){.base = c->in.gs, .attr = SEG_UNUSABLE};
+	cpu->seg[SEG_CS] = code[c->mode];
 	cpu->cpl = 3;
 }
 
-static void registers_set(struct soft_cpu *cpu, const struct cpu_registers *in)
+static void registers_set(struct soft_cpu *cpu, const struct cpu_case *c)
 {
+	const struct cpu_registers *in = &c->in;
+
 	memcpy(cpu->r, in->r, sizeof(in->r));
 	cpu->rip = in->rip;
 	cpu->flags = FLAG_ONE;
 	soft_flags_write(cpu, (uint32_t)in->flags, UINT32_MAX);
-	segments_set(cpu, in);
+	segments_set(cpu, c);
 	if (soft_fxrstor(cpu, in->fpu)) {
 		fprintf(stderr, "cpu-diff: MXCSR that cannot be loaded\n");
 		exit(2);
@@ -199,7 +202,7 @@ void model_run(struct model *m, const struct cpu_case *c, bool again, struct cpu
 		code_set(m, c);
 	if (!again && c->number % 4 == 0)
 		soft_tlb_flush(cpu, true);
-	registers_set(cpu, &c->in);
+	registers_set(cpu, c);
 	cpu->limit = cpu->icount + LIMIT;
 	out->ending = soft_run(cpu) == STOP_IDLE ? ENDED : ENDLESS;
 	if (out->ending == ENDED)

@@ -123,6 +123,7 @@ static void case_enter(ucontext_t *uc, const struct cpu_case *c)
 	for (unsigned i = 0; i < 16; i++)
 		g[greg_order[i]] = (greg_t)c->in.r[i];
 	g[REG_RIP] = (greg_t)c->in.rip;
+	g[REG_CSGSFS] = (g[REG_CSGSFS] & ~(greg_t)0xffff) | (c->mode == MODE_64 ? 0x33 : 0x23);
 	g[REG_EFL] = (greg_t)c->in.flags;
 	fpu_set(uc, &c->in);
 	code_set(c);
@@ -209,6 +210,12 @@ static void handlers_set(void)
 			give_up("sigaction");
 }
 
+/* 64-bit code does without. */
+static void segments_load(void)
+{
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0x2b));
+}
+
 noreturn static void child_run(struct cpu_batch *b)
 {
 	const struct itimerval patience = {.it_value = {.tv_sec = 10}};
@@ -219,6 +226,7 @@ noreturn static void child_run(struct cpu_batch *b)
 	if (syscall(SYS_arch_prctl, ARCH_GET_FS, &own_fs))
 		give_up("arch_prctl");
 	arena_map();
+	segments_load();
 	handlers_set();
 	system_calls_refuse();
 	setitimer(ITIMER_REAL, &patience, NULL);
