@@ -40,7 +40,8 @@ static int interrupt_choose(struct soft_cpu *cpu, bool *nmi)
 	if (*nmi)
 		return VEC_NMI;
 	if (soft_chips_interrupt_pending(chips, cpu->index) < 0) {
-		cpu->chips_look = cpu->nmi_masked; /* an NMI may wait for its turn */
+		/* An NMI may wait for its turn. */
+		cpu->chips_look = cpu->nmi_masked || cpu->shadow;
 		return -1;
 	}
 	if (!(cpu->flags & FLAG_IF) || cpu->shadow)

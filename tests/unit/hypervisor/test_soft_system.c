@@ -374,6 +374,33 @@ static void test_deadline_follows_tsc(void **state)
 	soft_chips_leave(f->engine);
 }
 
+/* ---- what waits for its turn -------------------------------------------------------------------
+ */
+
+/* An NMI that comes in the shadow of MOV SS is taken behind the next instruction. */
+static void test_nmi_in_shadow(void **state)
+{
+	static const uint8_t code[] = {0x90, 0xeb, 0xfe}; /* NOP; JMP to itself */
+	struct fixture *f = *state;
+	struct soft_cpu *cpu = f->cpu;
+
+	memcpy(f->memory.base + 0x1000, code, sizeof(code));
+	memcpy(f->memory.base + 4 * VEC_NMI, (uint16_t[2]){0x2000, 0}, 4);
+	f->memory.base[0x2000] = 0xf4; /* HLT */
+	cpu->seg[SEG_CS].selector = 0;
+	cpu->seg[SEG_CS].base = 0;
+	soft_mode_update(cpu);
+	cpu->rip = 0x1000;
+	cpu->r[SOFT_RSP] = 0x800;
+	cpu->shadow = true;
+	cpu->limit = 100;
+	assert_int_equal(engine_soft.msi(f->engine, 0xfee00000, 4 << 8 /* NMI */), 0);
+	assert_int_equal(soft_run(cpu), STOP_IDLE);
+	assert_int_equal(cpu->rip, 0x2001);
+	assert_int_equal(f->memory.base[0x7fa], 0x01); /* where it came back to: behind the NOP */
+	assert_true(cpu->nmi_masked);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -392,6 +419,7 @@ int main(void)
 		TEST(test_device_memory),
 		TEST(test_code_is_watched),
 		TEST(test_deadline_follows_tsc),
+		TEST(test_nmi_in_shadow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
