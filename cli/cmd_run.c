@@ -167,7 +167,38 @@ static int ask(struct run *r, json_t *request, const int *fds, unsigned fd_count
 /* ---- from the VM file to the end
  * ------------------------------------------------------------------ */
 
-static int vm_create_from(struct run *r, const char *path)
+/* What goes with --deterministic. */
+static int deterministic_options(const struct invocation *v, json_t **out)
+{
+	static const char *const others[] = {"seed", "record", "replay", "hash-every"};
+	const char *record = invocation_value(v, "record"), *replay = invocation_value(v, "replay");
+	long seed = 0, every = 0;
+	int rc;
+
+	*out = NULL;
+	for (size_t i = 0; i < ARRAY_LEN(others); i++)
+		if (!invocation_flag(v, "deterministic") && invocation_value(v, others[i])) {
+			complain("--%s needs --deterministic", others[i]);
+			return EXIT_USAGE;
+		}
+	if (!invocation_flag(v, "deterministic"))
+		return EXIT_OK;
+	if (replay &&
+	    (record || invocation_value(v, "seed") || invocation_value(v, "hash-every"))) {
+		complain("--replay takes seed and hashes from the file, and records nothing");
+		return EXIT_USAGE;
+	}
+	rc = invocation_number(v, "seed", 0, LONG_MAX, &seed);
+	if (!rc)
+		rc = invocation_number(v, "hash-every", 1, LONG_MAX, &every);
+	if (rc)
+		return rc;
+	*out = json_pack("{s:I, s:I, s:s*, s:s*}", "seed", (json_int_t)seed, "hash_every",
+			 (json_int_t)every, "record", record, "replay", replay);
+	return EXIT_OK;
+}
+
+static int vm_create_from(struct run *r, const char *path, json_t *deterministic)
 {
 	struct buf text = {0};
 	struct error e = {0};
@@ -184,8 +215,9 @@ static int vm_create_from(struct run *r, const char *path)
 	}
 	r->console = pair[0];
 	rc = ask(r,
-		 json_pack("{s:s, s:s%, s:s, s:s}", "do", "create", "config", (char *)text.data,
-			   text.len, "origin", path, "role", "primary"),
+		 json_pack("{s:s, s:s%, s:s, s:s, s:O*}", "do", "create", "config",
+			   (char *)text.data, text.len, "origin", path, "role", "primary",
+			   "deterministic", deterministic),
 		 &pair[1], 1);
 	close(pair[1]);
 out_text:
@@ -280,14 +312,23 @@ static int run_close(struct run *r)
 int command_run(const struct invocation *v)
 {
 	struct run r = {.control = -1, .console = -1};
-	int rc, close_rc;
+	json_t *deterministic;
+	int rc = deterministic_options(v, &deterministic), close_rc;
 
+	if (rc)
+		return rc;
+	if (invocation_flag(v, "detach") && deterministic) {
+		complain("--deterministic is not for polluxd: leave --detach out");
+		json_decref(deterministic);
+		return EXIT_USAGE;
+	}
 	if (invocation_flag(v, "detach"))
 		return command_start(v);
 	signal(SIGPIPE, SIG_IGN);
 	rc = run_open(&r);
 	if (!rc)
-		rc = vm_create_from(&r, v->arguments[0]);
+		rc = vm_create_from(&r, v->arguments[0], deterministic);
+	json_decref(deterministic);
 	if (!rc && isatty(STDIN_FILENO))
 		remark("%s shuts the guest down", CONSOLE_ESCAPE_KEY);
 	if (!rc)

@@ -12,8 +12,17 @@ const struct command commands[] = {
 	 "The terminal is the guest's console; " CONSOLE_ESCAPE_KEY
 	 " asks the guest to shut down, and a second time ends it at once. SIGTERM, SIGINT and "
 	 "SIGHUP do the same, and end a guest that is not off 60 seconds after the first. With "
-	 "--detach the VM is given to polluxd instead, as by 'pollux start'.",
-	 {{"detach", NULL, "start it through polluxd and return", NULL}},
+	 "--detach the VM is given to polluxd instead, as by 'pollux start'.\n"
+	 "With --deterministic time follows from the instructions that are executed, and nothing "
+	 "comes in from outside: equal seeds give equal runs. With --record input comes in and is "
+	 "recorded with its place; --replay needs no input, no network and no disk of its own. "
+	 "Hashes of memory, vCPUs and devices are logged.",
+	 {{"detach", NULL, "start it through polluxd and return", NULL},
+	  {"deterministic", NULL, "in engine soft, so that the run can be repeated", NULL},
+	  {"seed", "N", "of its random numbers and of the vCPUs' turns", NULL},
+	  {"record", "FILE", "let input in, and record it", NULL},
+	  {"replay", "FILE", "repeat a recorded run, and say where it becomes another one", NULL},
+	  {"hash-every", "N", "log a hash each N instructions (default 100000000)", NULL}},
 	 command_run},
 	{"start",
 	 "FILE",

@@ -11,6 +11,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "hypervisor/deterministic.h"
+
 #define LOG_MODULE "console"
 
 #define OUT_MOST   65536u
@@ -22,6 +24,8 @@ struct console {
 	struct console_front front;
 	int in_fd, out_fd;
 	bool owns_out;
+	struct vm *deterministic; /* what is typed is posted there; NULL: it is not */
+	unsigned source;
 	bool starved; /* the device had no room: in_fd is not watched */
 	/* Rung by any thread: descriptors are watched and left on the loop's thread. */
 	int wake_fd;
@@ -145,10 +149,36 @@ static size_t in_room(struct console *c)
 	size_t room;
 
 	pthread_mutex_lock(c->lock);
-	room = c->front.room(c->front.ctx);
+	room = c->deterministic ? deterministic_room(c->deterministic)
+				: c->front.room(c->front.ctx);
 	c->starved = !room;
 	pthread_mutex_unlock(c->lock);
 	return room < IN_MOST ? room : IN_MOST;
+}
+
+static void in_post(struct console *c, const uint8_t *data, size_t n)
+{
+	int rc = deterministic_post(c->deterministic, c->source, data, n);
+
+	if (rc)
+		log_warn_rc(rc, "what was typed is lost");
+}
+
+/* Between two turns of the guest. */
+static size_t in_feed(void *ctx, const uint8_t *data, size_t n)
+{
+	struct console *c = ctx;
+	size_t room;
+
+	pthread_mutex_lock(c->lock);
+	room = c->front.room(c->front.ctx);
+	if (room > n)
+		room = n;
+	if (room)
+		c->front.input(c->front.ctx, data, room);
+	console_pull(c);
+	pthread_mutex_unlock(c->lock);
+	return room;
 }
 
 static void in_ready(void *ctx, uint32_t events)
@@ -168,6 +198,10 @@ static void in_ready(void *ctx, uint32_t events)
 	if (n <= 0) {
 		in_leave(c);
 		c->in_fd = -1; /* the end */
+		return;
+	}
+	if (c->deterministic) {
+		in_post(c, data, (size_t)n);
 		return;
 	}
 	pthread_mutex_lock(c->lock);
@@ -252,6 +286,14 @@ int console_open(struct loop *io, pthread_mutex_t *lock, int in_fd, int out_fd,
 	console_wake(c); /* begin to read */
 	*out = c;
 	return 0;
+}
+
+int console_deterministic(struct console *c, struct vm *vm)
+{
+	c->deterministic = vm;
+	if (!deterministic_listens(vm))
+		c->in_fd = -1;
+	return deterministic_source(vm, in_feed, c, &c->source);
 }
 
 void console_close(struct console *c)

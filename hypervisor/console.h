@@ -28,6 +28,8 @@ int console_open(struct loop *io, pthread_mutex_t *lock, int in_fd, int out_fd,
 		 const struct console_front *front, struct console **out,
 		 struct error *e) MUST_CHECK;
 void console_close(struct console *c);
+/* In a deterministic machine: what is typed comes in between two turns, or not at all. */
+int console_deterministic(struct console *c, struct vm *vm) MUST_CHECK;
 /* Device lock held, any thread. */
 void console_write(struct console *c, const void *data, size_t n);
 /* The device has room again. Device lock held, any thread. */

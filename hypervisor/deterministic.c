@@ -186,6 +186,17 @@ bool deterministic_listens(const struct vm *vm)
 	return vm->deterministic->mode == MODE_RECORD;
 }
 
+size_t deterministic_room(struct vm *vm)
+{
+	struct deterministic *d = vm->deterministic;
+	size_t room;
+
+	pthread_mutex_lock(&d->lock);
+	room = d->waiting_bytes < WAITING_MOST / 2 ? WAITING_MOST / 2 : 0;
+	pthread_mutex_unlock(&d->lock);
+	return room;
+}
+
 static struct input *input_new(unsigned source, const void *data, size_t n)
 {
 	struct input *in = malloc(sizeof(*in) + n);

@@ -64,11 +64,13 @@ int deterministic_source(struct vm *vm, deterministic_input_fn *input, void *ctx
 			 unsigned *source) MUST_CHECK;
 /* Is there anything to be had from outside at all? Else nobody needs to listen. */
 bool deterministic_listens(const struct vm *vm);
-/* Any thread: something has come. -EAGAIN: there is too much already. */
+/* How much of what need not come at once may come now. */
+size_t deterministic_room(struct vm *vm);
+/* The loop's thread: something has come. -EAGAIN: there is too much already. */
 int deterministic_post(struct vm *vm, unsigned source, const void *data, size_t n) MUST_CHECK;
 /* Device lock held: call fn(ctx) before the guest goes on, with the device lock. */
 void deterministic_later(struct vm *vm, loop_fn *fn, void *ctx);
-/* Any thread. True: the button is an input, and will be pressed by and by. */
+/* The control thread. True: the button is an input, and will be pressed by and by. */
 bool deterministic_button(struct vm *vm);
 /* acpi_pm.c: device lock not held. */
 void acpi_button_press(struct vm *vm);

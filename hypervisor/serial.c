@@ -328,6 +328,8 @@ int serial_create(struct vm *vm, struct error *e)
 			  &s->console, e);
 	if (!rc && bus_add(&vm->ports, PORT, PORTS, &port_ops, s))
 		rc = error_set(e, -ENOSPC, "serial: no room on the port bus");
+	if (!rc && vm->deterministic)
+		rc = console_deterministic(s->console, vm);
 	if (!rc)
 		rc = vm_device_add(vm, &s->device);
 	if (rc) {

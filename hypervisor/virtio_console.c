@@ -160,6 +160,8 @@ int virtio_console_create(struct vm *vm, struct error *e)
 		return error_set(e, -ENOMEM, "virtio-console: out of memory");
 	rc = console_open(vm->parts.io, &vm->lock, in_fd, vm->parts.console_out, &front,
 			  &p->console, e);
+	if (!rc && vm->deterministic)
+		rc = console_deterministic(p->console, vm);
 	if (!rc)
 		rc = virtio_add(vm, &p->virtio, &port_ops, &port_device_ops, 0, e);
 	if (rc)

@@ -113,9 +113,11 @@ static void *io_main(void *ctx)
 	return NULL;
 }
 
-int parts_open(struct process *p, int console_in, int console_out, struct error *e)
+int parts_open(struct process *p, int console_in, int console_out,
+	       const struct vm_deterministic *deterministic, struct error *e)
 {
-	struct vm_parts parts = {.io = p->io, .on_event = on_vm_event, .ctx = p};
+	struct vm_parts parts = {
+		.io = p->io, .deterministic = deterministic, .on_event = on_vm_event, .ctx = p};
 	int rc = console_create(p->control, &p->console, e);
 
 	for (unsigned i = 0; !rc && i < p->config.nic_count; i++) {

@@ -36,11 +36,27 @@ static int fd_take(struct request *q, unsigned i)
 	return fd;
 }
 
+/* False: there is none of that name, and the run is an ordinary one. */
+static bool deterministic_parse(const json_t *request, struct vm_deterministic *out)
+{
+	const json_t *o = json_object_get(request, "deterministic");
+
+	*out = (struct vm_deterministic){
+		.seed = (uint64_t)json_integer_value(json_object_get(o, "seed")),
+		.hash_every = (uint64_t)json_integer_value(json_object_get(o, "hash_every")),
+		.record = json_string_value(json_object_get(o, "record")),
+		.replay = json_string_value(json_object_get(o, "replay")),
+	};
+	return o;
+}
+
 static int do_create(struct process *p, struct request *q, struct error *e)
 {
 	const char *text = json_string_value(json_object_get(q->body, "config"));
 	const char *origin = json_string_value(json_object_get(q->body, "origin"));
 	const char *role = json_string_value(json_object_get(q->body, "role"));
+	struct vm_deterministic how;
+	bool deterministic = deterministic_parse(q->body, &how);
 	int in, out, rc;
 
 	if (p->vm)
@@ -54,7 +70,7 @@ static int do_create(struct process *p, struct request *q, struct error *e)
 	p->role = strcmp(role, "primary") ? ROLE_STANDBY : ROLE_PRIMARY;
 	in = fd_take(q, 0);
 	out = fd_take(q, 1);
-	rc = parts_open(p, in, out < 0 ? in : out, e);
+	rc = parts_open(p, in, out < 0 ? in : out, deterministic ? &how : NULL, e);
 	/* Taps and disks are open: no privilege is needed now. Threads come after,
 	 * for each thread has capabilities of its own. */
 	if (!rc)

@@ -79,7 +79,9 @@ struct process {
 };
 
 /* ---- parts.c: back ends and the vm --------------------------------------- */
-int parts_open(struct process *p, int console_in, int console_out, struct error *e) MUST_CHECK;
+/* `deterministic` may be NULL; it is looked at in the call only. */
+int parts_open(struct process *p, int console_in, int console_out,
+	       const struct vm_deterministic *deterministic, struct error *e) MUST_CHECK;
 /* Run the device loop: its watches were set by parts_open(), before it has a thread. */
 int parts_run(struct process *p, struct error *e) MUST_CHECK;
 void parts_close(struct process *p);

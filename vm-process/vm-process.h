@@ -13,7 +13,9 @@
  *
  * requests
  *   create     {"config": text of the VM file, "origin": path, "role": "primary"|"standby"}
- *                                                    console fds may come beside it
+ *                                                    console fds may come beside it;
+ *              "deterministic": {"seed": n, "hash_every": n, "record": path, "replay": path}
+ *                                                    each of them if wanted
  *   boot       {}                                    primary: load the kernel and start
  *   protect    {"session": hex, "key": hex, "term": n, "address": a, "port": p,
  *               "mode": "interval"|"event", "interval_ms": n, "policy": "continue"|"stall",
