@@ -266,7 +266,7 @@ static unsigned bytes_of(const struct soft_cpu *cpu, const struct soft_op *op, u
 		return 0;
 	if (n > VM_PAGE_SIZE - op->off)
 		n = (unsigned)VM_PAGE_SIZE - op->off;
-	memcpy(out, t->host + op->off, n);
+	soft_copy(out, t->host + op->off, n);
 	return n;
 }
 

@@ -98,7 +98,7 @@ INLINE void run_copy(uint8_t *to, const uint8_t *from, size_t n, unsigned size)
 	size_t bytes = n * size;
 
 	if (to <= from || to >= from + bytes) {
-		memmove(to, from, bytes);
+		soft_copy(to, from, bytes);
 		return;
 	}
 	for (size_t i = 0; i < bytes; i += size)
@@ -108,7 +108,7 @@ INLINE void run_copy(uint8_t *to, const uint8_t *from, size_t n, unsigned size)
 INLINE void run_fill(uint8_t *to, uint64_t v, size_t n, unsigned size)
 {
 	if (size == 1 || !v) {
-		memset(to, (int)(uint8_t)v, n * size);
+		soft_fill(to, (uint8_t)v, n * size);
 		return;
 	}
 	for (size_t i = 0; i < n; i++)

@@ -94,7 +94,7 @@ static void piece_read(struct soft_cpu *cpu, const struct soft_tlb_entry *t, uin
 	uint64_t in = va & ~SOFT_PAGE_MASK;
 
 	if (t->host)
-		memcpy(out, t->host + in, n);
+		soft_copy(out, t->host + in, n);
 	else
 		soft_mmio(cpu, (t->physical & SOFT_PAGE_MASK) + in, out, (unsigned)n, false);
 }
@@ -105,7 +105,7 @@ static void piece_write(struct soft_cpu *cpu, const struct soft_tlb_entry *t, ui
 	uint64_t in = va & ~SOFT_PAGE_MASK;
 
 	if (t->host)
-		memcpy(t->host + in, data, n);
+		soft_copy(t->host + in, data, n);
 	else
 		soft_mmio(cpu, (t->physical & SOFT_PAGE_MASK) + in, (void *)data, (unsigned)n,
 			  true);
@@ -150,14 +150,26 @@ static void access_check(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, 
 		soft_raise_error(cpu, op, VEC_AC, 0);
 }
 
+#define GAP (UINT64_C(1) << 47) /* addresses that are not canonical begin */
+
+/* Of an access that reaches into the gap nothing else matters. */
+static void gap_check(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, size_t n,
+		      enum walk_access access, bool user)
+{
+	if (n > page_rest(va) && va + page_rest(va) == GAP && cpu->efer & EFER_LMA)
+		tlb_reach(cpu, op, GAP, access, user);
+}
+
 /* Both pages are reached before anything happens in one of them. The second may take
  * the first one's slot only if they are SOFT_TLB_SIZE pages apart, which they are not. */
 static void span(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, void *data, size_t n,
 		 enum walk_access access, bool user)
 {
 	size_t first = n < page_rest(va) ? n : page_rest(va);
-	struct soft_tlb_entry *a = tlb_reach(cpu, op, va, access, user), *b = a;
+	struct soft_tlb_entry *a, *b;
 
+	gap_check(cpu, op, va, n, access, user);
+	a = b = tlb_reach(cpu, op, va, access, user);
 	if (first < n)
 		b = tlb_reach(cpu, op, va + first, access, user);
 	if (user)
@@ -213,6 +225,7 @@ void soft_system_write(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, co
 
 void soft_write_check(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, size_t n)
 {
+	gap_check(cpu, op, va, n, WALK_WRITE, is_user(cpu));
 	tlb_reach(cpu, op, va, WALK_WRITE, is_user(cpu));
 	if (n > page_rest(va))
 		tlb_reach(cpu, op, va + page_rest(va), WALK_WRITE, is_user(cpu));

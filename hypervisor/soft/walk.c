@@ -206,7 +206,7 @@ uint64_t soft_physical_read(struct soft_cpu *cpu, uint64_t gpa, unsigned size)
 
 	if (!host)
 		return size == 8 ? UINT64_MAX : UINT32_MAX;
-	memcpy(&v, host, size);
+	soft_copy(&v, host, size);
 	return v;
 }
 
@@ -217,5 +217,5 @@ void soft_physical_write(struct soft_cpu *cpu, uint64_t gpa, uint64_t value, uns
 	if (!host)
 		return;
 	soft_page_written(cpu->engine, host);
-	memcpy(host, &value, size);
+	soft_copy(host, &value, size);
 }

@@ -643,5 +643,7 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && !strcmp(argv[1], "--twin"))
 		return twin_main();
+	if (argc > 1) /* test_vm_state [PATTERN]: only those tests */
+		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
