@@ -236,9 +236,10 @@ void soft_write_check(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, siz
 
 void *soft_rmw_slow(struct soft_cpu *cpu, struct soft_op *op, uint64_t va, unsigned size)
 {
-	struct soft_tlb_entry *t = tlb_reach(cpu, op, va, WALK_WRITE, is_user(cpu));
+	struct soft_tlb_entry *t;
 
 	soft_write_check(cpu, op, va, size);
+	t = tlb_reach(cpu, op, va, WALK_WRITE, is_user(cpu));
 	if (t->host && size <= page_rest(va) && !soft_debug_armed(cpu))
 		return t->host + (va & ~SOFT_PAGE_MASK);
 	span(cpu, op, va, cpu->bounce, size, WALK_READ, is_user(cpu));
