@@ -136,6 +136,7 @@ static void segments_load(struct soft_cpu *cpu, const struct tss_dynamic *t, uin
 	if (soft_selector_null(ss))
 		soft_raise_error(cpu, NULL, VEC_TS, 0);
 	cpu->seg[SEG_SS] = soft_segment_stack(cpu, NULL, ss, cpu->cpl, VEC_TS);
+	soft_mode_update(cpu); /* a fault from here on is pushed there */
 	for (unsigned i = 0; i < ARRAY_LEN(data); i++)
 		cpu->seg[data[i]] =
 			soft_segment_data(cpu, NULL, (uint16_t)t->segments[data[i]], VEC_TS);
