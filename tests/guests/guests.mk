@@ -3,7 +3,7 @@
 # Test guests: freestanding x86-64 programs that boot by the PVH entry of their
 # ELF file; tests/guests/guest.h says what each does.
 
-PRIV_NAMES := privtrap privpage privseg privsys privrep privirq
+PRIV_NAMES := privtrap privpage privseg privsys privrep privirq privold
 GUEST_NAMES := dirtier echo selfcheck blk $(PRIV_NAMES)
 GUESTS += $(GUEST_NAMES:%=$(BUILD)/tests/guests/%)
 
@@ -17,6 +17,7 @@ extra_privseg := priv priv_cpu privseg_code
 extra_privsys := priv priv_cpu privsys_code
 extra_privrep := priv priv_cpu privrep_code
 extra_privirq := priv priv_cpu
+extra_privold := priv priv_cpu privold_code privold_real
 extra_privtrap := priv priv_cpu privtrap_code
 GUEST_OBJECTS = $(patsubst %,$(BUILD)/tests/guests/%.o,$(GUEST_COMMON) $1 $(extra_$1))
 GUEST_COMPILE = $(call say,CC  )$(CC) $(GUEST_FLAGS) -MMD -MP -c -o $@ $<

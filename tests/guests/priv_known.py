@@ -2,7 +2,7 @@
 """What the priv* guests print, and where a lab host's emulated processor (QEMU's, under kvm_amd)
 is known to be wrong: there the guests' own expectation, from the manuals, decides alone."""
 
-GUESTS = ("privtrap", "privpage", "privseg", "privsys", "privrep", "privirq")
+GUESTS = ("privtrap", "privpage", "privseg", "privsys", "privrep", "privirq", "privold")
 
 # By guest and check: why the emulated processor of a lab host differs.
 LAB = {
@@ -45,6 +45,12 @@ LAB = {
         "cr0_high cr4_reserved_high cr8_reserved": "reserved bits are taken",
     },
     "privrep": {},
+    "privold": {
+        "stack_absent": "an inner stack that is absent gives #TS",
+        "task_ds_at": "RIP is the old task's",
+        "real_limit real_limit_at real_limit_32 real_limit_32_at real_end":
+            "limits of segments are not checked",
+    },
     "privirq": {
         "x2_eoi_not_zero": "KVM before 6.2 takes any value",
     },
