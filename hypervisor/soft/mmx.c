@@ -293,6 +293,13 @@ TO_FLOAT(TO_FLOAT_FUNCTIONS)
 	}
 FROM_FLOAT(FROM_FLOAT_FUNCTIONS)
 
+static struct soft_op *both_gate(struct soft_cpu *cpu, struct soft_op *op)
+{
+	sse_check(cpu, op);
+	mmx_check(cpu, op);
+	return soft_next(cpu, op);
+}
+
 /* ---- the list ----------------------------------------------------------------------- */
 
 #define LINE(op, pre, r, m, octets, how, width, check)                                             \
@@ -307,7 +314,7 @@ FROM_FLOAT(FROM_FLOAT_FUNCTIONS)
 #define LINE_TO_FLOAT(op, pre, name, function)                                                     \
 	LINE(op, pre, name, name##_mem, 8, SOFT_READ, W_ANY, sse_gate),
 #define LINE_FROM_FLOAT(op, pre, name, function, bits)                                             \
-	LINE(op, pre, name, name##_mem, (bits) / 8, SOFT_READ, W_ANY, sse_gate),
+	LINE(op, pre, name, name##_mem, (bits) / 8, SOFT_READ, W_ANY, both_gate),
 #define IN(op, r, m, octets, w)  LINE(op, NP, r, m, octets, SOFT_READ, w, mmx_gate)
 #define OUT(op, r, m, octets, w) LINE(op, NP, r, m, octets, SOFT_WRITE, w, mmx_gate)
 
