@@ -23,6 +23,8 @@ static bool one_is_excluded(const struct soft_insn *i)
 {
 	if (branch_is_short(i))
 		return true;
+	if (i->mode == MODE_64 && i->opcode == 0x63) /* MOVSXD */
+		return i->operand == 2 && i->memory;
 	if (i->mode == MODE_32 && ONE_OF(i->opcode, "\x07\x17\x1f\x9a\xea"))
 		return true;
 	if (i->mode == MODE_32 && i->memory && (i->opcode == 0xc4 || i->opcode == 0xc5))
