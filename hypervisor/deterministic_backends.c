@@ -216,6 +216,7 @@ static int nic_wrap(struct vm *vm, unsigned i)
 	vm->deterministic->nics[i] = w;
 	vm->parts.nets[i] = &w->base;
 	below->front = (struct net_front){below_receive, below_writable, w};
+	below->ops->set_receiving(below, true);
 	return deterministic_source(vm, nic_input, w, &w->source);
 }
 
