@@ -188,6 +188,11 @@ int vm_start(struct vm *vm, struct error *e) MUST_CHECK;
 /* Ask the guest to shut down (ACPI power button). */
 void vm_power_button(struct vm *vm);
 const char *vm_engine_name(const struct vm *vm);
+/* What its guest sees of CPUs: it can only go on where that is the same. */
+enum vm_cpu { VM_CPU_NONE /* engine sim */, VM_CPU_HOST, VM_CPU_BASE };
+enum vm_cpu vm_cpu(const struct vm *vm);
+const char *vm_cpu_name(enum vm_cpu cpu); /* as in a VM file */
+unsigned vm_vcpus(const struct vm *vm);
 
 /* Where the time of a pause went; each in nanoseconds. */
 struct vm_pause_times {

@@ -193,6 +193,27 @@ const char *vm_engine_name(const struct vm *vm)
 	return vm->engine_ops->name;
 }
 
+enum vm_cpu vm_cpu(const struct vm *vm)
+{
+	enum cpu_kind kind = cpu_kind(&vm->config);
+
+	if (vm->engine_ops->stepped)
+		return VM_CPU_NONE;
+	if (kind == CPU_ANY)
+		kind = vm->engine_ops == &engine_soft ? CPU_BASE : CPU_HOST;
+	return kind == CPU_BASE ? VM_CPU_BASE : VM_CPU_HOST;
+}
+
+const char *vm_cpu_name(enum vm_cpu cpu)
+{
+	return cpu == VM_CPU_NONE ? "none" : cpu == VM_CPU_HOST ? "host" : "pollux-base";
+}
+
+unsigned vm_vcpus(const struct vm *vm)
+{
+	return vm->config.vcpus;
+}
+
 uint8_t *vm_ram(const struct vm *vm)
 {
 	return vm->memory.base;

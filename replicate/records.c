@@ -18,6 +18,8 @@ void hello_encode(const struct hello *h, struct buf *out)
 	buf_put_u64(out, h->term);
 	buf_put_u64(out, h->ram_pages);
 	buf_put(out, h->session, sizeof(h->session));
+	buf_put_u32(out, h->vcpus);
+	buf_put_u32(out, h->cpu);
 	for (unsigned i = 0; i < h->member_count; i++) {
 		buf_put_u64(out, h->members[i].id);
 		buf_put_u64(out, h->members[i].size);
@@ -28,6 +30,7 @@ int hello_decode(const uint8_t *data, size_t n, struct hello *out, struct error 
 {
 	struct cursor c = cursor_of(data, n);
 	struct hello h = {0};
+	uint32_t cpu;
 
 	h.version = cursor_u16(&c);
 	if (!c.bad && h.version != REPLICATE_VERSION)
@@ -39,6 +42,11 @@ int hello_decode(const uint8_t *data, size_t n, struct hello *out, struct error 
 	h.term = cursor_u64(&c);
 	h.ram_pages = cursor_u64(&c);
 	cursor_copy(&c, h.session, sizeof(h.session));
+	h.vcpus = cursor_u32(&c);
+	cpu = cursor_u32(&c);
+	if (cpu > VM_CPU_BASE)
+		return error_set(e, -EBADMSG, "hello: CPU %u", cpu);
+	h.cpu = (enum vm_cpu)cpu;
 	if (h.member_count > EPOCH_MEMBERS_MAX)
 		return error_set(e, -EBADMSG, "hello: %u members", h.member_count);
 	for (unsigned i = 0; i < h.member_count; i++) {
@@ -69,6 +77,22 @@ static int members_check(const struct hello *theirs, const struct hello *ours, s
 					 "%" PRIu64 " on the standby",
 					 a->id, a->size, b->id, b->size);
 	}
+	return 0;
+}
+
+/* Before anything is copied: the first machine state would be refused by its CPUID. */
+static int cpu_check(const struct hello *theirs, const struct hello *ours, struct error *e)
+{
+	if (theirs->vcpus != ours->vcpus)
+		return error_set(e, -EINVAL,
+				 "the vm has %u vcpus on the primary, %u on the standby",
+				 theirs->vcpus, ours->vcpus);
+	if (theirs->cpu != ours->cpu)
+		return error_set(e, -EINVAL,
+				 "the guest's CPU is \"%s\" on the primary and \"%s\" on the "
+				 "standby: where engines differ, the VM file needs cpu = \"%s\"",
+				 vm_cpu_name(theirs->cpu), vm_cpu_name(ours->cpu),
+				 vm_cpu_name(VM_CPU_BASE));
 	return 0;
 }
 
@@ -108,7 +132,8 @@ int hello_check(const struct hello *theirs, const struct hello *ours, enum refus
 				 "the vm has %" PRIu64 " pages of memory on the primary, "
 				 "%" PRIu64 " on the standby",
 				 theirs->ram_pages, ours->ram_pages);
-	return members_check(theirs, ours, e);
+	rc = cpu_check(theirs, ours, e);
+	return rc ? rc : members_check(theirs, ours, e);
 }
 
 /* ---- REFUSE, HEARTBEAT ------------------------------------------------------ */

@@ -9,7 +9,7 @@
 
 #include "replicate/replicate.h"
 
-#define REPLICATE_VERSION 1
+#define REPLICATE_VERSION 2
 
 enum record_type {
 	RECORD_HELLO = 1,
@@ -30,7 +30,7 @@ enum refuse_code {
 	REFUSE_OTHER = 1,
 	REFUSE_VERSION = 2,
 	REFUSE_TERM = 3,    /* the standby knows a newer term */
-	REFUSE_MACHINE = 4, /* memory, members or streams differ */
+	REFUSE_MACHINE = 4, /* memory, CPUs, members or streams differ */
 	REFUSE_INPUT = 5,   /* a record could not be understood */
 };
 
@@ -41,6 +41,8 @@ struct hello_member {
 struct hello {
 	uint16_t version, stream, streams, member_count;
 	uint64_t term, ram_pages;
+	uint32_t vcpus;
+	enum vm_cpu cpu;
 	uint8_t session[SESSION_ID_SIZE];
 	struct hello_member members[EPOCH_MEMBERS_MAX];
 };

@@ -38,6 +38,8 @@ static void hello_fill(const struct replica *r, unsigned stream, struct hello *h
 		.member_count = (uint16_t)r->member_count,
 		.term = r->config.term,
 		.ram_pages = r->ram_pages,
+		.vcpus = vm_vcpus(r->vm),
+		.cpu = vm_cpu(r->vm),
 	};
 	memcpy(h->session, r->config.session, SESSION_ID_SIZE);
 	for (unsigned i = 0; i < r->member_count; i++)

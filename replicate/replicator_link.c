@@ -21,6 +21,8 @@ static void hello_fill(const struct replicator *r, unsigned stream, struct hello
 		.member_count = (uint16_t)r->member_count,
 		.term = r->config.term,
 		.ram_pages = vm_ram_pages(r->vm),
+		.vcpus = vm_vcpus(r->vm),
+		.cpu = vm_cpu(r->vm),
 	};
 	memcpy(h->session, r->config.session, SESSION_ID_SIZE);
 	for (unsigned i = 0; i < r->member_count; i++)

@@ -31,8 +31,9 @@ class Side:
 
     def config(self, **changes):
         p = {**vars(self.pair), **changes}
-        text = (f'name="{self.name}"; memory="{p["memory"]}"; vcpus={p["vcpus"]};'
-                f'kernel="{self.pair.t.guest(p["guest"])}"; cmdline="{p["cmdline"]}";')
+        text = "".join(f'{key}="{p[key]}"; ' for key in ("engine", "cpu") if p[key])
+        text += (f'name="{self.name}"; memory="{p["memory"]}"; vcpus={p["vcpus"]};'
+                 f'kernel="{self.pair.t.guest(p["guest"])}"; cmdline="{p["cmdline"]}";')
         if p["nic"]:
             text += f'nics=({{ socket="{self.frames.path}"; mac="52:54:00:00:00:01"; }});'
         if p["disk"]:
@@ -56,9 +57,10 @@ class Side:
 
 class Pair:
     def __init__(self, t, guest="echo", cmdline="", memory="16M", vcpus=1, disk=None, nic=True,
-                 env=None, boot=True, arguments=()):
+                 env=None, boot=True, arguments=(), engine=None, cpu=None):
         self.t, self.guest, self.cmdline, self.memory, self.vcpus = t, guest, cmdline, memory, vcpus
         self.disk, self.nic, self.term, self.number = disk, nic, 0, 0
+        self.engine, self.cpu = engine, cpu
         self.observer = Observer(t.seed)
         t.cleanup(self.observer.close)
         self.standby = self.board = self.proxy = None

@@ -176,8 +176,8 @@ class Stream:
 def hello(rows, stream):
     kind, payload = next(rows)
     version, own, streams, members, _term, pages = struct.unpack_from("<HHHHQQ", payload)
-    need(kind == HELLO and version == 1 and own == stream, f"hello of stream {stream}")
-    need(len(payload) == 40 + 16 * members, "length of HELLO")
+    need(kind == HELLO and version == 2 and own == stream, f"hello of stream {stream}")
+    need(len(payload) == 48 + 16 * members, "length of HELLO")
     return streams, pages
 
 

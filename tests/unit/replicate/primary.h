@@ -178,6 +178,7 @@ static inline struct hello fake_hello(struct fake *f, unsigned stream)
 			  .member_count = 1,
 			  .term = 3,
 			  .ram_pages = FAKE_PAGES,
+			  .vcpus = 1,
 			  .members = {{FAKE_MEMBER, 4096}}};
 
 	memcpy(h.session, f->config.session, SESSION_ID_SIZE);

@@ -407,6 +407,16 @@ static void change_memory(struct hello *h)
 	h->ram_pages++;
 }
 
+static void change_vcpus(struct hello *h)
+{
+	h->vcpus++;
+}
+
+static void change_cpu(struct hello *h)
+{
+	h->cpu = VM_CPU_HOST;
+}
+
 static void change_streams(struct hello *h)
 {
 	h->streams++;
@@ -438,6 +448,8 @@ static void hellos_that_do_not_fit(void **state)
 	refused_hello(change_term_back, REFUSE_TERM);
 	refused_hello(change_term_on, REFUSE_OTHER);
 	refused_hello(change_memory, REFUSE_MACHINE);
+	refused_hello(change_vcpus, REFUSE_MACHINE);
+	refused_hello(change_cpu, REFUSE_MACHINE);
 	refused_hello(change_streams, REFUSE_MACHINE);
 	refused_hello(change_member_id, REFUSE_MACHINE);
 	refused_hello(change_member_size, REFUSE_MACHINE);
