@@ -121,6 +121,9 @@ int parts_open(struct process *p, int console_in, int console_out,
 	int rc = console_create(p->control, &p->console, e);
 
 	for (unsigned i = 0; !rc && i < p->config.nic_count; i++) {
+		/* Nothing would come of a wire. */
+		if (deterministic && !deterministic->record)
+			p->config.nics[i].kind = NIC_NONE;
 		rc = nic_open(p, i, e);
 		if (!rc)
 			parts.nets[i] = netbuf_backend(p->nics[i].netbuf);
