@@ -171,6 +171,10 @@ int loop_post(struct loop *l, loop_fn *fn,
 /* With all signals blocked; `name` is cut to 15 bytes. */
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *ctx) MUST_CHECK;
 
+/* The calling thread does little, and others take its lateness for a death: heartbeats. Real-time
+ * (SCHED_RR, the least priority) where that is permitted, thread_hasten() elsewhere. */
+void thread_urge(void);
+
 /* The calling thread works in short bursts that others wait for: where the scheduler
  * knows slices (EEVDF, Linux 6.12), it gets a CPU soon after it wakes. Elsewhere nothing. */
 void thread_hasten(void);

@@ -67,6 +67,14 @@ struct scheduling {
 };
 _Static_assert(sizeof(struct scheduling) == 48, "SCHED_ATTR_SIZE_VER0");
 
+void thread_urge(void)
+{
+	struct sched_param p = {.sched_priority = sched_get_priority_min(SCHED_RR)};
+
+	if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &p))
+		thread_hasten();
+}
+
 void thread_hasten(void)
 {
 	struct scheduling a = {.size = sizeof(a)};

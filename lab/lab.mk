@@ -7,7 +7,7 @@ BUILD ?= build
 LAB_CFLAGS := -std=gnu17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -Wmissing-prototypes -I.
 
 # What runs in hosts and guests is static: it must not depend on what those have.
-LAB_TOOLS := labd fence-lab labswitch counter-server guest-load power-button counter-client disk-check
+LAB_TOOLS := labd fence-lab labswitch counter-server guest-load power-button counter-client echo-probe disk-check
 LAB_BINARIES := $(addprefix $(BUILD)/lab/,$(LAB_TOOLS))
 LAB = POLLUX_BUILD=$(abspath $(BUILD)) lab/lab
 

@@ -223,7 +223,10 @@ void *replica_stream_main(void *arg)
 	struct channel *c;
 	bool claimed;
 
-	thread_hasten();
+	if (a.stream == 0)
+		thread_urge();
+	else
+		thread_hasten();
 	free(arg);
 	c = stream_accept(&a, &e);
 	claimed = c && slot_claim(s, c);
@@ -270,7 +273,7 @@ void *replica_heartbeat_main(void *arg)
 	uint64_t next = clock_ns();
 	int rc = 0;
 
-	thread_hasten();
+	thread_urge();
 	while (!rc && !readable_within(r->end_fd, next)) {
 		rc = heartbeat_send(r);
 		next += r->config.heartbeat_ns;

@@ -211,7 +211,7 @@ static void *control_main(void *arg)
 	struct record record;
 	int rc;
 
-	thread_hasten();
+	thread_urge();
 	log_context_vm("");
 	do {
 		rc = channel_receive(r->streams[0], &record, UINT64_MAX);
@@ -251,7 +251,7 @@ static void *heartbeat_main(void *arg)
 	uint64_t next = clock_ns();
 	int rc = 0;
 
-	thread_hasten();
+	thread_urge();
 	while (!rc && !readable_within(r->end_fd, next)) {
 		rc = heartbeat_send(r);
 		next += r->config.heartbeat_ns;

@@ -123,14 +123,17 @@ class Cluster:
 
     # ---- the guest ----
 
-    def guest_config(self, vm="demo", memory="96M", vcpus=2, load="", more=""):
+    def guest_config(self, vm="demo", memory="96M", vcpus=2, load="", more="", engine=None,
+                     cpu=None):
         cmdline = " ".join(filter(None, [GUEST_CMDLINE, load and f"pollux.load={load}", more]))
+        cpu_line = f"cpu = {_quoted(cpu)};\n" if cpu else ""
         path = self.place.share / f"{vm}.cfg"
         path.write_text(
             f'name = "{vm}";\nmemory = "{memory}";\nvcpus = {vcpus};\n'
             f'kernel = "/lab/guest/vmlinux";\ninitrd = "/lab/guest/initrd.img";\n'
             f'cmdline = {_quoted(cmdline)};\n'
-            f'engine = {_quoted(self.engine or "auto")};\n'
+            f'engine = {_quoted(engine or self.engine or "auto")};\n'
+            f'{cpu_line}'
             f'disks = ( {{ path = "{DISK.format(vm=vm)}"; size = "8M"; }} );\n'
             f'nics = ( {{ tap = "{vm}0"; bridge = "br0"; mac = "52:54:00:99:00:01"; }} );\n')
         return f"/lab/{vm}.cfg"
@@ -170,6 +173,22 @@ class Cluster:
             raise LabError(f"the client gave no verdict: {out.strip()[-400:]}")
         (self.place.share / "client.log").write_text(text)
         return json.loads(verdicts[-1]), text.splitlines()
+
+    def probe_start(self, interval_ms, log="/tmp/probe"):
+        """Beside the client: echo requests, which need no retransmission to be answered."""
+        self.background("client", f"/lab/guest/echo-probe -i {interval_ms} {GUEST_ADDRESS}",
+                        f"{log}.out")
+
+    def probe_stop(self, log="/tmp/probe"):
+        """What the probe found, a dict."""
+        self.run("client", f"kill -TERM $(cat {log}.out.pid)", check=False)
+        self.wait("the probe has ended",
+                  lambda: self.run("client", f"kill -0 $(cat {log}.out.pid)", check=False)[0], 10)
+        text = self.run("client", f"cat {log}.out")[1].strip()
+        try:
+            return json.loads(text.splitlines()[-1])
+        except (ValueError, IndexError):
+            raise LabError(f"the probe found nothing: {text[-400:]}") from None
 
     def disk_verdict(self, host, vm="demo"):
         """The disk image on a host against the client's log; the guest must have ended there."""

@@ -12,7 +12,7 @@ from .place import CHECKOUT
 MODULES = ("virtio_ring", "virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "virtio_rng",
            "button", "evdev")
 PROGRAMS = ("counter-server", "guest-load", "power-button")
-TOOLS = ("counter-client", "disk-check")
+TOOLS = ("counter-client", "echo-probe", "disk-check")
 
 
 def _write(path, data, mode=0o644):
