@@ -174,6 +174,12 @@ bool soft_chips_nmi_take(struct soft_chips *c, unsigned vcpu)
 	return was;
 }
 
+void soft_chips_nmi_set(struct soft_chips *c, unsigned vcpu)
+{
+	c->lapic[vcpu].nmi = true;
+	c->hooks.attention(c->hooks.ctx, vcpu);
+}
+
 bool soft_chips_init_take(struct soft_chips *c, unsigned vcpu)
 {
 	bool was = c->lapic[vcpu].init;

@@ -63,6 +63,7 @@ void soft_chips_cr8_set(struct soft_chips *c, unsigned vcpu, uint64_t value);
 int soft_chips_interrupt_pending(const struct soft_chips *c, unsigned vcpu);
 int soft_chips_interrupt_take(struct soft_chips *c, unsigned vcpu);
 bool soft_chips_nmi_take(struct soft_chips *c, unsigned vcpu);
+void soft_chips_nmi_set(struct soft_chips *c, unsigned vcpu);
 bool soft_chips_init_take(struct soft_chips *c, unsigned vcpu);
 int soft_chips_sipi_take(struct soft_chips *c, unsigned vcpu); /* its vector, or -1 */
 

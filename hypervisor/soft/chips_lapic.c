@@ -105,8 +105,8 @@ bool lapic_accept(struct soft_chips *c, unsigned vcpu, const struct interrupt *i
 	case DELIVER_LOWEST:
 		return vector_accept(c, vcpu, i);
 	case DELIVER_NMI:
-		l->nmi = true;
-		break;
+		soft_chips_nmi_set(c, vcpu);
+		return true;
 	case DELIVER_INIT:
 		if (i->level && i->deassert)
 			return false;

@@ -48,14 +48,18 @@ static void clock_take(struct engine *en, const struct kvm_clock_data *in)
 }
 
 /* TSCs that are within a second of each other were meant to be equal: the moments at
- * which the vCPUs were saved and loaded are not the same. */
+ * which the vCPUs were saved and loaded are not the same. Deadlines are values of theirs. */
 static void tscs_join(struct engine *en)
 {
-	uint64_t second = en->clock.tsc_khz * UINT64_C(1000);
+	uint64_t second = en->clock.tsc_khz * UINT64_C(1000), now = soft_now(en);
 
-	for (unsigned i = 1; i < en->vcpus; i++)
-		if (en->cpu[i]->tsc_offset - en->cpu[0]->tsc_offset + second < 2 * second)
-			en->cpu[i]->tsc_offset = en->cpu[0]->tsc_offset;
+	for (unsigned i = 1; i < en->vcpus; i++) {
+		if (en->cpu[i]->tsc_offset - en->cpu[0]->tsc_offset + second >= 2 * second)
+			continue;
+		en->cpu[i]->tsc_offset = en->cpu[0]->tsc_offset;
+		soft_chips_tsc_deadline_set(en->chips, now, i,
+					    soft_chips_tsc_deadline(en->chips, now, i));
+	}
 }
 
 /* ---- the three operations -------------------------------------------------------------------- */

@@ -8,16 +8,6 @@
 #include "hypervisor/soft/chips.h"
 #include "hypervisor/soft/state.h"
 
-#define MSI_ADDRESS 0xfee00000u
-#define MSI_NMI     0x400u
-
-static void nmi_send(struct soft_cpu *cpu)
-{
-	struct engine *en = cpu->engine;
-
-	(void)soft_chips_msi(en->chips, soft_now(en), MSI_ADDRESS | cpu->index << 12, MSI_NMI);
-}
-
 void soft_image_make_events(struct soft_cpu *cpu, struct vcpu_image *image)
 {
 	struct kvm_vcpu_events *v = &image->events;
@@ -28,7 +18,7 @@ void soft_image_make_events(struct soft_cpu *cpu, struct vcpu_image *image)
 	v->nmi.masked = cpu->nmi_masked;
 	if (soft_chips_nmi_take(cpu->engine->chips, cpu->index)) {
 		v->nmi.pending = 1;
-		nmi_send(cpu);
+		soft_chips_nmi_set(cpu->engine->chips, cpu->index);
 	}
 	if (cpu->loaded.waiting) {
 		v->exception.injected = cpu->loaded.kind == EVENT_EXCEPTION;
@@ -78,7 +68,7 @@ void soft_image_take_events(struct soft_cpu *cpu, const struct vcpu_image *image
 	(void)soft_chips_sipi_take(en->chips, cpu->index);
 	(void)soft_chips_nmi_take(en->chips, cpu->index);
 	if (v->nmi.pending)
-		nmi_send(cpu);
+		soft_chips_nmi_set(en->chips, cpu->index);
 	cpu->chips_look = true;
 	cpu->loaded.first = true;
 	atomic_fetch_or(&cpu->attention, ATTENTION_LOOK);
