@@ -161,7 +161,10 @@ uint64_t deterministic_epoch(struct deterministic *d, struct deterministic_at at
 	if (d->mode == MODE_RECORD)
 		epoch_record(d, at.instructions, hash);
 	d->epochs++;
-	d->epoch_end += d->hash_every;
+	/* It may end later than it should by more than a short one is long. */
+	do {
+		d->epoch_end += d->hash_every;
+	} while (d->epoch_end <= at.instructions);
 	return d->epoch_end;
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "hypervisor/deterministic.h"
 #include "hypervisor/record.h"
@@ -23,14 +25,20 @@ struct record {
 	bool peeked;
 };
 
-static int record_make(const char *path, const char *mode, struct record **out, struct error *e)
+/* What a guest was sent and has read is not for everybody. */
+static int record_make(const char *path, int flags, const char *mode, struct record **out,
+		       struct error *e)
 {
 	struct record *r = calloc(1, sizeof(*r));
+	int fd;
 
 	if (!r)
 		return error_set(e, -ENOMEM, "no memory for a recording");
-	r->file = fopen(path, mode);
+	fd = open(path, flags | O_CLOEXEC, 0600);
+	r->file = fd < 0 ? NULL : fdopen(fd, mode);
 	if (!r->file) {
+		if (fd >= 0)
+			close(fd);
 		free(r);
 		return error_set(e, -errno, "cannot open the recording %s: %s", path,
 				 strerror(errno));
@@ -52,7 +60,7 @@ void record_close(struct record *r)
 
 int record_create(const char *path, struct record **out, struct error *e)
 {
-	int rc = record_make(path, "we", out, e);
+	int rc = record_make(path, O_WRONLY | O_CREAT | O_TRUNC, "w", out, e);
 
 	if (rc)
 		return rc;
@@ -159,7 +167,7 @@ int record_open(const char *path, struct record **out, struct error *e)
 {
 	char found[sizeof(magic)];
 	struct record *r;
-	int rc = record_make(path, "re", &r, e);
+	int rc = record_make(path, O_RDONLY, "r", &r, e);
 
 	if (rc)
 		return rc;

@@ -32,6 +32,7 @@ struct trace {
 	char text[65536], detail[200];
 	size_t text_len;
 	enum vm_event event;
+	unsigned reboots;
 	unsigned frames; /* that the guest has sent */
 };
 
@@ -74,6 +75,10 @@ static void run_event(void *ctx, enum vm_event event, const char *detail)
 {
 	struct run *r = ctx;
 
+	if (event == VM_EVENT_REBOOT) {
+		r->trace->reboots++;
+		return;
+	}
 	r->trace->event = event;
 	snprintf(r->trace->detail, sizeof(r->trace->detail), "%s", detail);
 	atomic_store(&r->over, true);
@@ -385,6 +390,22 @@ static const uint8_t listen_code[] = {
 	0xf4, 0xeb, 0xfd,                   /* 4: hlt; jmp 4b */
 };
 
+/* Resets the machine twice, then turns it off. */
+static const uint8_t reset_code[] = {
+	0xff, 0x05, 0x00, 0x30, 0x00, 0x00,       /* inc dword [0x3000] */
+	0x0f, 0x31,                               /* rdtsc */
+	0x01, 0x05, 0x04, 0x30, 0x00, 0x00,       /* add [0x3004], eax */
+	0x83, 0x3d, 0x00, 0x30, 0x00, 0x00, 0x03, /* cmp dword [0x3000], 3 */
+	0x74, 0x07,                               /* jz 1f */
+	0xb0, 0xfe,                               /* mov al, 0xfe */
+	0xe6, 0x64,                               /* out 0x64, al */
+	0xf4, 0xeb, 0xfd,                         /* 0: hlt; jmp 0b */
+	0xba, 0x04, 0x06, 0x00, 0x00,             /* 1: mov edx, 0x604 */
+	0x66, 0xb8, 0x00, 0x34,                   /* mov ax, S5 */
+	0x66, 0xef,                               /* out dx, ax */
+	0xf4, 0xeb, 0xfd,                         /* 2: hlt; jmp 2b */
+};
+
 static struct {
 	struct device device;
 	unsigned reads, planted; /* the read that gives the host's time; 0: none */
@@ -427,6 +448,12 @@ static int listen_load(struct vm *vm, struct boot_entry *out, struct error *e)
 	return code_load(vm, listen_code, sizeof(listen_code), out);
 }
 
+static int reset_load(struct vm *vm, struct boot_entry *out, struct error *e)
+{
+	return code_load(vm, reset_code, sizeof(reset_code), out);
+}
+
+static const struct machine_plan reset_plan = {&engine_soft, small_devices, reset_load};
 static const struct machine_plan sum_plan = {&engine_soft, small_devices, sum_load};
 static const struct machine_plan listen_plan = {&engine_soft, small_devices, listen_load};
 static const struct run sum_run = {
@@ -480,6 +507,18 @@ static void test_planted_in_replay(void **state)
 
 /* ---- recordings
  * ---------------------------------------------------------------------------------------- */
+
+static void test_resets(void **state)
+{
+	struct run r = {
+		.guest = "reset", .vcpus = 2, .how = {.hash_every = 1}, .plan = &reset_plan};
+	struct trace *t = trace_of(r);
+
+	assert_int_equal(t->reboots, 2);
+	assert_int_equal(t->event, VM_EVENT_POWEROFF);
+	check_equal(t, trace_of(r), 5);
+	check_replays(r, 5);
+}
 
 static void test_replay_console(void **state)
 {
@@ -653,11 +692,11 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_one_cpu),           cmocka_unit_test(test_two_cpus),
 		cmocka_unit_test(test_four_cpus),         cmocka_unit_test(test_disk),
 		cmocka_unit_test(test_seeds_differ),      cmocka_unit_test(test_planted),
-		cmocka_unit_test(test_planted_in_replay), cmocka_unit_test(test_replay_console),
-		cmocka_unit_test(test_replay_network),    cmocka_unit_test(test_replay_disk),
-		cmocka_unit_test(test_replay_ends),       cmocka_unit_test(test_replay_idle_end),
-		cmocka_unit_test(test_damaged),           cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_other_engines),
+		cmocka_unit_test(test_planted_in_replay), cmocka_unit_test(test_resets),
+		cmocka_unit_test(test_replay_console),    cmocka_unit_test(test_replay_network),
+		cmocka_unit_test(test_replay_disk),       cmocka_unit_test(test_replay_ends),
+		cmocka_unit_test(test_replay_idle_end),   cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_refusals),          cmocka_unit_test(test_other_engines),
 	};
 
 	log_setup("test", LOG_LEVEL_WARN);
