@@ -3,7 +3,9 @@
 # `make bench` measures and prints; nothing here passes or fails by time.
 #   RAW=FILE         one JSON line an epoch is appended there (default: in the build folder)
 #   BENCH_SCALE=0.2  shorter runs
-# `make bench-lab RUNS=3`: from the death of a host to the first reply, in the lab.
+# `make bench-lab RUNS=3`: from the death of a host to the first reply, the demo with an eye on it;
+#   LAB_OPTIONS="--heartbeat-ms 10 --loss-ms 50 --probe-ms 10" (see bench/bench-lab).
+# `make bench-protect`: pauses, output delay and a client's requests, with a Linux guest.
 # `make bench-engines RUNS=3`: the software CPU beside QEMU's translator, the same guest and work.
 
 BENCHES := pause wire encode
@@ -24,9 +26,13 @@ bench: bench-programs $(BUILD)/tests/guests/dirtier
 	@echo; echo 'raw records: $(RAW)'
 
 RUNS ?= 3
-.PHONY: bench-lab
+.PHONY: bench-lab bench-protect
 bench-lab: programs lab-tools
-	@bench/bench-lab --runs $(RUNS) --build $(BUILD) --raw $(RAW)
+	@mkdir -p $(dir $(RAW))
+	@bench/bench-lab --runs $(RUNS) --build $(BUILD) --raw $(RAW) $(LAB_OPTIONS)
+bench-protect: programs lab-tools
+	@mkdir -p $(dir $(RAW))
+	@bench/bench-protect --build $(BUILD) --raw $(RAW)
 
 # Freestanding, from the parts of the test guests.
 BENCH_GUEST := $(BUILD)/bench/guest/integer
