@@ -270,14 +270,16 @@ static bool of_memory(const struct cpu_result *r)
 	return r->vector == VEC_SS || r->vector == VEC_GP || r->vector == VEC_PF;
 }
 
-static bool is_environment(const struct soft_insn *i)
+/* The x87's environment, and operands of 10 octets. */
+static bool is_large(const struct soft_insn *i)
 {
-	return i->memory && (i->opcode == 0xd9 || i->opcode == 0xdd);
+	return i->memory && ONE_OF(i->opcode, "\xd9\xdb\xdd\xdf");
 }
 
 /* CMPS has two operands, CALL an operand and the stack: if both fault, none is the first.
- * Nor is it said what comes first of a segment's end and an alignment, nor whether a large
- * operand is refused for its end. */
+ * Nor is it said what comes first of a segment's end and an alignment, nor whether an
+ * operand of several parts is refused for its end. */
+#define SEGMENT_END (UINT64_C(1) << 32)
 static bool other_reason(const struct soft_insn *i, const struct cpu_result *a,
 			 const struct cpu_result *b)
 {
@@ -285,9 +287,13 @@ static bool other_reason(const struct soft_insn *i, const struct cpu_result *a,
 
 	if (!of_memory(a) || !of_memory(b))
 		return false;
-	if (i->map == MAP_ONE && (two || is_environment(i)))
+	if (i->map == MAP_ONE && (two || is_large(i)))
 		return true;
-	return i->map == MAP_0F && i->mode == MODE_32 && a->vector != VEC_PF && b->vector != VEC_PF;
+	if (i->mode == MODE_64)
+		return false;
+	if (a->vector == VEC_PF || b->vector == VEC_PF)
+		return (a->vector == VEC_PF ? a : b)->cr2 >= SEGMENT_END - VM_PAGE_SIZE;
+	return i->map == MAP_0F;
 }
 
 /* A store under a mask may fault by any octet of its operand, or not, as the processor likes;
