@@ -61,7 +61,7 @@ struct engine_params {
 	unsigned vcpus;
 	enum cpu_kind cpu;
 	struct memory *memory;
-	uint64_t seed;    /* sim */
+	uint64_t seed;                       /* sim */
 	struct deterministic *deterministic; /* soft: run so (deterministic.h); NULL: not */
 	void *device_ctx;                    /* the struct vm */
 	/* For engines that ask devices in the middle of an instruction, instead of an exit:

@@ -168,7 +168,7 @@ struct vm_parts {
 	struct loop *io;
 	struct net_backend *nets[VM_NICS_MAX];
 	struct disk_backend *disks[VM_DISKS_MAX];
-	int console_in, console_out; /* serial console; -1 = none */
+	int console_in, console_out;                  /* serial console; -1 = none */
 	const struct vm_deterministic *deterministic; /* NULL: as fast as it goes */
 	/* Called on any thread, device lock not held. */
 	void (*on_event)(void *ctx, enum vm_event event, const char *detail);

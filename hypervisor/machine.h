@@ -74,7 +74,7 @@ struct vm {
 	struct device *devices[DEVICES_MAX]; /* save and load order */
 	unsigned device_count;
 	struct pci_bus *pci;
-	struct run_state *run; /* vCPU threads, pause state: run.c */
+	struct run_state *run;               /* vCPU threads, pause state: run.c */
 	struct deterministic *deterministic; /* NULL: it is not; deterministic.h */
 	bool torn; /* a load ended halfway: nothing may run until another one succeeds */
 	int (*load)(struct vm *vm, struct boot_entry *out, struct error *e);
