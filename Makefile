@@ -224,7 +224,7 @@ fuzz:
 
 # End to end; prints `scenario NAME ok|FAILED|skipped (reason)` lines. All of them with hosts that are
 # namespaces of this machine; those that need a kernel on each host in emulated ones.
-.PHONY: scenario scenario-run scenario-lab scenario-lab-run
+.PHONY: scenario scenario-run scenario-lab scenario-lab-run scenario-lab-long
 RUN_SCENARIO = $(RUN_TESTS) --live --timeout 1080 "tests/scenario/run-all --lab namespaces --jobs 2"
 RUN_SCENARIO_LAB = $(RUN_TESTS) --live --timeout 1080 "tests/scenario/run-all --lab emulated"
 scenario: scenario-programs
@@ -235,6 +235,9 @@ scenario-lab: scenario-programs
 	$(RUN_SCENARIO_LAB)
 scenario-lab-run:
 	$(RUN_SCENARIO_LAB)
+# Linux from engine to engine: a CPU in software inside of an emulated host.
+scenario-lab-long: scenario-programs
+	$(RUN_TESTS) --live --timeout 3600 "tests/scenario/run-all --lab emulated --long"
 
 # ---- lint, packages, the whole check ------------------------------------------------
 
@@ -304,7 +307,8 @@ help:
 	@echo 'make unit       the unit tests;  make one-test T=tests/unit/base/test_buf.c'
 	@echo 'make sim        the seeded simulation;  SIM_ARGS are its arguments'
 	@echo 'make native-test the end-to-end tests on this machine (after make programs guests)'
-	@echo 'make scenario   the end-to-end tests of protection;  make scenario-lab: in emulated hosts'
+	@echo 'make scenario   the end-to-end tests of protection;  make scenario-lab: in emulated hosts;'
+	@echo '                make scenario-lab-long: Linux from engine to engine there'
 	@echo 'make linux-test Linux kernels in the engine without KVM;  make linux-test-long: all of it'
 	@echo 'make fuzz-brief each fuzzer for FUZZ_SECONDS=10;  make fuzz: for an hour'
 	@echo 'make lint       format, layering, sizes, static analysis'

@@ -3,6 +3,7 @@
 about does not hold."""
 import pathlib
 import shutil
+import time
 
 from privileged import privileged_behaviour_equals_kvm
 
@@ -210,18 +211,17 @@ SICK = ("POLLUX-GUEST-MEMORY-DAMAGED", "soft lockup", "rcu_sched", "rcu_preempt"
         "unstable", "NETDEV WATCHDOG", "I/O error")
 
 
-def linux_moves_a_hundred_times(arena):
+def _linux_moves(arena, hops, run_ms, engines="", **options):
     """SMP Linux under load from process to process, as bytes: its connection, its disk, its memory
-    and its own log say that it noticed nothing but pauses."""
+    and its own log say that it noticed nothing but pauses. Returns the moves' log and its console."""
     cluster = arena.cluster
     # Away for more than half of the time, a peer with exponential back-off hardly gets through.
     cluster.run("client", "echo 1 > /proc/sys/net/ipv4/tcp_thin_linear_timeouts")
-    config = cluster.guest_config(load="mem:300,disk:10",
-                                  more="sysctl.net.ipv4.tcp_thin_linear_timeouts=1")
+    config = cluster.guest_config(more="sysctl.net.ipv4.tcp_thin_linear_timeouts=1", **options)
     cluster.run("hosta", "mkdir -p /var/lib/pollux; rm -f /tmp/console")
-    cluster.background("hosta", f"/pollux/tests/scenario/state-hop {config} {HOPS} 500 "
-                                ">/tmp/console", "/tmp/hop.log")
-    cluster.guest_wait()
+    cluster.background("hosta", f"/pollux/tests/scenario/state-hop {config} {hops} {run_ms} "
+                                f"{engines} >/tmp/console", "/tmp/hop.log")
+    cluster.guest_wait(400)
     cluster.client_start()
     arena.replies(10)
     pid = cluster.run("hosta", "cat /tmp/hop.log.pid")[1].strip()
@@ -232,6 +232,13 @@ def linux_moves_a_hundred_times(arena):
     log = cluster.run("hosta", "cat /tmp/hop.log")[1]
     must("hop: done" in log, f"the moves ended early: {log.strip()[-300:]}")
     arena.replies(20, 130)
+    console = _linux_well(arena, pid)
+    return log, console
+
+
+def _linux_well(arena, pid):
+    """What client, log and disk say; ends the guest. Returns its console."""
+    cluster = arena.cluster
     verdict = arena.client_verdict()
     must(verdict["connection"] == "intact" and verdict["order"] == "ok" and
          verdict["replies"] == verdict["requests"], f"the client's record: {verdict}")
@@ -244,6 +251,78 @@ def linux_moves_a_hundred_times(arena):
                                                          check=False)[0] != 0, 30)
     disk = cluster.disk_verdict("hosta")
     must(disk["ok"], f"the disk does not agree with the client: {disk}")
+    return console
+
+
+def linux_moves_a_hundred_times(arena):
+    _linux_moves(arena, HOPS, 500, load="mem:300,disk:10")
+
+
+# ---- from engine to engine -------------------------------------------------------------------------
+
+BASE = "pollux-base"
+ENGINE_HOPS = 6
+
+
+def _clocks(console):
+    """(time of day, uptime) of the lines in which the guest told its clocks."""
+    found = []
+    for line in console.splitlines():
+        words = line.split()
+        if words[:1] == ["POLLUX-GUEST-CLOCK"] and len(words) == 3:
+            found.append((float(words[1]), float(words[2])))
+    return found
+
+
+def _clocks_right(console, seconds):
+    """Both of the guest's clocks went on alike, never back, and as far as those of the host, on
+    which the lines' first and last are `seconds` apart at most."""
+    told = _clocks(console)
+    must(len(told) > 5, f"the guest told its clocks {len(told)} times")
+    for (day, up), (day_next, up_next) in zip(told, told[1:]):
+        must(day_next >= day and up_next > up, f"the guest's clock went back: {told}")
+    day, up = told[-1][0] - told[0][0], told[-1][1] - told[0][1]
+    must(abs(day - up) <= 2, f"the guest's two clocks went apart: {day} and {up} s")
+    must(up <= seconds, f"the guest's clock went on by {up} s in {seconds} s")
+
+
+def linux_changes_engines(arena):
+    """SMP Linux goes from the CPU in software to kvm_amd and back, again and again."""
+    began = time.monotonic()
+    log, console = _linux_moves(arena, ENGINE_HOPS, 4000, "soft,kvm", cpu=BASE,
+                                load="mem:100,disk:5,clock:1")
+    for engine in ("soft", "kvm"):
+        must(log.count(f"under {engine}") == ENGINE_HOPS // 2, f"not half of it: {log}")
+    _clocks_right(console, time.monotonic() - began)
+
+
+def _kvm_taken(arena, host):
+    """Without /dev/kvm `auto` is soft there, until the host starts again."""
+    arena.cluster.run(host, "rm -f /dev/kvm")
+
+
+def failover_from_kvm_to_soft_and_back(arena):
+    """hostb has no KVM: what ran under kvm_amd goes on in software, and later the other way round."""
+    _kvm_taken(arena, "hostb")
+    try:
+        arena.protected(engine="auto", cpu=BASE)
+        must(arena.vm("hosta")["engine"] == "kvm", "hosta's engine is not kvm")
+        arena.lab("kill", host="hosta")
+        arena.replies(10)
+        must(arena.vm("hostb")["engine"] == "soft", "hostb's engine is not soft")
+        arena.lab("start", host="hosta")
+        arena.cluster.polluxd_start("hosta")
+        arena.wait_state("hosta", "none", "released", timeout=30)
+        arena.cluster.pollux("hostb", "protect", "demo", "--to", "hosta", "--overwrite",
+                             timeout=120)
+        arena.replies(10)
+        arena.lab("kill", host="hostb")
+        arena.replies(20)
+        must(arena.vm("hosta")["engine"] == "kvm", "hosta's engine is not kvm again")
+        client_content(arena, "hosta")
+    finally:
+        if arena.host_state("hostb") == "up":
+            arena.cluster.run("hostb", "mknod -m 666 /dev/kvm c 10 232")
 
 
 # ---- the wire ------------------------------------------------------------------------------------
@@ -282,3 +361,6 @@ EMULATED = {name: ALL[name] for name in (
     "linux_moves_a_hundred_times", "run_on_a_terminal", "primary_host_dies_interval",
     "there_and_back", "link_cut_with_fence")}
 EMULATED["privileged_behaviour_equals_kvm"] = privileged_behaviour_equals_kvm
+
+# Likewise, with a CPU in software inside of an emulated host: too slow for every day.
+LONG = {f.__name__: f for f in (linux_changes_engines, failover_from_kvm_to_soft_and_back)}

@@ -3,11 +3,11 @@
  * Moves a running vm from process to process, through bytes: pause, save the state, exec;
  * the new process loads it, and a copy of RAM, into a vm of its own and goes on.
  *
- *   state-hop VM-FILE HOPS RUN-MS
+ *   state-hop VM-FILE HOPS RUN-MS [ENGINE,ENGINE...]
  *
  * Boots the vm and waits for SIGUSR1, then hops HOPS times, RUN-MS apart, and runs until
- * SIGTERM or until the guest is off. The console goes to standard output, a line a hop to
- * standard error.
+ * SIGTERM or until the guest is off. The processes take the engines in turn. The console goes
+ * to standard output, a line a hop to standard error.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,9 +22,13 @@
 
 #include "hypervisor/hypervisor.h"
 
+/* What a process gets beside the VM file; the last three only after a hop. */
+enum argument { ARG_HOPS = 2, ARG_RUN_MS, ARG_ENGINES, ARG_RAM, ARG_STATE, ARG_BEGAN, ARG_END };
+
 struct hop {
 	char **argv;
 	unsigned hops, run_ms;
+	const char *engines; /* this process's own first; or "" */
 	struct vm_config config;
 	struct loop *io;
 	pthread_t io_thread;
@@ -54,6 +58,26 @@ static void *io_main(void *ctx)
 	return NULL;
 }
 
+/* The first word of the list, if there is one. */
+static void engine_take(struct hop *h)
+{
+	size_t n = strcspn(h->engines, ",");
+
+	if (n)
+		snprintf(h->config.engine, sizeof h->config.engine, "%.*s", (int)n, h->engines);
+}
+
+/* The list for the next process: the first word goes to its end. */
+static void engines_turn(const char *list, char *out, size_t room)
+{
+	size_t n = strcspn(list, ",");
+
+	if (list[n])
+		snprintf(out, room, "%s,%.*s", list + n + 1, (int)n, list);
+	else
+		snprintf(out, room, "%s", list);
+}
+
 static void machine_open(struct hop *h)
 {
 	struct vm_parts parts = {.on_event = on_event, .console_in = -1, .console_out = 1};
@@ -64,6 +88,7 @@ static void machine_open(struct hop *h)
 	buf_put_u8(&text, 0);
 	check(vm_config_parse((char *)text.data, h->argv[1], &h->config, &e), &e, "configuration");
 	buf_free(&text);
+	engine_take(h);
 	check(loop_create(&h->io), NULL, "loop");
 	parts.io = h->io;
 	for (unsigned i = 0; i < h->config.nic_count; i++) {
@@ -128,7 +153,7 @@ static double ms_between(uint64_t from, uint64_t to)
 static void hop_out(struct hop *h) __attribute__((noreturn));
 static void hop_out(struct hop *h)
 {
-	char left[16], ram[16], state[16], began[32];
+	char left[16], engines[64], ram[16], state[16], began[32];
 	uint64_t start = clock_ns();
 	struct buf bytes = {0};
 	struct error e = {0};
@@ -139,27 +164,30 @@ static void hop_out(struct hop *h)
 	state_fd = state_keep(&bytes);
 	ram_fd = dup(vm_ram_fd(h->vm));
 	snprintf(left, sizeof left, "%u", h->hops - 1);
+	engines_turn(h->engines, engines, sizeof engines);
 	snprintf(ram, sizeof ram, "%d", ram_fd);
 	snprintf(state, sizeof state, "%d", state_fd);
 	snprintf(began, sizeof began, "%lu", (unsigned long)start);
-	execl("/proc/self/exe", "state-hop", h->argv[1], left, h->argv[3], ram, state, began, NULL);
+	execl("/proc/self/exe", "state-hop", h->argv[1], left, h->argv[ARG_RUN_MS], engines, ram,
+	      state, began, NULL);
 	check(-errno, NULL, "exec");
 	exit(1);
 }
 
 static void hop_in(struct hop *h)
 {
-	uint64_t began = strtoull(h->argv[6], NULL, 10);
+	uint64_t began = strtoull(h->argv[ARG_BEGAN], NULL, 10);
 	struct error e = {0};
 	size_t n;
-	void *state = state_load(atoi(h->argv[5]), &n);
+	void *state = state_load(atoi(h->argv[ARG_STATE]), &n);
 
-	ram_load(atoi(h->argv[4]), vm_ram(h->vm), vm_ram_pages(h->vm));
+	ram_load(atoi(h->argv[ARG_RAM]), vm_ram(h->vm), vm_ram_pages(h->vm));
 	check(vm_state_check(h->vm, state, n, &e), &e, "check");
 	check(vm_state_load(h->vm, state, n, &e), &e, "load");
 	free(state);
 	check(vm_start(h->vm, &e), &e, "start");
-	fprintf(stderr, "hop: %u left, away for %.0f ms\n", h->hops, ms_between(began, clock_ns()));
+	fprintf(stderr, "hop: %u left, under %s, away for %.0f ms\n", h->hops,
+		vm_engine_name(h->vm), ms_between(began, clock_ns()));
 }
 
 static void wait_signal(const sigset_t *set, uint64_t ms)
@@ -177,19 +205,20 @@ int main(int argc, char **argv)
 	struct error e = {0};
 	sigset_t set;
 
-	if (argc != 4 && argc != 7) {
-		fprintf(stderr, "usage: state-hop VM-FILE HOPS RUN-MS\n");
+	if (argc != ARG_ENGINES && argc != ARG_RAM && argc != ARG_END) {
+		fprintf(stderr, "usage: state-hop VM-FILE HOPS RUN-MS [ENGINE,ENGINE...]\n");
 		return 2;
 	}
-	h.hops = (unsigned)atoi(argv[2]);
-	h.run_ms = (unsigned)atoi(argv[3]);
+	h.hops = (unsigned)atoi(argv[ARG_HOPS]);
+	h.run_ms = (unsigned)atoi(argv[ARG_RUN_MS]);
+	h.engines = argc > ARG_ENGINES ? argv[ARG_ENGINES] : "";
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	sigaddset(&set, SIGTERM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	log_setup("state-hop", LOG_LEVEL_INFO);
 	machine_open(&h);
-	if (argc == 7) {
+	if (argc == ARG_END) {
 		hop_in(&h);
 	} else {
 		check(vm_boot(h.vm, &e), &e, "boot");
