@@ -295,8 +295,7 @@ static unsigned emit_jump(struct cpu_random *r, uint8_t *to, uint64_t at)
 		f.opcode = PICK(r, "\xe0\xe1\xe2\xe3\xe8\xe9\xeb\xc3\xc2");
 	}
 	n = form_emit(r, to, at, &f);
-	if (n >= 5 && (f.opcode == 0xe8 || f.opcode == 0xe9 || (f.map && f.opcode < 0x90)) &&
-	    !memchr(to, 0x66, n - 5)) /* else its distance has 16 bits */
+	if (n >= 5 && to[n - 5] == f.opcode && f.opcode != 0xff) /* a distance of 32 bits */
 		put32(to + n - 4, (uint64_t)random_below(r, 12000) - 6000);
 	return n;
 }
