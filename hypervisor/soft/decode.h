@@ -55,6 +55,8 @@ struct soft_op *soft_emit(struct soft_builder *b, soft_fn *run);
 enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_RMW, SOFT_ADDRESS /* LEA, INVLPG: no access */ };
 struct soft_op *soft_emit_memory(struct soft_builder *b, soft_fn *run, enum soft_access access,
 				 unsigned size);
+/* Octets of a push, pop, call or return: 8 in 64-bit mode but for a prefix. */
+unsigned soft_push_size(const struct soft_insn *insn);
 /* REG() offset of an octet register: AH, CH, DH, BH without REX. */
 uint8_t soft_reg8(const struct soft_insn *insn, unsigned n);
 

@@ -145,8 +145,6 @@ uint64_t soft_stack_address(struct soft_cpu *cpu, struct soft_op *op, int64_t of
 			    bool write);
 void soft_stack_move(struct soft_cpu *cpu, int64_t offset);
 void soft_push(struct soft_cpu *cpu, struct soft_op *op, uint64_t v, unsigned size);
-/* Octets of a push, pop, call or return: 8 in 64-bit mode but for a prefix. */
-unsigned soft_push_size(const struct soft_insn *i);
 
 /* Loads the memory operand to register SOFT_EA for an operation that follows. */
 void soft_emit_load(struct soft_builder *b, unsigned size);

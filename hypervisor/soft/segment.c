@@ -63,7 +63,7 @@ uint32_t soft_descriptor_limit(const struct soft_descriptor *d)
 	return d->high >> 23 & 1 ? limit << 12 | 0xfff : limit;
 }
 
-uint16_t soft_descriptor_attr(const struct soft_descriptor *d)
+static uint16_t descriptor_attr(const struct soft_descriptor *d)
 {
 	return (uint16_t)((d->high >> 8 & 0xff) | (d->high >> 20 & 0xf) << 9);
 }
@@ -75,7 +75,7 @@ struct soft_segment soft_descriptor_segment(struct soft_cpu *cpu, struct soft_op
 		.base = soft_descriptor_base(d),
 		.limit = soft_descriptor_limit(d),
 		.selector = selector,
-		.attr = soft_descriptor_attr(d),
+		.attr = descriptor_attr(d),
 	};
 
 	if (soft_descriptor_plain(d) && !(s.attr & SEG_ACCESSED)) {

@@ -11,11 +11,6 @@ struct soft_op *soft_emit_last(struct soft_builder *b, soft_fn *run, unsigned si
 	return op;
 }
 
-static struct soft_op *done(struct soft_cpu *cpu, struct soft_op *op)
-{
-	return soft_leave(cpu, op, soft_rip_after(cpu, op));
-}
-
 /* ---- interrupt flag, HLT -------------------------------------------------------------------- */
 
 static void need_iopl(struct soft_cpu *cpu, struct soft_op *op)
@@ -42,14 +37,14 @@ static struct soft_op *op_sti(struct soft_cpu *cpu, struct soft_op *op)
 	if (!cpu->chips_look && !soft_must_look(cpu) && op[1].flags & OP_FIRST)
 		return soft_next(cpu, op);
 	cpu->shadow = true;
-	return done(cpu, op);
+	return soft_done(cpu, op);
 }
 
 static struct soft_op *op_hlt(struct soft_cpu *cpu, struct soft_op *op)
 {
 	soft_need_cpl0(cpu, op);
 	cpu->halted = true;
-	return done(cpu, op);
+	return soft_done(cpu, op);
 }
 
 /* ---- control and debug registers ----------------------------------------------------------------
@@ -83,7 +78,7 @@ static struct soft_op *op_dr_read(struct soft_cpu *cpu, struct soft_op *op)
 static struct soft_op *op_dr_write(struct soft_cpu *cpu, struct soft_op *op)
 {
 	soft_dr_write(cpu, op, (unsigned)op->imm, soft_reg_read(cpu, op->rm, op->aux));
-	return done(cpu, op);
+	return soft_done(cpu, op);
 }
 
 static struct soft_op *op_clts(struct soft_cpu *cpu, struct soft_op *op)
@@ -122,7 +117,7 @@ static struct soft_op *op_wrmsr(struct soft_cpu *cpu, struct soft_op *op)
 	soft_need_cpl0(cpu, op);
 	if (soft_msr_write(cpu, (uint32_t)cpu->r[SOFT_RCX], edx_eax(cpu)))
 		soft_raise_error(cpu, op, VEC_GP, 0);
-	return done(cpu, op);
+	return soft_done(cpu, op);
 }
 
 static struct soft_op *op_rdtsc(struct soft_cpu *cpu, struct soft_op *op)

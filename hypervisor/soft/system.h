@@ -67,6 +67,11 @@ static inline uint64_t soft_rip_after(const struct soft_cpu *cpu, const struct s
 {
 	return soft_rip_cut(cpu, soft_rip_next(cpu, op));
 }
+/* Ends the block: the instruction may have changed what later ones go by. */
+static inline struct soft_op *soft_done(struct soft_cpu *cpu, struct soft_op *op)
+{
+	return soft_leave(cpu, op, soft_rip_after(cpu, op));
+}
 static inline void soft_flag_zf(struct soft_cpu *cpu, bool on)
 {
 	fl_set(cpu, (fl_get(cpu) & ~(uint32_t)FLAG_ZF) | (on ? FLAG_ZF : 0));
@@ -142,7 +147,6 @@ struct soft_segment soft_descriptor_segment(struct soft_cpu *cpu, struct soft_op
 					    const struct soft_descriptor *d, uint16_t selector);
 uint32_t soft_descriptor_limit(const struct soft_descriptor *d);
 uint32_t soft_descriptor_base(const struct soft_descriptor *d);
-uint16_t soft_descriptor_attr(const struct soft_descriptor *d);
 struct soft_segment soft_segment_null(uint16_t selector);
 
 /* A data or stack segment register, as MOV does. Not CS. */
@@ -220,6 +224,9 @@ void soft_dr_write(struct soft_cpu *cpu, struct soft_op *op, unsigned n, uint64_
 
 /* ---- the groups of soft_select_system() ------------------------------------------------------ */
 
+/* The operand of far CALL and JMP, LDS and the like; returns the offset of op->aux octets. */
+uint64_t soft_pointer_read(struct soft_cpu *cpu, struct soft_op *op, uint16_t *selector);
+
 soft_select soft_select_segment; /* system_segment.c: MOV, PUSH, POP of Sreg, LDS... */
 soft_select soft_select_table;   /* system_table.c: 0F 00, 0F 01, LAR, LSL, ARPL */
 soft_select soft_select_far;     /* far.c, system_far.c: CALL, JMP, RET, IRET, INT n */
@@ -228,7 +235,4 @@ soft_select soft_select_call;    /* system_call.c: SYSCALL, SYSRET, SYSENTER, SY
 
 /* Marks the end of the block and the operand's size, for functions that use op->aux so. */
 struct soft_op *soft_emit_last(struct soft_builder *b, soft_fn *run, unsigned size);
-/* A stack operation's octets: 2, 4, or 8 in 64-bit mode where 4 is not to be had. */
-unsigned soft_stack_size(const struct soft_insn *i);
-
 #endif

@@ -9,6 +9,13 @@ static struct soft_op *finish(struct soft_cpu *cpu, struct soft_op *op)
 	return soft_leave(cpu, op, cpu->rip);
 }
 
+static void return_push(struct soft_cpu *cpu, struct soft_op *op, struct soft_stack *s,
+			unsigned size)
+{
+	soft_stack_push(cpu, op, s, cpu->seg[SEG_CS].selector, size);
+	soft_stack_push(cpu, op, s, soft_rip_after(cpu, op), size);
+}
+
 static struct soft_op *transfer_real(struct soft_cpu *cpu, struct soft_op *op, uint16_t selector,
 				     uint64_t rip, unsigned size, bool call)
 {
@@ -17,8 +24,7 @@ static struct soft_op *transfer_real(struct soft_cpu *cpu, struct soft_op *op, u
 	if (rip > cpu->seg[SEG_CS].limit)
 		soft_raise_error(cpu, op, VEC_GP, 0);
 	if (call) {
-		soft_stack_push(cpu, op, &s, cpu->seg[SEG_CS].selector, size);
-		soft_stack_push(cpu, op, &s, soft_rip_after(cpu, op), size);
+		return_push(cpu, op, &s, size);
 		soft_stack_take(cpu, &s);
 	}
 	cpu->seg[SEG_CS].selector = selector;
@@ -34,10 +40,8 @@ static struct soft_op *transfer_code(struct soft_cpu *cpu, struct soft_op *op,
 	struct soft_target t = soft_target_direct(cpu, op, d, rip);
 	struct soft_stack s = soft_stack_current(cpu);
 
-	if (call) {
-		soft_stack_push(cpu, op, &s, cpu->seg[SEG_CS].selector, size);
-		soft_stack_push(cpu, op, &s, soft_rip_after(cpu, op), size);
-	}
+	if (call)
+		return_push(cpu, op, &s, size);
 	soft_stack_take(cpu, &s);
 	soft_target_take(cpu, &t);
 	return finish(cpu, op);
@@ -75,10 +79,8 @@ static struct soft_op *transfer_gate(struct soft_cpu *cpu, struct soft_op *op,
 		s.flat = true;
 		s.mask = UINT64_MAX;
 	}
-	if (call) {
-		soft_stack_push(cpu, op, &s, cpu->seg[SEG_CS].selector, size);
-		soft_stack_push(cpu, op, &s, soft_rip_after(cpu, op), size);
-	}
+	if (call)
+		return_push(cpu, op, &s, size);
 	soft_stack_take(cpu, &s);
 	soft_target_take(cpu, &t);
 	return finish(cpu, op);
@@ -128,13 +130,9 @@ static struct soft_op *transfer(struct soft_cpu *cpu, struct soft_op *op, uint16
 
 static struct soft_op *far_memory(struct soft_cpu *cpu, struct soft_op *op, bool call)
 {
-	uint8_t raw[10];
-	uint64_t rip = 0;
 	uint16_t selector;
+	uint64_t rip = soft_pointer_read(cpu, op, &selector);
 
-	soft_read_bytes(cpu, op, soft_ea(cpu, op), raw, op->aux + 2u);
-	memcpy(&rip, raw, op->aux);
-	memcpy(&selector, raw + op->aux, 2);
 	return transfer(cpu, op, selector, rip, op->aux, call);
 }
 
@@ -329,7 +327,7 @@ static struct soft_op *op_int3(struct soft_cpu *cpu, struct soft_op *op)
 static struct soft_op *op_into(struct soft_cpu *cpu, struct soft_op *op)
 {
 	if (!fl_of(cpu))
-		return soft_leave(cpu, op, soft_rip_after(cpu, op));
+		return soft_done(cpu, op);
 	return soft_software_interrupt(cpu, op, VEC_OF, EVENT_SOFTWARE);
 }
 static struct soft_op *op_icebp(struct soft_cpu *cpu, struct soft_op *op)

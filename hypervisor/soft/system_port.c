@@ -28,7 +28,7 @@ static struct soft_op *op_in(struct soft_cpu *cpu, struct soft_op *op)
 	need_port(cpu, op, port, op->aux);
 	soft_port(cpu, port, &value, op->aux, false);
 	soft_reg_write(cpu, REG(SOFT_RAX), value, op->aux);
-	return soft_leave(cpu, op, soft_rip_after(cpu, op));
+	return soft_done(cpu, op);
 }
 
 static struct soft_op *op_out(struct soft_cpu *cpu, struct soft_op *op)
@@ -38,7 +38,7 @@ static struct soft_op *op_out(struct soft_cpu *cpu, struct soft_op *op)
 
 	need_port(cpu, op, port, op->aux);
 	soft_port(cpu, port, &value, op->aux, true);
-	return soft_leave(cpu, op, soft_rip_after(cpu, op));
+	return soft_done(cpu, op);
 }
 
 /* ---- strings: rm is the octets of an address, reg the segment, scale says REP --------------- */
@@ -84,7 +84,7 @@ static struct soft_op *string(struct soft_cpu *cpu, struct soft_op *op,
 	need_port(cpu, op, (uint16_t)cpu->r[SOFT_RDX], op->aux);
 	if (!op->scale) {
 		round(cpu, op);
-		return soft_leave(cpu, op, soft_rip_after(cpu, op));
+		return soft_done(cpu, op);
 	}
 	left = soft_reg_read(cpu, REG(SOFT_RCX), op->rm);
 	for (unsigned n = 0; left && n < most; n++) {

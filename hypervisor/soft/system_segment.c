@@ -2,11 +2,6 @@
 /* MOV, PUSH and POP of segment registers; LDS, LES, LSS, LFS, LGS. */
 #include "hypervisor/soft/system.h"
 
-unsigned soft_stack_size(const struct soft_insn *i)
-{
-	return i->mode == MODE_64 && i->operand == 4 ? 8 : i->operand;
-}
-
 /* SS: no interrupt and no single-step trap before the stack pointer has been loaded, too. */
 static struct soft_op *loaded(struct soft_cpu *cpu, struct soft_op *op, enum soft_seg seg)
 {
@@ -14,7 +9,7 @@ static struct soft_op *loaded(struct soft_cpu *cpu, struct soft_op *op, enum sof
 		cpu->shadow = true;
 		cpu->step_off = cpu->flags & FLAG_TF;
 	}
-	return soft_leave(cpu, op, soft_rip_after(cpu, op));
+	return soft_done(cpu, op);
 }
 
 /* rm: the segment register */
@@ -65,19 +60,26 @@ static struct soft_op *op_pop(struct soft_cpu *cpu, struct soft_op *op)
 	return loaded(cpu, op, op->rm);
 }
 
-/* reg: the general register, rm: the segment register, aux: octets of the offset */
-static struct soft_op *op_load_pointer(struct soft_cpu *cpu, struct soft_op *op)
+uint64_t soft_pointer_read(struct soft_cpu *cpu, struct soft_op *op, uint16_t *selector)
 {
 	uint8_t raw[10];
 	uint64_t offset = 0;
-	uint16_t selector;
 
 	soft_read_bytes(cpu, op, soft_ea(cpu, op), raw, op->aux + 2u);
 	memcpy(&offset, raw, op->aux);
-	memcpy(&selector, raw + op->aux, 2);
+	memcpy(selector, raw + op->aux, 2);
+	return offset;
+}
+
+/* reg: the general register, rm: the segment register, aux: octets of the offset */
+static struct soft_op *op_load_pointer(struct soft_cpu *cpu, struct soft_op *op)
+{
+	uint16_t selector;
+	uint64_t offset = soft_pointer_read(cpu, op, &selector);
+
 	soft_segment_load(cpu, op, op->rm, selector);
 	soft_reg_write(cpu, op->reg, offset, op->aux);
-	return soft_leave(cpu, op, soft_rip_after(cpu, op));
+	return soft_done(cpu, op);
 }
 
 /* ---- selection -------------------------------------------------------------------------- */
@@ -111,7 +113,7 @@ static bool select_stack(struct soft_builder *b, enum soft_seg seg, bool pop)
 	if (i->mode == MODE_64 && seg < SEG_FS)
 		return false;
 	op = soft_emit(b, pop ? op_pop : op_push);
-	op->aux = (uint8_t)soft_stack_size(i);
+	op->aux = (uint8_t)soft_push_size(i);
 	op->rm = (uint8_t)seg;
 	op->flags |= OP_STACK;
 	b->ends |= pop;

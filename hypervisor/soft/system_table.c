@@ -25,11 +25,6 @@ static void need_protected(struct soft_cpu *cpu, struct soft_op *op)
 		soft_raise(cpu, op, VEC_UD);
 }
 
-static struct soft_op *done(struct soft_cpu *cpu, struct soft_op *op)
-{
-	return soft_leave(cpu, op, soft_rip_after(cpu, op));
-}
-
 /* ---- LDT, TR ----------------------------------------------------------------------------- */
 
 static struct soft_op *op_sldt(struct soft_cpu *cpu, struct soft_op *op)
@@ -162,7 +157,7 @@ static struct soft_op *op_lmsw(struct soft_cpu *cpu, struct soft_op *op)
 	/* It can set PE, and not clear it. */
 	if (soft_cr_write(cpu, 0, (cpu->cr0 & ~UINT64_C(14)) | value))
 		soft_raise_error(cpu, op, VEC_GP, 0);
-	return done(cpu, op);
+	return soft_done(cpu, op);
 }
 
 static struct soft_op *op_invlpg(struct soft_cpu *cpu, struct soft_op *op)
@@ -171,7 +166,7 @@ static struct soft_op *op_invlpg(struct soft_cpu *cpu, struct soft_op *op)
 
 	soft_need_cpl0(cpu, op);
 	soft_tlb_flush_page(cpu, cpu->mode == MODE_64 ? va : (uint32_t)va);
-	return done(cpu, op);
+	return soft_done(cpu, op);
 }
 
 /* ---- LAR, LSL, VERR, VERW, ARPL ---------------------------------------------------------------
