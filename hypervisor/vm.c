@@ -120,13 +120,24 @@ static void disks_drain(struct vm *vm)
 			vm->parts.disks[i]->ops->drain(vm->parts.disks[i]);
 }
 
+/* A failure that was there before has been told. */
+static void end_deterministic(struct vm *vm)
+{
+	const char *failure;
+
+	if (!vm->deterministic || deterministic_failure(vm->deterministic))
+		return;
+	failure = deterministic_end(vm);
+	if (failure)
+		log_error("%s", failure);
+}
+
 void vm_destroy(struct vm *vm)
 {
 	if (vm->run && run_is_paused(vm))
 		pthread_mutex_unlock(&vm->lock);
 	run_destroy(vm);
-	if (vm->deterministic && deterministic_end(vm))
-		log_error("%s", deterministic_end(vm));
+	end_deterministic(vm);
 	disks_drain(vm);
 	while (vm->device_count) {
 		struct device *d = vm->devices[--vm->device_count];
