@@ -330,14 +330,14 @@ static int single_fetch(struct soft_cpu *cpu, uint64_t va, struct soft_insn *ins
 	soft_fetch_translate(cpu, va, &page);
 	if (!page)
 		return -EINVAL;
-	memcpy(bytes, page + (va & ~SOFT_PAGE_MASK), have);
+	soft_copy(bytes, page + (va & ~SOFT_PAGE_MASK), have);
 	rc = soft_decode(bytes, have, cpu->mode, insn);
 	if (rc != -EAGAIN)
 		return rc;
 	soft_fetch_translate(cpu, va + have, &page);
 	if (!page)
 		return -EINVAL;
-	memcpy(bytes + have, page, sizeof(bytes) - have);
+	soft_copy(bytes + have, page, sizeof(bytes) - have);
 	return soft_decode(bytes, sizeof(bytes), cpu->mode, insn);
 }
 

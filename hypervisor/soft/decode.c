@@ -2,6 +2,7 @@
 /* Reads instructions: AMD64 Architecture Programmer's Manual, volume 3, chapter 1 and
  * appendix A. */
 #include "hypervisor/soft/decode.h"
+#include "hypervisor/soft/mmu.h"
 
 #include <errno.h>
 
@@ -420,7 +421,7 @@ int soft_decode(const uint8_t *bytes, size_t n, enum soft_mode mode, struct soft
 	if (r.rc)
 		return r.rc;
 	out->length = (uint8_t)r.at;
-	memcpy(out->bytes, bytes, r.at);
+	soft_copy(out->bytes, bytes, r.at);
 	if (out->segment >= 0)
 		out->seg = (uint8_t)out->segment;
 	/* RIP is that of the next instruction. */
