@@ -43,6 +43,7 @@ static const struct cpuid_mask masks[] = {
 	 BIT(2) | BIT(9) | BIT(10) | BIT(12) | BIT(15) | BIT(23) | BIT(24) | BIT(27) | BIT(28) |
 		 BIT(29),
 	 0},
+	{0x80000007, 0, 0, 0, 0, BIT(8)},    /* invariant TSC: Linux must prefer kvm-clock */
 	{0x8000000a, 0, ALL, ALL, ALL, ALL}, /* SVM */
 	{0x8000001b, 0, ALL, ALL, ALL, ALL}, /* IBS */
 	{0x8000001f, 0, ALL, ALL, ALL, ALL}, /* SEV */

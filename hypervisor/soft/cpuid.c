@@ -46,7 +46,9 @@ static const struct cpuid_leaf fixed[] = {
 	/* L1 64 KiB, 2 ways; L2 512 KiB, 16 ways; lines of 64 octets */
 	{0x80000005, 0, false, 0, 0, 0x40020140, 0x40020140},
 	{0x80000006, 0, false, 0, 0, 0x02008140, 0},
-	{0x80000007, 0, false, 0, 0, 0, BIT(8) /* invariant TSC */},
+	/* No invariant TSC: Linux would take it for its clock, in place of kvmclock. But only
+	 * kvmclock goes on by the wall where the VM was away, and knows another host's rate. */
+	{0x80000007, 0, false, 0, 0, 0, 0},
 	{0x80000008, 0, false, CPUID_LINEAR_BITS << 8 | CPUID_PHYSICAL_BITS, 0, 0, 0},
 };
 _Static_assert(ARRAY_LEN(fixed) <= CPUID_LEAVES_MAX, "all leaves have room");
