@@ -137,7 +137,7 @@ real_enter:
 	movw	$1, REAL_SEEN + 0x702
 	movw	$2, %ax
 	expect	1f
-0:	boundw	%ax, REAL_SEEN + 0x700
+0:	bound	%ax, REAL_SEEN + 0x700
 1:	see_trap real_bound, 5, AT(0b)
 	// No error code is pushed.
 	lidtl	AT(idt_short)
