@@ -22,11 +22,37 @@ static void tlb_forget(struct soft_tlb_entry *t, unsigned slot)
 	t->read = t->write = t->fetch = tlb_never(slot);
 }
 
+static unsigned half_of(uint64_t va)
+{
+	return va >> 63;
+}
+
+#define LARGE_MOST (UINT64_C(1) << 30) /* octets of a large page */
+
+static void large_note(struct soft_cpu *cpu, uint64_t va)
+{
+	uint64_t first = va & ~(LARGE_MOST - 1), last = va | (LARGE_MOST - 1);
+
+	if (first < cpu->large[half_of(va)].first)
+		cpu->large[half_of(va)].first = first;
+	if (last > cpu->large[half_of(va)].last)
+		cpu->large[half_of(va)].last = last;
+}
+
+static void large_forget(struct soft_cpu *cpu)
+{
+	for (unsigned half = 0; half < ARRAY_LEN(cpu->large); half++) {
+		cpu->large[half].first = UINT64_MAX;
+		cpu->large[half].last = 0;
+	}
+}
+
 void soft_tlb_create(struct soft_cpu *cpu)
 {
 	for (unsigned n = 0; n < ARRAY_LEN(cpu->tlbs); n++)
 		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++)
 			tlb_forget(&cpu->tlbs[n][i], i);
+	large_forget(cpu);
 }
 
 static void page_mark(struct engine *en, const uint8_t *host)
@@ -60,6 +86,8 @@ static struct soft_tlb_entry *tlb_fill(struct soft_cpu *cpu, struct soft_op *op,
 	if (t->physical >> 1 != w.physical >> 1 ||
 	    (t->read != page && t->write != page && t->fetch != page))
 		tlb_forget(t, (va >> 12) & (SOFT_TLB_SIZE - 1));
+	if (w.large)
+		large_note(cpu, va);
 	t->physical = w.physical | w.global;
 	t->host = memory_at(cpu->engine->memory, w.physical, VM_PAGE_SIZE);
 	if (!t->host)
@@ -298,11 +326,18 @@ void soft_tlb_flush(struct soft_cpu *cpu, bool global_too)
 		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++)
 			if (global_too || !(cpu->tlbs[user][i].physical & 1))
 				tlb_forget(&cpu->tlbs[user][i], i);
+	if (global_too)
+		large_forget(cpu);
 	jumps_forget(cpu);
 }
 
+/* A large page is in the TLB in small pieces, and all of them go. */
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t va)
 {
+	if (va >= cpu->large[half_of(va)].first && va <= cpu->large[half_of(va)].last) {
+		soft_tlb_flush(cpu, true);
+		return;
+	}
 	for (unsigned user = 0; user < 2; user++)
 		tlb_forget(tlb_of(cpu, va, user), va >> 12 & (SOFT_TLB_SIZE - 1));
 	jumps_forget(cpu);

@@ -271,6 +271,11 @@ struct soft_cpu {
 	uint64_t rip;        /* valid outside of blocks */
 	uint64_t generation; /* of `jumps`: epoch, privilege and mode */
 	uint64_t epoch;      /* of the TLB */
+	/* From the first to the last address of what the TLB has of large pages, in either half
+	 * of the address space. */
+	struct {
+		uint64_t first, last;
+	} large[2];
 	uint8_t cpl;
 	uint8_t mode; /* enum soft_mode */
 	bool ss32;    /* stack operations of MODE_16 and MODE_32 use ESP */

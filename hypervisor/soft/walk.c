@@ -181,6 +181,7 @@ static void walk_paged(struct soft_cpu *cpu, struct soft_op *op, uint64_t va,
 		walk_finish(cpu, &p, at, entries, n, access);
 		out->physical = page_of(&p, n, entry, va);
 		out->global = entry & PTE_G && cpu->cr4 & CR4_PGE;
+		out->large = large;
 		return;
 	}
 }

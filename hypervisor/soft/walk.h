@@ -9,7 +9,7 @@ enum walk_access { WALK_READ, WALK_WRITE, WALK_FETCH };
 
 struct walk {
 	uint64_t physical; /* of the page */
-	bool global;
+	bool global, large;
 };
 
 /* From a linear to a physical address; sets accessed and dirty bits. Raises #PF, or #GP

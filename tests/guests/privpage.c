@@ -511,10 +511,14 @@ static void check_tlb(void)
 	pt[0] = TARGET | P | W | U;
 	cr3_write(cr3_read());
 	priv_expect("tlb_cr3", peek(TEST), 0x10);
-	pd[1] = (TARGET + 0x200000) | P | W | U | PS;
 	*(volatile uint8_t *)(TARGET + 0x200000) = 0x12;
-	invlpg(TEST_2M + 0x12345);
+	*(volatile uint8_t *)(TARGET + 0x205000) = 0x13;
+	(void)peek(TEST_2M);
+	(void)peek(TEST_2M + 0x5000);
+	pd[1] = (TARGET + 0x200000) | P | W | U | PS;
+	invlpg(TEST_2M + 0x12345); /* all of a large page goes, however it is kept */
 	priv_expect("tlb_invlpg_2m", peek(TEST_2M), 0x12);
+	priv_expect("tlb_invlpg_2m_all", peek(TEST_2M + 0x5000), 0x13);
 	pt[0] = 0; /* what is not present is not kept: no flush is needed to map it */
 	invlpg(TEST);
 	access_run(access_read, MODE_U, TEST, 0);
