@@ -338,6 +338,7 @@ static void check_deadline(void)
 		report("deadline is not offered");
 		return;
 	}
+	open_window(); /* KVM may have put off what came while the timer was masked */
 	forget();
 	*lapic(LAPIC_LVT_TIME) = LVT_DEADLINE | TIMER;
 	msr_write(MSR_DEADLINE, tsc() + 1000000);
