@@ -76,6 +76,8 @@ def include_fault(name, target, layers):
             private = set(layers)
         elif path[1] == "sim":
             private = {"replicate", "agent"}
+        elif path[1] == "cpu":
+            private = {"hypervisor"}
     elif folder in TOP:
         below, private = layers, {"replicate"} if folder == "bench" else set()
     if parts[0] == folder or parts[0] in private:
