@@ -136,6 +136,8 @@ static bool exception_begin(struct soft_cpu *cpu)
 		cpu->rip = soft_rip_cut(cpu, soft_rip(cpu, cpu->op));
 		cpu->icount += cpu->op->seq;
 	}
+	/* Counted as an instruction: who raises nothing but exceptions comes to the limit, too. */
+	cpu->icount++;
 	cpu->op = NULL;
 	if (!soft_exception_take(cpu))
 		return false;
