@@ -258,11 +258,15 @@ static bool undefined_either_way(const struct cpu_result *a, const struct cpu_re
 static bool too_long(const struct cpu_case *c, const struct cpu_result *native,
 		     const struct cpu_result *soft)
 {
-	uint64_t at = native->out.rip - c->at;
+	uint64_t at = soft->out.rip - c->at;
 	struct soft_insn i;
 
-	return native->vector == VEC_UD && soft->vector == VEC_GP && at < c->size &&
-	       soft_decode(c->code + at, c->size - (unsigned)at, c->mode, &i);
+	if (soft->vector != VEC_GP || at >= c->size ||
+	    !soft_decode(c->code + at, c->size - (unsigned)at, c->mode, &i))
+		return false;
+	while (at < c->size && ONE_OF(c->code[at], "\x26\x2e\x36\x3e\x64\x65\x66\x67\xf2\xf3"))
+		at++;
+	return native->vector == VEC_UD || (at < c->size && ONE_OF(c->code[at], "\xc4\xc5\x62"));
 }
 
 static bool of_memory(const struct cpu_result *r)
