@@ -117,7 +117,7 @@ static void later_accepted(struct soft_insn *i)
 
 static void privilege_forgotten(struct soft_insn *i)
 {
-	if (is(i, MAP_ONE, 0xf4))
+	if (is(i, MAP_ONE, 0xfa))
 		i->opcode = 0x90;
 }
 
@@ -138,7 +138,7 @@ const struct cpu_plant cpu_plants[] = {
 	{"nop-too-long", length_long},
 	{"lock-allowed", lock_everywhere},
 	{"haddps-accepted", later_accepted},
-	{"hlt-not-privileged", privilege_forgotten},
+	{"cli-not-privileged", privilege_forgotten},
 };
 const unsigned cpu_plant_count = ARRAY_LEN(cpu_plants);
 
