@@ -306,6 +306,7 @@ help:
 	@echo 'make bench      measure, and print the tables'
 	@echo 'make unit       the unit tests;  make one-test T=tests/unit/base/test_buf.c'
 	@echo 'make sim        the seeded simulation;  SIM_ARGS are its arguments'
+	@echo 'make cpu-diff   instructions in the software CPU and on this processor;  make cpu-diff-long: 10 million'
 	@echo 'make native-test the end-to-end tests on this machine (after make programs guests)'
 	@echo 'make scenario   the end-to-end tests of protection;  make scenario-lab: in emulated hosts;'
 	@echo '                make scenario-lab-long: Linux from engine to engine there'

@@ -16,7 +16,7 @@ import sys
 import time
 
 SANITIZED = ["CC=clang", "SAN=address,undefined", "FUZZ=1"]
-EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "guests"]
+EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "cpu-program", "guests"]
 
 
 def phases(build):
@@ -34,6 +34,7 @@ def phases(build):
     yield "build-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-programs"]
     yield "unit-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-threads-run"]
     yield "sim", [f"BUILD={build}", "CC=gcc", "sim-run"]
+    yield "cpu", [f"BUILD={build}", "CC=gcc", "cpu-diff-run"]
     yield "fuzz", [f"BUILD={build}-asan", *SANITIZED, "fuzz-run"]
     yield "scenario", [f"BUILD={build}", "CC=gcc", "scenario-run"]
     yield "scenario-lab", [f"BUILD={build}", "CC=gcc", "scenario-lab-run"]
