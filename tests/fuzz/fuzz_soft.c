@@ -13,11 +13,12 @@
 #include "hypervisor/soft/machine.h"
 #include "hypervisor/soft/mmu.h"
 
-#define PAGES  32u
-#define MEMORY (PAGES * VM_PAGE_SIZE)
-#define GUARD  (UINT64_C(1) << 20)
-#define LIMIT  400u /* instructions */
-#define ROUNDS 2u
+#define PAGES    32u
+#define MEMORY   (PAGES * VM_PAGE_SIZE)
+#define GUARD    (UINT64_C(1) << 20)
+#define LIMIT    400u /* instructions */
+#define ROUNDS   2u
+#define ACCESSES 1000u /* of devices */
 
 /* Guest physical; page 0 is the interrupt table of real mode. */
 enum place {
@@ -54,6 +55,7 @@ struct machine {
 	struct engine *engine;
 	struct soft_cpu *cpu;
 	uint64_t noise; /* what devices say */
+	unsigned patience;
 };
 
 /* ---- the machine: one for all inputs -----------------------------------------------------------
@@ -66,6 +68,8 @@ static void on_access(void *ctx, enum exit_kind kind, uint64_t address, uint8_t 
 	uint64_t page = address % PAGES * VM_PAGE_SIZE;
 
 	m->noise = m->noise * 6364136223846793005u + address;
+	if (!m->patience || !--m->patience) /* a repeated string of devices is long */
+		atomic_fetch_or(&m->cpu->attention, ATTENTION_KICK);
 	if (!write)
 		memcpy(data, &m->noise, size < 8 ? size : 8);
 	else if (memory_write(&m->memory, page + size, data, size)) /* a transfer */
@@ -281,6 +285,8 @@ static void machine_set(struct machine *m, const struct head *h, const uint8_t *
 	memory_mark(&m->memory, 0, MEMORY);
 	registers_set(m->cpu, h);
 	m->noise = h->device;
+	m->patience = ACCESSES;
+	atomic_store(&m->cpu->attention, 0);
 }
 
 /* The engine's bits and the devices'. */
