@@ -55,13 +55,17 @@ static void case_fail(struct run *run, const struct cpu_case *c, const char *wha
 		case_print(c, what, repeat);
 }
 
-/* What the host has and the model has not: that it is #UD is all there is to see. */
+/* What the host has and the model has not: that it is #UD is all there is to see, or that
+ * there is no page for the octets that it would have without that extension. */
 static bool case_is_later(const struct cpu_case *c, const struct cpu_result *soft)
 {
+	bool cut = soft->vector == VEC_PF && soft->error & 0x10;
+	uint8_t code[CODE_MAX + INSN_BYTES_MAX] = {0};
 	struct soft_insn insn;
 
-	return !soft_decode(c->code, c->size, c->mode, &insn) && insn_is_later(&insn) &&
-	       soft->vector == VEC_UD;
+	memcpy(code, c->code, c->size);
+	return !soft_decode(code, sizeof(code), c->mode, &insn) && insn_is_later(&insn) &&
+	       (soft->vector == VEC_UD || (cut && soft->out.rip == c->at));
 }
 
 static void case_compare(struct run *run, unsigned n)
