@@ -10,7 +10,7 @@ $(CPU_DIFF): $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/cpu/*.c)) $(call archi
 	$(call say,LINK)$(CC) $(LDFLAGS) -Wl,--wrap=soft_decode -o $@ $^ $(call libs,$(call closure,hypervisor))
 
 CPU_DIFF_ARGS ?=
-RUN_CPU_DIFF = $(RUN_TESTS) --live --timeout 600 "$(CPU_DIFF) --plants $(CPU_DIFF_ARGS)"
+RUN_CPU_DIFF = $(RUN_TESTS) --live --timeout 600 "$(CPU_DIFF) $(or $(CPU_DIFF_ARGS),--plants)"
 
 .PHONY: cpu-program cpu-diff cpu-diff-run cpu-diff-long
 cpu-program: $(CPU_DIFF)

@@ -418,6 +418,12 @@ static void case_report(const char *what, const uint8_t *code, size_t n, const s
 	dump("native", &sides[1]);
 }
 
+/* AMD's processors have a bit in MXCSR that the model has not: LDMXCSR takes it there. */
+static bool is_host_s_mxcsr(const struct side *soft, const struct side *native)
+{
+	return soft->vector == VEC_GP && word_get(native->fpu + 24, 4) >> 16;
+}
+
 /* Two vectors have no difference that the architecture names. */
 static bool case_run(struct machine *m)
 {
@@ -442,6 +448,8 @@ static bool case_run(struct machine *m)
 	native_case(&sides[1]);
 	pointers_hide(m->code, n, &sides[0], m->memory[0]);
 	pointers_hide(m->code, n, &sides[1], m->memory[1]);
+	if (is_host_s_mxcsr(&sides[0], &sides[1]))
+		return true;
 	what = difference(&sides[0], &sides[1]);
 	if (!what && memcmp(m->memory[0], m->memory[1], VM_PAGE_SIZE))
 		what = "memory";
