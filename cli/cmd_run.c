@@ -26,6 +26,7 @@ struct run {
 	int control, console;
 	json_int_t last_id;
 	bool ended, crashed;
+	bool replays; /* then an end that was not recorded need not be the guest's fault */
 };
 
 /* ---- the process ----------------------------------------------------------------------- */
@@ -115,7 +116,8 @@ static void event_hear(struct run *r, const json_t *message)
 	r->crashed |= !strcmp(what, "crash");
 	r->ended |= r->crashed || !strcmp(what, "poweroff");
 	if (r->crashed)
-		complain("the guest crashed: %s", json_word(message, "detail"));
+		complain("%s%s",
+			 r->replays ? "" : "the guest crashed: ", json_word(message, "detail"));
 }
 
 static int reply_wait(struct run *r, json_int_t id)
@@ -325,6 +327,7 @@ int command_run(const struct invocation *v)
 	if (invocation_flag(v, "detach"))
 		return command_start(v);
 	signal(SIGPIPE, SIG_IGN);
+	r.replays = invocation_value(v, "replay");
 	rc = run_open(&r);
 	if (!rc)
 		rc = vm_create_from(&r, v->arguments[0], deterministic);

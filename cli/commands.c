@@ -12,7 +12,7 @@ const struct command commands[] = {
 	 "The terminal is the guest's console; " CONSOLE_ESCAPE_KEY
 	 " asks the guest to shut down, and a second time ends it at once. SIGTERM, SIGINT and "
 	 "SIGHUP do the same, and end a guest that is not off 60 seconds after the first. With "
-	 "--detach the VM is given to polluxd instead, as by 'pollux start'.\n"
+	 "--detach the VM is given to polluxd instead, as by 'pollux start'. "
 	 "With --deterministic time follows from the instructions that are executed, and nothing "
 	 "comes in from outside: equal seeds give equal runs. With --record input comes in and is "
 	 "recorded with its place; --replay needs no input, no network and no disk of its own. "

@@ -122,7 +122,12 @@ static void epoch_replay(struct deterministic *d, uint64_t instructions, uint64_
 		diverged(d, "something else should have happened before its end");
 		return;
 	}
-	if (at != instructions || was != hash) {
+	if ((at != instructions || was != hash) && !instructions) {
+		deterministic_fail(
+			d, "the replay begins as another machine than was recorded: is it the "
+			   "same VM file, kernel, initrd, command line, and are its disks and "
+			   "NICs the same?");
+	} else if (at != instructions || was != hash) {
 		snprintf(text, sizeof(text),
 			 "at %llu instructions hash %016llx, recorded: "
 			 "%llu, %016llx",
@@ -559,6 +564,9 @@ static int record_begin(struct deterministic *d, const char *path, struct error 
 
 	if (rc)
 		return rc;
+	d->record_path = strdup(path);
+	if (!d->record_path)
+		return error_set(e, -ENOMEM, "no memory for a deterministic run");
 	buf_put_u64(&d->body, d->schedule);
 	buf_put_u64(&d->body, d->hash_every);
 	buf_put_u32(&d->body, d->vm->config.vcpus);
@@ -650,7 +658,11 @@ void deterministic_destroy(struct vm *vm)
 	inputs_free(&d->posted);
 	for (unsigned i = 0; i < d->source_count; i++)
 		inputs_free(&d->sources[i].waiting);
-	record_close(d->record);
+	if (d->record_path && !d->turn)
+		record_discard(d->record, d->record_path); /* it never ran */
+	else
+		record_close(d->record);
+	free(d->record_path);
 	buf_free(&d->body);
 	pthread_cond_destroy(&d->changed);
 	pthread_mutex_destroy(&d->lock);

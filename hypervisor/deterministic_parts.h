@@ -56,9 +56,10 @@ struct deterministic {
 	uint64_t (*clock)(const struct engine *en);
 	const struct engine *engine;
 	uint64_t turn;
-	char failure[160];
+	char failure[200];
 	bool ended;
 	struct record *record;
+	char *record_path; /* of the one that is made */
 	struct buf body; /* of a frame in the making */
 
 	struct source sources[SOURCES_MAX];

@@ -4,11 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/deterministic.h"
 #include "hypervisor/record.h"
 
+#define LOG_MODULE "record"
 #define FRAME_MOST (64u << 20)
 #define HEAD_LEN   5u /* u32 length of the payload, u8 kind */
 #define SUM_LEN    8u
@@ -60,15 +62,29 @@ void record_close(struct record *r)
 
 int record_create(const char *path, struct record **out, struct error *e)
 {
-	int rc = record_make(path, O_WRONLY | O_CREAT | O_TRUNC, "w", out, e);
+	struct stat had;
+	int rc = record_make(path, O_WRONLY | O_CREAT, "w", out, e);
 
 	if (rc)
 		return rc;
-	if (fwrite(magic, sizeof(magic), 1, (*out)->file) == 1)
-		return 0;
-	rc = error_set(e, -errno, "cannot write the recording %s: %s", path, strerror(errno));
-	record_close(*out);
+	if (fstat(fileno((*out)->file), &had) || had.st_size)
+		rc = error_set(e, -EEXIST,
+			       "%s is there already: remove it, or record to another file", path);
+	else if (fwrite(magic, sizeof(magic), 1, (*out)->file) != 1)
+		rc = error_set(e, -errno, "cannot write the recording %s: %s", path,
+			       strerror(errno));
+	if (rc) {
+		record_close(*out);
+		*out = NULL;
+	}
 	return rc;
+}
+
+void record_discard(struct record *r, const char *path)
+{
+	if (unlink(path))
+		log_warn("cannot remove the recording %s: %s", path, strerror(errno));
+	record_close(r);
 }
 
 static int frame_write(struct record *r, enum record_kind kind, const struct buf *body)

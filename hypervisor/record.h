@@ -23,7 +23,10 @@ struct record_frame {
 	struct cursor body;
 };
 
+/* A file that holds something already is refused (-EEXIST). */
 int record_create(const char *path, struct record **out, struct error *e) MUST_CHECK;
+/* Instead of record_close(): removes the file that record_create() has made. */
+void record_discard(struct record *r, const char *path);
 /* Reads the file once, to its end: what is damaged or cut off is refused (-EBADMSG). */
 int record_open(const char *path, struct record **out, struct error *e) MUST_CHECK;
 void record_close(struct record *r);

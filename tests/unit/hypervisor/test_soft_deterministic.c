@@ -69,6 +69,12 @@ static const char *path_of(const char *name)
 	return paths[i];
 }
 
+static const char *record_new(void)
+{
+	unlink(path_of("record"));
+	return path_of("record");
+}
+
 /* ---- one run --------------------------------------------------------------------------- */
 
 static void run_event(void *ctx, enum vm_event event, const char *detail)
@@ -279,7 +285,7 @@ static void check_replays(struct run r, unsigned epochs)
 {
 	struct trace *first, *second;
 
-	r.how.record = path_of("record");
+	r.how.record = record_new();
 	first = trace_of(r);
 	if (!r.rounds)
 		assert_int_equal(first->event, VM_EVENT_POWEROFF);
@@ -493,7 +499,7 @@ static void test_planted_in_replay(void **state)
 	char where[40];
 
 	clock_device.planted = PLANTED;
-	r.how.record = path_of("record");
+	r.how.record = record_new();
 	first = trace_of(r);
 	r.how = (struct vm_deterministic){.replay = r.how.record};
 	second = trace_of(r);
@@ -526,8 +532,9 @@ static void test_replay_console(void **state)
 	struct trace *first, *second;
 
 	check_replays(r, 2);
-	r.how.record = path_of("record");
+	r.how.record = record_new();
 	first = trace_of(r);
+	r.how.record = record_new();
 	r.typed = "What is typedq";
 	second = trace_of(r);
 	assert_int_not_equal(difference(first, second), -1);
@@ -553,7 +560,7 @@ static void test_replay_disk(void **state)
 	struct trace *first, *second;
 	int fd;
 
-	r.how.record = path_of("record");
+	r.how.record = record_new();
 	first = trace_of(r);
 	memset(before, 0x5a, sizeof(before));
 	fd = open(path_of("disk"), O_RDWR | O_CLOEXEC);
@@ -616,7 +623,7 @@ static void test_damaged(void **state)
 	struct error e = {0};
 	struct record *found;
 
-	r.how.record = path_of("record");
+	r.how.record = record_new();
 	free(trace_of(r));
 	assert_int_equal(file_read(r.how.record, 1 << 20, &whole, &e), 0);
 	assert_int_equal(record_open(r.how.record, &found, &e), 0);
@@ -644,13 +651,57 @@ static void check_create(struct run r, int rc)
 	free(t);
 }
 
+static int no_devices(struct vm *vm, struct error *e)
+{
+	return error_set(e, -ENOENT, "planted");
+}
+
+static const struct machine_plan failing_plan = {&engine_soft, no_devices, listen_load};
+
+/* Nor is one left by a run that does not begin. */
+static void test_no_recording_is_lost(void **state)
+{
+	struct run r = listen_run;
+	struct buf before = {0}, after = {0};
+	struct error e = {0};
+
+	r.how.record = record_new();
+	free(trace_of(r));
+	assert_int_equal(file_read(r.how.record, 1 << 20, &before, &e), 0);
+	check_create(r, -EEXIST);
+	assert_int_equal(file_read(r.how.record, 1 << 20, &after, &e), 0);
+	assert_int_equal(after.len, before.len);
+	assert_memory_equal(after.data, before.data, before.len);
+	buf_free(&before);
+	buf_free(&after);
+
+	r.how.record = record_new();
+	r.plan = &failing_plan;
+	check_create(r, -ENOENT);
+	assert_int_equal(access(r.how.record, F_OK), -1);
+}
+
+static void test_another_machine_is_named(void **state)
+{
+	struct run r = {.guest = "dirtier", .cmdline = "pages=50 passes=5 report=5", .vcpus = 1};
+	struct trace *t;
+
+	r.how.record = record_new();
+	free(trace_of(r));
+	r.how = (struct vm_deterministic){.replay = r.how.record};
+	r.cmdline = "pages=50 passes=6 report=5";
+	t = trace_of(r);
+	assert_non_null(strstr(t->detail, "command line"));
+	free(t);
+}
+
 static void test_refusals(void **state)
 {
 	struct run r = listen_run;
 
 	r.how.replay = path_of("nothing");
 	check_create(r, -ENOENT);
-	r.how.record = path_of("record");
+	r.how.record = record_new();
 	check_create(r, -EINVAL);
 	r.how.replay = NULL;
 	free(trace_of(r));
@@ -689,14 +740,24 @@ static int folder_remove(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_one_cpu),           cmocka_unit_test(test_two_cpus),
-		cmocka_unit_test(test_four_cpus),         cmocka_unit_test(test_disk),
-		cmocka_unit_test(test_seeds_differ),      cmocka_unit_test(test_planted),
-		cmocka_unit_test(test_planted_in_replay), cmocka_unit_test(test_resets),
-		cmocka_unit_test(test_replay_console),    cmocka_unit_test(test_replay_network),
-		cmocka_unit_test(test_replay_disk),       cmocka_unit_test(test_replay_ends),
-		cmocka_unit_test(test_replay_idle_end),   cmocka_unit_test(test_damaged),
-		cmocka_unit_test(test_refusals),          cmocka_unit_test(test_other_engines),
+		cmocka_unit_test(test_one_cpu),
+		cmocka_unit_test(test_two_cpus),
+		cmocka_unit_test(test_four_cpus),
+		cmocka_unit_test(test_disk),
+		cmocka_unit_test(test_seeds_differ),
+		cmocka_unit_test(test_planted),
+		cmocka_unit_test(test_planted_in_replay),
+		cmocka_unit_test(test_resets),
+		cmocka_unit_test(test_replay_console),
+		cmocka_unit_test(test_replay_network),
+		cmocka_unit_test(test_replay_disk),
+		cmocka_unit_test(test_replay_ends),
+		cmocka_unit_test(test_replay_idle_end),
+		cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_no_recording_is_lost),
+		cmocka_unit_test(test_another_machine_is_named),
+		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_other_engines),
 	};
 
 	log_setup("test", LOG_LEVEL_WARN);
