@@ -38,6 +38,13 @@ static void engines_print(const json_t *engines)
 		printf("engine %-6s %s: %s\n", json_word(engine, "name"), can,
 		       json_word(engine, "why"));
 	}
+	json_array_foreach((json_t *)engines, i, engine)
+	{
+		if (json_is_true(json_object_get(engine, "real_guests"))) {
+			printf("engine auto   takes %s here\n", json_word(engine, "name"));
+			return;
+		}
+	}
 }
 
 int command_version(const struct invocation *v)

@@ -332,8 +332,8 @@ static void soft_probe(struct engine_report *out)
 {
 	*out = (struct engine_report){.name = "soft", .usable = true, .real_guests = true};
 	snprintf(out->why, sizeof(out->why),
-		 "a CPU in software: any machine has it, ordinary kernels run about as under "
-		 "other emulators");
+		 "a CPU in software, which any machine has: some hundred million instructions a "
+		 "second");
 }
 
 const struct engine_ops engine_soft = {

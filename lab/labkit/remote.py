@@ -170,7 +170,7 @@ def raw_terminal():
 
 def shell(place, name):
     term = os.environ.get("TERM", "linux")
-    line = f"cd /root; TERM={term} PS1='{name}:\\w# ' exec sh -i"
+    line = f"cd /root; TERM={term} PS1='{name}# ' exec sh -i"
     with connect(place, name) as sock, raw_terminal():
         session = Session(sock, 0)
         session.send(b"P", window_size() + line.encode())

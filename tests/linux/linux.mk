@@ -7,7 +7,7 @@
 
 LINUX_ARGS ?=
 RUN_LINUX = $(RUN_TESTS) --live --timeout 3600 "tests/linux/run --build $(BUILD) $1 $(LINUX_ARGS)" \
-	"tests/linux/determinism --build $(BUILD)"
+	$(if $(LINUX_ARGS),,"tests/linux/determinism --build $(BUILD)")
 
 .PHONY: linux-test linux-test-run linux-test-long
 linux-test: programs
