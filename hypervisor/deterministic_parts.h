@@ -60,7 +60,7 @@ struct deterministic {
 	bool ended;
 	struct record *record;
 	char *record_path; /* of the one that is made */
-	struct buf body; /* of a frame in the making */
+	struct buf body;   /* of a frame in the making */
 
 	struct source sources[SOURCES_MAX];
 	unsigned source_count, button;
