@@ -189,8 +189,9 @@ unit: unit-programs
 unit-run:
 	$(RUN_TESTS) $(UNIT)
 # Those that start threads, for SAN=thread, which makes moves of guests slow.
+unit-threads-run: export POLLUX_MOVES := 15
 unit-threads-run:
-	POLLUX_MOVES=15 $(RUN_TESTS) $$(for t in $(UNIT); do \
+	$(RUN_TESTS) $$(for t in $(UNIT); do \
 		nm $$t 2>&1 | grep -Eq ' T thread_start$$| U pthread_create|No such file' && echo $$t; done)
 # make one-test T=tests/unit/base/test_buf.c
 # The folders below hypervisor/ and beside it need no test guests.
