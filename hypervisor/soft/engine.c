@@ -9,7 +9,9 @@
 #include "hypervisor/soft/machine.h"
 #include "hypervisor/soft/mmu.h"
 
-#define SLICE UINT64_C(200000) /* instructions: 1-2 ms */
+#define LOG_MODULE "soft"
+
+#define SLICE      UINT64_C(200000) /* instructions: 1-2 ms */
 
 /* ---- running -------------------------------------------------------------------------- */
 
@@ -273,6 +275,10 @@ static int parts_create(struct engine *en, unsigned vcpus)
 
 static void soft_destroy(struct engine *en)
 {
+	unsigned long undefined = atomic_load(&en->undefined);
+
+	if (undefined)
+		log_info("%lu undefined instructions in all", undefined);
 	if (en->timer_runs)
 		soft_timer_stop(en);
 	memory_watch_end(en->memory);
