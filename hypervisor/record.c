@@ -39,11 +39,13 @@ static int record_make(const char *path, int flags, const char *mode, struct rec
 	fd = open(path, flags | O_CLOEXEC, 0600);
 	r->file = fd < 0 ? NULL : fdopen(fd, mode);
 	if (!r->file) {
+		int rc = error_set(e, -errno, "cannot open the recording %s: %s", path,
+				   strerror(errno));
+
 		if (fd >= 0)
 			close(fd);
 		free(r);
-		return error_set(e, -errno, "cannot open the recording %s: %s", path,
-				 strerror(errno));
+		return rc;
 	}
 	*out = r;
 	return 0;
