@@ -197,6 +197,10 @@ static int deterministic_options(const struct invocation *v, json_t **out)
 		return rc;
 	*out = json_pack("{s:I, s:I, s:s*, s:s*}", "seed", (json_int_t)seed, "hash_every",
 			 (json_int_t)every, "record", record, "replay", replay);
+	if (!*out) {
+		complain("the path of a recording must be UTF-8");
+		return EXIT_USAGE;
+	}
 	return EXIT_OK;
 }
 

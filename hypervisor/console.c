@@ -149,7 +149,7 @@ static size_t in_room(struct console *c)
 	size_t room;
 
 	pthread_mutex_lock(c->lock);
-	room = c->deterministic ? deterministic_room(c->deterministic)
+	room = c->deterministic ? deterministic_room(c->deterministic, c->source)
 				: c->front.room(c->front.ctx);
 	c->starved = !room;
 	pthread_mutex_unlock(c->lock);

@@ -194,13 +194,13 @@ bool deterministic_listens(const struct vm *vm)
 	return vm->deterministic->mode == MODE_RECORD;
 }
 
-size_t deterministic_room(struct vm *vm)
+size_t deterministic_room(struct vm *vm, unsigned source)
 {
 	struct deterministic *d = vm->deterministic;
 	size_t room;
 
 	pthread_mutex_lock(&d->lock);
-	room = d->waiting_bytes < WAITING_MOST / 2 ? WAITING_MOST / 2 : 0;
+	room = d->sources[source].bytes < WAITING_MOST / 2 ? WAITING_MOST / 2 : 0;
 	pthread_mutex_unlock(&d->lock);
 	return room;
 }
@@ -225,12 +225,12 @@ int deterministic_post(struct vm *vm, unsigned source, const void *data, size_t 
 	int rc = in ? 0 : -ENOMEM;
 
 	pthread_mutex_lock(&d->lock);
-	if (!rc && (d->waiting_bytes + n > WAITING_MOST || d->mode == MODE_REPLAY))
+	if (!rc && (d->sources[source].bytes + n > WAITING_MOST || d->mode == MODE_REPLAY))
 		rc = -EAGAIN;
 	if (rc) {
 		free(in);
 	} else {
-		d->waiting_bytes += n;
+		d->sources[source].bytes += n;
 		TAILQ_INSERT_TAIL(&d->posted, in, link);
 		pthread_cond_signal(&d->changed);
 	}
@@ -281,7 +281,7 @@ static void source_feed(struct deterministic *d, struct source *s)
 		free(in);
 	}
 	pthread_mutex_lock(&d->lock);
-	d->waiting_bytes -= used;
+	s->bytes -= used;
 	pthread_mutex_unlock(&d->lock);
 }
 
@@ -328,7 +328,7 @@ static void input_replay(struct deterministic *d, struct moment *m)
 		return;
 	}
 	pthread_mutex_lock(&d->lock);
-	d->waiting_bytes += in->len;
+	d->sources[in->source].bytes += in->len;
 	pthread_mutex_unlock(&d->lock);
 	TAILQ_INSERT_TAIL(&d->sources[source].waiting, in, link);
 	record_next(d->record);
@@ -481,7 +481,7 @@ const char *deterministic_end(struct vm *vm)
 	struct deterministic *d = vm->deterministic;
 	uint64_t hash = 0, now;
 
-	if (d->ended || d->failure[0] || !d->clock)
+	if (d->ended || d->failure[0] || !d->clock || !d->turn)
 		return deterministic_failure(d);
 	d->ended = true;
 	now = d->clock(d->engine);
@@ -548,10 +548,14 @@ static size_t button_input(void *ctx, const uint8_t *data, size_t n)
 
 bool deterministic_button(struct vm *vm)
 {
+	int rc;
+
 	if (!vm->deterministic)
 		return false;
-	if (deterministic_post(vm, vm->deterministic->button, "", 1))
-		log_warn("the power button is not pressed: a replay takes no input");
+	rc = deterministic_post(vm, vm->deterministic->button, "", 1);
+	if (rc)
+		log_warn("the power button is not pressed: %s",
+			 rc == -EAGAIN ? "a replay takes no input" : strerror(-rc));
 	return true;
 }
 

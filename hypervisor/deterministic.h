@@ -65,7 +65,7 @@ int deterministic_source(struct vm *vm, deterministic_input_fn *input, void *ctx
 /* Is there anything to be had from outside at all? Else nobody needs to listen. */
 bool deterministic_listens(const struct vm *vm);
 /* How much of what need not come at once may come now. */
-size_t deterministic_room(struct vm *vm);
+size_t deterministic_room(struct vm *vm, unsigned source);
 /* The loop's thread: something has come. -EAGAIN: there is too much already. */
 int deterministic_post(struct vm *vm, unsigned source, const void *data, size_t n) MUST_CHECK;
 /* Device lock held: call fn(ctx) before the guest goes on, with the device lock. */

@@ -27,6 +27,7 @@ struct source {
 	deterministic_input_fn *input;
 	void *ctx;
 	struct inputs waiting;
+	size_t bytes; /* posted or waiting; under the lock of struct deterministic */
 };
 
 struct wrapped_disk {
@@ -64,10 +65,9 @@ struct deterministic {
 
 	struct source sources[SOURCES_MAX];
 	unsigned source_count, button;
-	pthread_mutex_t lock; /* a leaf: posted, woken, waiting_bytes */
+	pthread_mutex_t lock; /* a leaf: posted, woken, sources[].bytes */
 	pthread_cond_t changed;
 	struct inputs posted;
-	size_t waiting_bytes; /* of all inputs, until they are taken */
 	bool woken;
 
 	struct {

@@ -79,7 +79,7 @@ static bool only_for_tests(void)
 	struct engine_report report = {0};
 
 	kvm_probe(&report);
-	return !report.real_guests;
+	return report.usable && !report.real_guests;
 }
 
 int kvm_base_make(int kvm, struct state_model *model, struct error *e)

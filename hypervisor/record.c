@@ -65,11 +65,11 @@ void record_close(struct record *r)
 int record_create(const char *path, struct record **out, struct error *e)
 {
 	struct stat had;
-	int rc = record_make(path, O_WRONLY | O_CREAT, "w", out, e);
+	int rc = record_make(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, "w", out, e);
 
 	if (rc)
 		return rc;
-	if (fstat(fileno((*out)->file), &had) || had.st_size)
+	if (fstat(fileno((*out)->file), &had) || !S_ISREG(had.st_mode) || had.st_size)
 		rc = error_set(e, -EEXIST,
 			       "%s is there already: remove it, or record to another file", path);
 	else if (fwrite(magic, sizeof(magic), 1, (*out)->file) != 1)

@@ -57,8 +57,10 @@ uint64_t soft_tsc_when(const struct soft_cpu *cpu, uint64_t tsc)
 {
 	uint64_t base = tsc - cpu->tsc_offset, now = tsc_base(cpu);
 
-	if ((int64_t)(base - now) <= 0)
+	if (tsc <= now + cpu->tsc_offset)
 		return 0;
+	if (base - now > INT64_MAX)
+		return UINT64_MAX; /* never, as good as */
 	return scale(base, NS_PER_MS, cpu->engine->clock.tsc_khz) + 1;
 }
 

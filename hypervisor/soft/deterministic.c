@@ -217,8 +217,6 @@ void soft_turns_create(struct engine *en)
 	t->over = true;
 	t->turn = en->params.vcpus - 1;
 	en->timer_at = UINT64_MAX;
-	if (en->params.deterministic)
-		deterministic_clock(en->params.deterministic, soft_virtual_now, en);
 }
 
 void soft_turns_destroy(struct engine *en)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "hypervisor/deterministic.h"
 #include "hypervisor/soft/chips.h"
 #include "hypervisor/soft/machine.h"
 #include "hypervisor/soft/mmu.h"
@@ -330,6 +331,8 @@ static int soft_create(const struct engine_params *p, struct engine **out, struc
 		soft_destroy(en);
 		return error_set(e, rc, "cannot make the software CPU: %s", strerror(-rc));
 	}
+	if (p->deterministic)
+		deterministic_clock(p->deterministic, soft_virtual_now, en);
 	*out = en;
 	return 0;
 }

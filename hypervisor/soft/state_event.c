@@ -25,7 +25,8 @@ void soft_image_make_events(struct soft_cpu *cpu, struct vcpu_image *image)
 		v->exception.nr = v->exception.injected ? cpu->loaded.vector : 0;
 		v->exception.has_error_code = cpu->loaded.has_error;
 		v->exception.error_code = cpu->loaded.error;
-		v->interrupt.injected = !v->exception.injected;
+		v->nmi.injected = !v->exception.injected && cpu->loaded.vector == VEC_NMI;
+		v->interrupt.injected = !v->exception.injected && !v->nmi.injected;
 		v->interrupt.nr = v->interrupt.injected ? cpu->loaded.vector : 0;
 	}
 }
