@@ -4,8 +4,9 @@
 
 usage: decode.py FOLDER
 
-FOLDER holds stream-N.bin, the records that the primary sent on stream N, and images, lines of
-"epoch XXH3-64 of RAM (hexadecimal)". Rebuilds the memory epoch by epoch, checks every count,
+FOLDER holds stream-N.bin, the records that the primary sent on stream N, and `session`: each line
+"epoch N", then words and XXH3-64 hashes (hexadecimal) of what the twin is after it: "ram", "state",
+"disk" (other lines are passed over). Rebuilds memory and disks epoch by epoch, checks every count,
 checksum and chain, and compares. Exits 0 when all agrees, 1 with a sentence when not.
 """
 
@@ -64,10 +65,12 @@ def unpack(how, body, size):
 
 
 class Machine:
-    """The memory of the twin, and what is known of each page."""
+    """Memory, state and disks of the twin, and what is known of each page."""
 
-    def __init__(self, pages, streams):
+    def __init__(self, pages, streams, disks):
         self.ram = bytearray(pages * PAGE)
+        self.disks = {member: bytearray(size) for member, size in disks}
+        self.state = b""
         self.pages, self.streams = pages, streams
         self.versions = {}
         self.kinds = [0, 0, 0]
@@ -114,6 +117,20 @@ class Machine:
         self.kinds[kind] += 1
         return at
 
+    def disk_record(self, member, payload):
+        _disk, op, zero, size, at = struct.unpack_from("<HBBIQ", payload)
+        need(op in (1, 2) and not zero, "record of a disk")
+        need(len(payload) == 16 + (size if op == 1 else 0), "length of a disk's record")
+        disk = self.disks.get(member)
+        need(disk is not None and at + size <= len(disk), "a record outside of its disk")
+        disk[at : at + size] = payload[16:] if op == 1 else bytes(size)
+
+    def hashes(self):
+        out = {"ram": xxh3(self.ram), "state": xxh3(self.state)}
+        if len(self.disks) == 1:
+            out["disk"] = xxh3(*self.disks.values())
+        return out
+
     def batch(self, epoch, stream, payload, seen):
         number, count, how, size, zero, checksum = struct.unpack_from("<QIIIIQ", payload)
         need(number == epoch and 1 <= count <= 256 and how <= 2 and not zero, "header of PAGES")
@@ -124,12 +141,6 @@ class Machine:
             at = self.page(epoch, stream, body, at, seen)
         need(at == size, "octets after the last page")
         return count, checksum
-
-
-def disk_record(payload):
-    _disk, op, zero, size, _offset = struct.unpack_from("<HBBIQ", payload)
-    need(op in (1, 2) and not zero, "record of a disk")
-    need(len(payload) == 16 + (size if op == 1 else 0), "length of a disk's record")
 
 
 class Stream:
@@ -161,12 +172,13 @@ class Stream:
                 sums[1] += count
             elif kind == MEMBER:
                 need(self.number == 1 and payload[10:16] == bytes(6), "header of MEMBER")
-                disk_record(payload[16:])
+                self.machine.disk_record(struct.unpack_from("<H", payload, 8)[0], payload[16:])
                 checksum = xxh3(payload[16:])
                 sums[2] += 1
                 self.members += 1
             else:
                 need(kind == STATE and self.number == 1, f"type {kind} in an epoch")
+                self.machine.state = payload[8:]
                 checksum = xxh3(payload[8:])
                 sums[3] += 1
             chain = xxh3(struct.pack("<Q", checksum), chain)
@@ -178,7 +190,17 @@ def hello(rows, stream):
     version, own, streams, members, _term, pages = struct.unpack_from("<HHHHQQ", payload)
     need(kind == HELLO and version == 2 and own == stream, f"hello of stream {stream}")
     need(len(payload) == 48 + 16 * members, "length of HELLO")
-    return streams, pages
+    return streams, pages, tuple(struct.iter_unpack("<QQ", payload[48:]))
+
+
+def session(text):
+    """{epoch: {word: hash}}"""
+    out = {}
+    for line in text.splitlines():
+        words = line.split()
+        if words[0] == "epoch":
+            out[int(words[1])] = dict(zip(words[2::2], words[3::2]))
+    return out
 
 
 def decode(folder):
@@ -186,20 +208,21 @@ def decode(folder):
             if (folder / f"stream-{i}.bin").exists()]
     greetings = {hello(r, i) for i, r in enumerate(rows)}
     need(len(greetings) == 1, "the streams' hellos differ")
-    streams, pages = greetings.pop()
+    streams, pages, disks = greetings.pop()
     need(len(rows) == streams + 1, f"{len(rows)} streams instead of {streams + 1}")
     need(all(kind in (HEARTBEAT, BYE) for kind, _ in rows[0]), "type on the control stream")
-    images = dict(line.split() for line in (folder / "images").read_text().splitlines())
-    machine = Machine(pages, streams)
+    images = session((folder / "session").read_text())
+    machine = Machine(pages, streams, disks)
     bulk = [Stream(i, rows[i], machine) for i in range(1, streams + 1)]
     epoch = compared = 0
     while all([s.epoch(epoch + 1) for s in bulk]):
         epoch += 1
-        if str(epoch) in images:
-            need(f"{xxh3(machine.ram):016x}" == images[str(epoch)], f"image of epoch {epoch}")
+        hashes = machine.hashes()
+        for word, value in images.get(epoch, {}).items():
+            need(f"{hashes[word]:016x}" == value, f"{word} of epoch {epoch}")
             compared += 1
     zero, raw, delta = machine.kinds
-    print(f"{epoch} epochs, {compared} images equal; pages: {zero} zero, {raw} raw, {delta} delta; "
+    print(f"{epoch} epochs, {compared} hashes equal; pages: {zero} zero, {raw} raw, {delta} delta; "
           f"{bulk[0].members} disk records")
     need(epoch > 0 and (compared > 0 or not images), "nothing to compare")
 
