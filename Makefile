@@ -4,7 +4,7 @@
 # (its program's main excepted); a library may use those named in its deps_ line,
 # top first, and no others.  No path may contain a space, a comma or a colon.
 
-FOLDERS := cli agent vm-process replicate netbuf disk-mirror hypervisor channel base
+FOLDERS := cli agent vm-process migrate replicate netbuf disk-mirror hypervisor channel base
 
 deps_base        :=
 deps_hypervisor  := base
@@ -12,7 +12,8 @@ deps_channel     := base
 deps_netbuf      := hypervisor base
 deps_disk-mirror := hypervisor base
 deps_replicate   := netbuf disk-mirror hypervisor channel base
-deps_vm-process  := replicate $(deps_replicate)
+deps_migrate     := replicate $(deps_replicate)
+deps_vm-process  := migrate $(deps_migrate)
 deps_agent       := vm-process $(deps_vm-process)
 deps_cli         := agent $(deps_agent)
 
@@ -22,6 +23,7 @@ pkg_channel     := openssl
 pkg_netbuf      :=
 pkg_disk-mirror :=
 pkg_replicate   := liblz4 zlib libxxhash
+pkg_migrate     := openssl libxxhash
 pkg_vm-process  := jansson libcap-ng
 pkg_agent       := jansson libconfig libmicrohttpd openssl
 pkg_cli         := jansson libcurl openssl

@@ -165,4 +165,51 @@ void replica_stats(struct replica *r, struct replicate_stats *out);
 bool replica_peer_closed(struct replica *r);
 void replica_destroy(struct replica *r);
 
+/* ---- an epoch as one stream of records, where no session carries it (migrate/) ----
+ * EPOCH_BEGIN, PAGES..., STATE, EPOCH_END of docs/protocol.md, all of epoch 1, without deltas. */
+
+enum epoch_record {
+	EPOCH_RECORD_BEGIN = 16,
+	EPOCH_RECORD_PAGES = 17,
+	EPOCH_RECORD_STATE = 19,
+	EPOCH_RECORD_END = 20,
+};
+
+struct epoch_writer;
+struct epoch_emitted {
+	enum epoch_record type;
+	const struct iovec *iov; /* the payload */
+	int iov_count;
+	const uint64_t *pages; /* PAGES: which, in the order of the record */
+	unsigned page_count;
+};
+/* 0 or -errno, which is returned by the call that made the record. */
+typedef int epoch_emit_fn(void *ctx, const struct epoch_emitted *r);
+int epoch_writer_create(enum page_compression compression, epoch_emit_fn *emit, void *ctx,
+			struct epoch_writer **out) MUST_CHECK;
+int epoch_writer_begin(struct epoch_writer *w) MUST_CHECK;
+/* The guest may be writing the page meanwhile; then it has to be given once more. */
+int epoch_writer_page(struct epoch_writer *w, uint64_t page, const uint8_t *bytes) MUST_CHECK;
+int epoch_writer_flush(struct epoch_writer *w) MUST_CHECK; /* what was given so far, as a record */
+int epoch_writer_finish(struct epoch_writer *w, const void *state, size_t n) MUST_CHECK;
+void epoch_writer_destroy(struct epoch_writer *w);
+
+/* `bytes` NULL: all zero. What it returns ends the reading unless 0. */
+typedef int epoch_page_fn(void *ctx, uint64_t page, const uint8_t *bytes);
+/* One PAGES record, checked before the first page is handed out. */
+int epoch_pages_read(const uint8_t *payload, size_t len, uint64_t ram_pages, epoch_page_fn *fn,
+		     void *ctx, struct error *e) MUST_CHECK;
+
+/* All records of the epoch in order: their order, and the sum at the end, are checked too. */
+struct epoch_reader;
+int epoch_reader_create(uint64_t ram_pages, epoch_page_fn *fn, void *ctx,
+			struct epoch_reader **out) MUST_CHECK;
+int epoch_reader_take(struct epoch_reader *r, uint16_t type, const uint8_t *payload, size_t len,
+		      struct error *e) MUST_CHECK;
+bool epoch_reader_whole(const struct epoch_reader *r); /* EPOCH_END has come, and agrees */
+/* Of a STATE record: the machine state in it. */
+int epoch_state_read(const uint8_t *payload, size_t len, const uint8_t **state, size_t *n,
+		     struct error *e) MUST_CHECK;
+void epoch_reader_destroy(struct epoch_reader *r);
+
 #endif

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * migrate/: a vm goes elsewhere: into a file, and out of it again, with the records by
+ * which replicate/ sends it to a standby.
+ */
+#ifndef POLLUX_MIGRATE_H
+#define POLLUX_MIGRATE_H
+
+#include <stdatomic.h>
+
+#include "replicate/replicate.h"
+
+/* ---- saved images: docs/image-format.md ------------------------------------------
+ * Memory, machine state and VM file of a vm that stood still; not its disks. Whoever
+ * restores it must see that the disks are what they were then. With a key the file is
+ * encrypted, and whoever has not got the key can neither read it nor change it unseen.
+ *
+ * Threads. A writer and an image belong to one thread at a time; an image_progress may be
+ *          read, and its `cancel` set, from any. */
+
+#define IMAGE_KEY_SIZE   32
+#define IMAGE_CONFIG_MAX (64u * 1024)
+
+struct image_key {
+	uint8_t bytes[IMAGE_KEY_SIZE];
+};
+/* A file of 32 octets, or of 64 hexadecimal digits. */
+int image_key_read(const char *path, struct image_key *out, struct error *e) MUST_CHECK;
+
+struct image_disk {
+	char path[256];
+	uint64_t size;
+	bool readonly;
+	bool copied; /* a copy of that time lies beside the image */
+};
+
+/* What an image says of itself. */
+struct image_info {
+	char name[VM_NAME_MAX + 1], identity[33], engine[16], software[64];
+	char *config, *origin; /* the VM file and where it was read */
+	uint64_t ram_pages, term, saved_ns /* since 1970 */;
+	uint32_t vcpus;
+	enum vm_cpu cpu;
+	struct image_disk disks[VM_DISKS_MAX];
+	unsigned disk_count;
+	bool encrypted;
+};
+void image_info_free(struct image_info *i); /* what it points to */
+
+struct image_progress {
+	_Atomic uint64_t pages, pages_total;
+	_Atomic uint64_t bytes; /* of the file */
+	atomic_bool cancel;     /* ends it with -ECANCELED, within a part of a second */
+};
+
+/* Write the vm, which is paused by the calling thread, to an empty file, and sync that.
+ * `info` needs all but ram_pages, vcpus, cpu, engine, software, time and encrypted.
+ * -ENOSPC, -ECANCELED and others: the file is of no use. */
+struct image_save_options {
+	const struct image_info *info;
+	const struct image_key *key; /* NULL: in the clear */
+	enum page_compression compression;
+	struct image_progress *progress;
+};
+int image_save(struct vm *vm, int fd, const struct image_save_options *o,
+	       struct error *e) MUST_CHECK;
+
+/* Open and check all but the memory: head, machine state, index. The fd stays the caller's and
+ * must outlive the image. -ENOKEY: it is encrypted, and there is no key; -EKEYREJECTED: another
+ * key; -EPROTONOSUPPORT: of a later version; -EBADMSG: damaged or cut. */
+struct image;
+int image_open(int fd, const struct image_key *key, struct image **out, struct error *e) MUST_CHECK;
+void image_close(struct image *i);
+const struct image_info *image_about(const struct image *i);
+/* Load all of it into a fresh vm of that configuration; then vm_start(). After an error the
+ * vm can only be destroyed. */
+int image_load(struct image *i, struct vm *vm, struct image_progress *p,
+	       struct error *e) MUST_CHECK;
+/* Read and check all of it, without a vm. */
+int image_verify(struct image *i, struct image_progress *p, struct error *e) MUST_CHECK;
+
+#endif
