@@ -204,6 +204,13 @@ struct vm_pause_times {
  * quiet. */
 int vm_pause(struct vm *vm) MUST_CHECK;
 int vm_resume(struct vm *vm) MUST_CHECK;
+/* A pause with no disk request in flight: all that the guest had submitted has completed,
+ * so nothing reaches a disk until vm_resume(). It may be in a cache still: see `durable` and
+ * disk_backend.fd. Another thread runs the loop meanwhile (engine sim: the disks are
+ * drained here). -ETIMEDOUT: a request took longer than VM_PAUSE_IDLE_NS, and the vm goes on
+ * as before. */
+#define VM_PAUSE_IDLE_NS (3 * NS_PER_SEC)
+int vm_pause_idle(struct vm *vm) MUST_CHECK;
 /* While paused: vCPU threads that have just stopped call fn(ctx) as well, beside what the
  * pausing thread does; all of them, some or none. After the wait no call is open and none
  * comes. fn does a share of work that was cut in pieces, and takes no lock. */
@@ -214,6 +221,12 @@ void vm_help_wait(struct vm *vm);
  * work and the device lock free. A pause may come and go meanwhile. */
 void vm_stall(struct vm *vm);
 void vm_unstall(struct vm *vm);
+/* vCPUs run (100 - percent) % of the time, in periods of 10 ms (beyond 90 %: longer ones, of
+ * which they run 1 ms). 0 = full speed; at most 99. Any thread; devices and clocks do not
+ * slow down. It is no part of the state, and outlasts a reset. A pause neither waits for it
+ * nor ends it, and vm_is_running() does not look at it. Engine sim: does nothing, whoever
+ * calls vm_step() sets the pace. */
+void vm_throttle(struct vm *vm, unsigned percent);
 bool vm_is_running(const struct vm *vm);
 
 /* The complete machine state but for RAM and disks, in sections (docs/state-format.md).

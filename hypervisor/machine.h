@@ -73,8 +73,11 @@ struct vm {
 	struct bus ports, mmio;
 	struct device *devices[DEVICES_MAX]; /* save and load order */
 	unsigned device_count;
+	unsigned disk_requests;    /* submitted, done() not called yet; device lock */
+	pthread_cond_t disks_idle; /* there is none any more */
 	struct pci_bus *pci;
 	struct run_state *run;               /* vCPU threads, pause state: run.c */
+	struct throttle *throttle;           /* run_throttle.c */
 	struct deterministic *deterministic; /* NULL: it is not; deterministic.h */
 	bool torn; /* a load ended halfway: nothing may run until another one succeeds */
 	int (*load)(struct vm *vm, struct boot_entry *out, struct error *e);
@@ -92,6 +95,9 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 /* All vCPUs parked, device lock not held: power-on state, boot data loaded again. */
 int machine_reset(struct vm *vm, struct error *e) MUST_CHECK;
 
+/* No transfer to guest memory is in flight when this returns. Device lock not held. */
+void machine_drain(struct vm *vm);
+
 /* run.c */
 int run_create(struct vm *vm) MUST_CHECK;
 void run_destroy(struct vm *vm); /* ends the threads */
@@ -99,10 +105,18 @@ bool run_is_started(const struct vm *vm);
 bool run_is_paused(const struct vm *vm);
 bool run_still_begin(struct vm *vm);
 void run_still_end(struct vm *vm, bool needed);
+int run_pause_idle(struct vm *vm, uint64_t ns) MUST_CHECK;
+void run_throttle(struct vm *vm, bool on); /* a request, until taken back */
 /* engine_params.access */
 void run_access(void *vm, enum exit_kind kind, uint64_t address, uint8_t *data, unsigned size,
 		bool write);
 void run_loaded(struct vm *vm); /* devices resume before vCPUs run again */
+
+/* run_throttle.c */
+int throttle_create(struct vm *vm) MUST_CHECK;
+void throttle_destroy(struct vm *vm); /* ends its thread */
+/* Until signalled, for no reason, or at `until` (clock_ns()). False: it was that late. */
+bool run_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until);
 
 /* From here on the vm owns `d` and destroys it, in the reverse order of adding. */
 int vm_device_add(struct vm *vm, struct device *d) MUST_CHECK;

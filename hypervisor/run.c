@@ -35,6 +35,7 @@ enum request {
 	REQUEST_STOPPED = 4, /* powered off or crashed: for good */
 	REQUEST_QUIT = 8,
 	REQUEST_STALL = 16,
+	REQUEST_THROTTLE = 32,
 };
 
 enum action { ACTION_NONE, ACTION_RESET, ACTION_POWEROFF, ACTION_CRASH };
@@ -80,7 +81,7 @@ int run_create(struct vm *vm)
 	pthread_cond_init(&run->leaving, NULL);
 	run->many_cpus = sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	vm->run = run;
-	return 0;
+	return throttle_create(vm);
 }
 
 static void vcpus_kick(struct vm *vm)
@@ -96,10 +97,11 @@ static void request_set(struct vm *vm, unsigned request)
 	vcpus_kick(vm);
 }
 
+/* Nobody leaves while another request is there. */
 static void request_clear(struct vm *vm, unsigned request)
 {
-	atomic_fetch_and(&vm->run->requests, ~request);
-	pthread_cond_broadcast(&vm->run->leaving);
+	if (!(atomic_fetch_and(&vm->run->requests, ~request) & ~request))
+		pthread_cond_broadcast(&vm->run->leaving);
 }
 
 /* ---- actions ---------------------------------------------------------------- */
@@ -330,6 +332,7 @@ void run_destroy(struct vm *vm)
 
 	if (!run)
 		return;
+	throttle_destroy(vm);
 	threads_end(vm);
 	if (run_is_paused(vm) && vm->engine_ops->stepped)
 		pthread_mutex_unlock(&run->stepping);
@@ -400,7 +403,8 @@ bool run_is_started(const struct vm *vm)
 
 bool vm_is_running(const struct vm *vm)
 {
-	return atomic_load(&vm->run->started) && !atomic_load(&vm->run->requests);
+	return atomic_load(&vm->run->started) &&
+	       !(atomic_load(&vm->run->requests) & ~(unsigned)REQUEST_THROTTLE);
 }
 
 static void parking_spin(const struct run_state *run)
@@ -430,6 +434,34 @@ int vm_pause(struct vm *vm)
 	pthread_mutex_lock(&vm->lock);
 	run->paused_at = clock_ns();
 	return 0;
+}
+
+/* The device lock is given up meanwhile, so that completions come through. What a doorbell
+ * submits then is counted too; with the lock back and nothing in flight, nothing comes. */
+int run_pause_idle(struct vm *vm, uint64_t ns)
+{
+	uint64_t until;
+	int rc = vm_pause(vm);
+
+	if (rc)
+		return rc;
+	if (vm->engine_ops->stepped) { /* nobody else may be there to complete them */
+		pthread_mutex_unlock(&vm->lock);
+		machine_drain(vm);
+		pthread_mutex_lock(&vm->lock);
+	}
+	until = clock_ns() + ns;
+	while (vm->disk_requests && run_wait(&vm->disks_idle, &vm->lock, until))
+		;
+	if (!vm->disk_requests)
+		return 0;
+	rc = vm_resume(vm);
+	return rc ? rc : -ETIMEDOUT;
+}
+
+int vm_pause_idle(struct vm *vm)
+{
+	return run_pause_idle(vm, VM_PAUSE_IDLE_NS);
 }
 
 void vm_help_start(struct vm *vm, vm_help_fn *fn, void *ctx)
@@ -494,6 +526,17 @@ void vm_unstall(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->run->lock);
 	request_clear(vm, REQUEST_STALL);
+	pthread_mutex_unlock(&vm->run->lock);
+}
+
+/* Nobody waits until they have parked, and no action is waited for. */
+void run_throttle(struct vm *vm, bool on)
+{
+	pthread_mutex_lock(&vm->run->lock);
+	if (on)
+		request_set(vm, REQUEST_THROTTLE);
+	else
+		request_clear(vm, REQUEST_THROTTLE);
 	pthread_mutex_unlock(&vm->run->lock);
 }
 

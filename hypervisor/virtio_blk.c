@@ -93,6 +93,7 @@ static void request_answer(struct blk_request *r, uint8_t status)
 static void request_forget(struct blk_request *r)
 {
 	struct blk *b = r->blk;
+	struct vm *vm = b->virtio.device.vm;
 
 	if (r->orphan) {
 		if (!--b->orphans)
@@ -101,6 +102,8 @@ static void request_forget(struct blk_request *r)
 		TAILQ_REMOVE(&b->in_flight, r, link);
 		b->in_flight_count--;
 	}
+	if (!--vm->disk_requests)
+		pthread_cond_broadcast(&vm->disks_idle);
 	free(r);
 }
 
@@ -146,6 +149,7 @@ static uint8_t request_submit(struct blk *b, struct blk_request *r)
 
 	TAILQ_INSERT_TAIL(&b->in_flight, r, link);
 	b->in_flight_count++;
+	b->virtio.device.vm->disk_requests++;
 	rc = b->disk->ops->submit(b->disk, &r->disk);
 	if (!rc)
 		return STATUS_PENDING;

@@ -94,6 +94,7 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 	vm->load = plan->load;
 	vm->memory.fd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->disks_idle, NULL);
 	rc = run_create(vm);
 	if (!rc)
 		rc = memory_create(&vm->memory, c->memory, e);
@@ -112,8 +113,7 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 	return 0;
 }
 
-/* No transfer to guest memory is in flight when this returns. Device lock not held. */
-static void disks_drain(struct vm *vm)
+void machine_drain(struct vm *vm)
 {
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		if (vm->parts.disks[i])
@@ -138,7 +138,7 @@ void vm_destroy(struct vm *vm)
 		pthread_mutex_unlock(&vm->lock);
 	run_destroy(vm);
 	end_deterministic(vm);
-	disks_drain(vm);
+	machine_drain(vm);
 	while (vm->device_count) {
 		struct device *d = vm->devices[--vm->device_count];
 
@@ -149,6 +149,7 @@ void vm_destroy(struct vm *vm)
 	deterministic_destroy(vm);
 	if (vm->memory.base)
 		memory_destroy(&vm->memory);
+	pthread_cond_destroy(&vm->disks_idle);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
 }
@@ -188,7 +189,7 @@ int machine_reset(struct vm *vm, struct error *e)
 	for (unsigned i = 0; i < vm->device_count; i++)
 		vm->devices[i]->ops->reset(vm->devices[i]);
 	pthread_mutex_unlock(&vm->lock);
-	disks_drain(vm);
+	machine_drain(vm);
 	pthread_mutex_lock(&vm->lock);
 	rc = vm->engine_ops->vcpus_reset(vm->engine, e);
 	if (!rc)

@@ -375,11 +375,14 @@ static void guest_on_event(void *ctx, enum vm_event event, const char *detail)
 
 static inline void guest_wait_event(struct guest *g, enum vm_event event, unsigned count)
 {
+	bool came;
+
 	pthread_mutex_lock(&g->lock);
 	while (g->events[event] < count && (event == VM_EVENT_CRASH || !g->events[VM_EVENT_CRASH]))
 		pthread_cond_wait(&g->changed, &g->lock);
+	came = g->events[event] >= count;
 	pthread_mutex_unlock(&g->lock);
-	if (g->events[event] < count)
+	if (!came)
 		fail_msg("the guest crashed: %s", g->detail);
 }
 

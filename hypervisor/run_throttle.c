@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vCPUs that run a part of the time: a thread makes them park and lets them go, by a
+ * request of its own (run.c), so that a pause neither waits for it nor ends it.
+ * Lock order: throttle->lock, then run->lock.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "hypervisor/machine.h"
+
+#define LOG_MODULE   "throttle"
+#define PERIOD_NS    (10 * NS_PER_MS)
+#define RUN_LEAST_NS NS_PER_MS /* for less, to park and to wake would be most of it */
+#define PERCENT_MOST 99u
+
+struct throttle {
+	struct vm *vm;
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* percent, quit */
+	unsigned percent;
+	bool quit, running;
+	pthread_t thread;
+};
+
+/* clock_ns() is CLOCK_BOOTTIME, which a condition cannot wait on: the time that is left
+ * counts from now on the monotonic clock. */
+bool run_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until)
+{
+	uint64_t now = clock_ns(), ns;
+	struct timespec t;
+
+	if (now >= until)
+		return false;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	ns = (uint64_t)t.tv_nsec + (until - now);
+	t.tv_sec += (time_t)(ns / NS_PER_SEC);
+	t.tv_nsec = (long)(ns % NS_PER_SEC);
+	pthread_cond_clockwait(cond, lock, CLOCK_MONOTONIC, &t);
+	return true;
+}
+
+static uint64_t period_of(unsigned percent)
+{
+	uint64_t least = RUN_LEAST_NS * 100 / (100 - percent);
+
+	return least > PERIOD_NS ? least : PERIOD_NS;
+}
+
+/* Ends early when something has changed. */
+static void throttle_sleep(struct throttle *t, unsigned percent, uint64_t ns)
+{
+	uint64_t until = clock_ns() + ns;
+
+	while (!t->quit && t->percent == percent && run_wait(&t->changed, &t->lock, until))
+		;
+}
+
+static void *throttle_main(void *ctx)
+{
+	struct throttle *t = ctx;
+
+	pthread_mutex_lock(&t->lock);
+	while (!t->quit) {
+		unsigned percent = t->percent;
+		uint64_t stand = period_of(percent) * percent / 100;
+
+		if (!percent) {
+			pthread_cond_wait(&t->changed, &t->lock);
+			continue;
+		}
+		run_throttle(t->vm, true);
+		throttle_sleep(t, percent, stand);
+		run_throttle(t->vm, false);
+		throttle_sleep(t, percent, period_of(percent) - stand);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return NULL;
+}
+
+int throttle_create(struct vm *vm)
+{
+	struct throttle *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	t->vm = vm;
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->changed, NULL);
+	vm->throttle = t;
+	return 0;
+}
+
+void throttle_destroy(struct vm *vm)
+{
+	struct throttle *t = vm->throttle;
+
+	if (!t)
+		return;
+	pthread_mutex_lock(&t->lock);
+	t->quit = true;
+	pthread_cond_signal(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	if (t->running)
+		pthread_join(t->thread, NULL);
+	pthread_cond_destroy(&t->changed);
+	pthread_mutex_destroy(&t->lock);
+	free(t);
+	vm->throttle = NULL;
+}
+
+void vm_throttle(struct vm *vm, unsigned percent)
+{
+	struct throttle *t = vm->throttle;
+	int rc = 0;
+
+	if (vm->engine_ops->stepped)
+		return;
+	pthread_mutex_lock(&t->lock);
+	t->percent = percent < PERCENT_MOST ? percent : PERCENT_MOST;
+	if (!t->running && t->percent)
+		rc = thread_start(&t->thread, "throttle", throttle_main, t);
+	if (!rc && t->percent)
+		t->running = true;
+	pthread_cond_signal(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	if (rc)
+		log_warn_rc(rc, "the guest stays at full speed");
+}

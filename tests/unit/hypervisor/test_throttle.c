@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Guests that run a part of the time, and what comes between. */
+#include "tests/unit/hypervisor/kvm_guest.h"
+
+#define MEMORY  (UINT64_C(16) << 20)
+#define WINDOWS 5u
+#define WINDOW  100u /* ms */
+
+static const struct engine_ops *const engines[] = {&engine_soft, &engine_kvm};
+
+static bool engine_take(const struct engine_ops *ops)
+{
+	guest_engine = ops;
+	return ops != &engine_kvm || !guest_no_kvm();
+}
+
+static uint64_t loops(struct guest *g, unsigned vcpus)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < vcpus; i++)
+		sum += guest_count(g->vm, COUNT_CPU0 + i);
+	return sum;
+}
+
+static uint64_t progress(struct guest *g, unsigned vcpus, unsigned percent)
+{
+	uint64_t before;
+
+	vm_throttle(g->vm, percent);
+	before = loops(g, vcpus);
+	usleep(WINDOW * 1000);
+	return loops(g, vcpus) - before;
+}
+
+/* Full speed and throttled by turns: what else the host does falls on both. */
+static void ratio_check(struct guest *g, unsigned vcpus, unsigned percent)
+{
+	uint64_t full = 0, part = 0;
+
+	for (unsigned i = 0; i < WINDOWS; i++) {
+		full += progress(g, vcpus, 0);
+		part += progress(g, vcpus, percent);
+	}
+	print_message("%s, %u vCPUs, %u %%: %.3f of the full speed\n", vm_engine_name(g->vm), vcpus,
+		      percent, (double)part / (double)full);
+	assert_true(part > 0);
+	assert_true(part < full / 2);
+	vm_throttle(g->vm, 0);
+	assert_true(vm_is_running(g->vm));
+}
+
+static void test_slows_down(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+		struct guest g = {.param = {1}};
+
+		if (!engine_take(engines[i]))
+			continue;
+		guest_boot(&g, GUEST_SMP, 2, MEMORY);
+		guest_wait_count(&g, COUNT_ONLINE, 1);
+		ratio_check(&g, 2, 90);
+		ratio_check(&g, 2, 99);
+		guest_end(&g);
+	}
+}
+
+/* It goes on through pauses, stalls and other speeds; each ends. */
+static void disturb(struct guest *g, unsigned round)
+{
+	vm_throttle(g->vm, round * 37 % 100);
+	if (round % 3 == 0)
+		vm_stall(g->vm);
+	assert_int_equal(vm_pause(g->vm), 0);
+	assert_false(vm_is_running(g->vm));
+	if (round % 5 == 0)
+		usleep(12000); /* longer than a period */
+	assert_int_equal(vm_resume(g->vm), 0);
+	if (round % 3 == 0)
+		vm_unstall(g->vm);
+	usleep(round % 7 * 300);
+}
+
+static void test_pauses_and_stalls(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+		struct guest g = {.param = {2}};
+
+		if (!engine_take(engines[i]))
+			continue;
+		guest_boot(&g, GUEST_SMP, 3, MEMORY);
+		guest_wait_count(&g, COUNT_ONLINE, 2);
+		for (unsigned round = 0; round < 100; round++)
+			disturb(&g, round);
+		guest_wait_count(&g, COUNT_LOOP, guest_count(g.vm, COUNT_LOOP) + 10);
+		guest_end(&g); /* throttled still, or not */
+	}
+}
+
+/* Nothing moves in a pause, though the throttle lets go of its vCPUs in the middle of it. */
+static void test_paused_is_paused(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+		struct guest g = {.param = {1}};
+
+		if (!engine_take(engines[i]))
+			continue;
+		guest_boot(&g, GUEST_SMP, 2, MEMORY);
+		guest_wait_count(&g, COUNT_ONLINE, 1);
+		vm_throttle(g.vm, 50);
+		for (unsigned round = 0; round < 10; round++) {
+			uint64_t before;
+
+			assert_int_equal(vm_pause(g.vm), 0);
+			before = loops(&g, 2);
+			usleep(11000);
+			assert_int_equal(loops(&g, 2), before);
+			assert_int_equal(vm_resume(g.vm), 0);
+			usleep(3000);
+		}
+		assert_true(vm_is_running(g.vm));
+		guest_end(&g);
+	}
+}
+
+static void test_resets(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+		struct guest g = {.param = {TEST_PORT + PORT_ASK, ASK_RESET}};
+
+		if (!engine_take(engines[i]))
+			continue;
+		guest_boot(&g, GUEST_OUT, 2, MEMORY);
+		vm_throttle(g.vm, 80);
+		guest_wait_event(&g, VM_EVENT_REBOOT, 10);
+		guest_end(&g);
+	}
+}
+
+static void test_power_off(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+		struct guest g = {.kind = GUEST_OUT, .param = {TEST_PORT + PORT_ASK, ASK_POWEROFF}};
+
+		if (!engine_take(engines[i]))
+			continue;
+		guest_make(&g, 2, MEMORY);
+		vm_throttle(g.vm, 95); /* before it starts */
+		assert_int_equal(vm_boot(g.vm, NULL), 0);
+		guest_start(&g);
+		guest_wait_event(&g, VM_EVENT_POWEROFF, 1);
+		assert_false(vm_is_running(g.vm));
+		vm_throttle(g.vm, 10);
+		assert_int_equal(vm_pause(g.vm), 0);
+		guest_end(&g);
+	}
+}
+
+static void *hurry(void *ctx)
+{
+	struct guest *g = ctx;
+
+	for (unsigned i = 0; i < 300; i++) {
+		vm_throttle(g->vm, i % 4 * 33);
+		usleep(100);
+	}
+	return NULL;
+}
+
+static void test_many_at_once(void **state)
+{
+	struct guest g = {.param = {1}};
+	pthread_t threads[2];
+
+	(void)engine_take(&engine_soft);
+	guest_boot(&g, GUEST_SMP, 2, MEMORY);
+	for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(thread_start(&threads[i], "hurry", hurry, &g), 0);
+	for (unsigned i = 0; i < 50; i++) {
+		assert_int_equal(vm_pause(g.vm), 0);
+		assert_int_equal(vm_resume(g.vm), 0);
+		usleep(500);
+	}
+	for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+	vm_throttle(g.vm, 1000); /* as much as there is */
+	guest_wait_count(&g, COUNT_CPU0, guest_count(g.vm, COUNT_CPU0) + 10);
+	guest_end(&g);
+}
+
+static void test_sim_keeps_its_pace(void **state)
+{
+	struct vm_config c = {.memory = 1 << 20, .vcpus = 1, .engine = "sim", .name = "t"};
+	struct vm_parts parts = {.console_in = -1, .console_out = -1};
+	struct sim_report before, after;
+	struct vm *vm = NULL;
+	struct error e = {0};
+
+	assert_int_equal(loop_create(&parts.io), 0);
+	if (vm_create(&c, &parts, &vm, &e) || vm_boot(vm, &e))
+		fail_msg("%s", e.text);
+	vm_throttle(vm, 99);
+	assert_int_equal(vm_sim_report(vm, &before), 0);
+	assert_int_equal(vm_step(vm, 100), 0);
+	assert_int_equal(vm_sim_report(vm, &after), 0);
+	assert_int_equal(after.steps - before.steps, 100);
+	vm_destroy(vm);
+	loop_destroy(parts.io);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_slows_down),         cmocka_unit_test(test_pauses_and_stalls),
+		cmocka_unit_test(test_paused_is_paused),   cmocka_unit_test(test_resets),
+		cmocka_unit_test(test_power_off),          cmocka_unit_test(test_many_at_once),
+		cmocka_unit_test(test_sim_keeps_its_pace),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
