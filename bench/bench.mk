@@ -17,8 +17,17 @@ BENCH_SHARED := $(patsubst %.c,$(BUILD)/%.o,$(filter-out bench/bench-%,$(wildcar
 $(BENCH_PROGRAMS): $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_SHARED) $(call archives,$(call closure,replicate))
 	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(call libs,$(call closure,replicate))
 
+# Memory from process to process, for bench-migrate; the second with no TLS.
+COPY_PROGRAMS := $(BUILD)/bench/bench-copy $(BUILD)/bench/bench-copy-plain
+COPY_OBJECTS := $(BUILD)/bench/bench-copy.o $(BENCH_SHARED)
+$(BUILD)/bench/bench-copy: $(COPY_OBJECTS) $(call archives,$(call closure,replicate))
+$(BUILD)/bench/bench-copy-plain: $(COPY_OBJECTS) $(BUILD)/bench/migrate/plain.o \
+		$(call archives,$(call closure,replicate))
+$(COPY_PROGRAMS):
+	$(call say,LINK)$(CC) $(LDFLAGS) -o $@ $^ $(call libs,$(call closure,replicate))
+
 .PHONY: bench bench-programs
-bench-programs: $(BENCH_PROGRAMS)
+bench-programs: $(BENCH_PROGRAMS) $(COPY_PROGRAMS)
 bench: bench-programs $(BUILD)/tests/guests/dirtier
 	@rm -f $(RAW)
 	@for b in $(BENCHES); do $(BUILD)/bench/bench-$$b --raw $(RAW) --scale $(BENCH_SCALE) \
@@ -35,18 +44,24 @@ bench-protect: programs lab-tools
 	@bench/bench-protect --build $(BUILD) --raw $(RAW)
 
 # Freestanding, from the parts of the test guests.
-BENCH_GUEST := $(BUILD)/bench/guest/integer
-BENCH_GUEST_OBJECTS := $(BUILD)/bench/guest/integer.o $(BUILD)/bench/guest/rounds.o
+BENCH_GUESTS := integer migrant
+bench_parts_integer := integer rounds
+bench_parts_migrant := migrant
 $(BUILD)/bench/guest/%.o: bench/guest/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(GUEST_COMPILE)
+$(BUILD)/bench/guest/migrant.o: GUEST_FLAGS += -O2
 $(BUILD)/bench/guest/%.o: bench/guest/%.S $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(GUEST_COMPILE)
-$(BENCH_GUEST): $(BENCH_GUEST_OBJECTS) $(GUEST_COMMON:%=$(BUILD)/tests/guests/%.o) tests/guests/guest.ld
-	$(call say,LINK)$(CC) -nostdlib -static -Wl,-T,tests/guests/guest.ld \
-		-Wl,--build-id=none -Wl,-z,noexecstack -o $@ $(filter %.o,$^)
+define bench_guest
+$(BUILD)/bench/guest/$1: $(bench_parts_$1:%=$(BUILD)/bench/guest/%.o) \
+		$(GUEST_COMMON:%=$(BUILD)/tests/guests/%.o) tests/guests/guest.ld
+	$$(call say,LINK)$$(CC) -nostdlib -static -Wl,-T,tests/guests/guest.ld \
+		-Wl,--build-id=none -Wl,-z,noexecstack -o $$@ $$(filter %.o,$$^)
+endef
+$(foreach g,$(BENCH_GUESTS),$(eval $(call bench_guest,$g)))
 
 .PHONY: bench-engines
-bench-engines: programs $(BENCH_GUEST)
+bench-engines: programs $(BUILD)/bench/guest/integer
 	@bench/bench-engines --runs $(RUNS) --build $(BUILD) --raw $(RAW)

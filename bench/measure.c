@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hypervisor/hypervisor.h"
@@ -45,6 +46,14 @@ void series_free(struct series *s)
 {
 	free(s->v);
 	*s = (struct series){0};
+}
+
+uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
 double us(uint64_t ns)

@@ -16,6 +16,7 @@ void series_add(struct series *s, uint64_t v);
 uint64_t series_percentile(struct series *s, double percent);
 void series_free(struct series *s);
 
+uint64_t cpu_ns(void); /* processor time of this process so far */
 /* Nanoseconds as microseconds. */
 double us(uint64_t ns);
 

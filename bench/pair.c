@@ -6,11 +6,13 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #define TERM 1
 /* Detection is not the subject, and a busy machine must not end a measurement. */
@@ -23,6 +25,7 @@ struct pair {
 	pthread_t io_thread;
 	int listener;
 	pid_t twin;
+	struct pair_twin *seen; /* shared with the twin's process */
 	struct replicator *replicator;
 
 	pthread_mutex_t lock;
@@ -52,13 +55,12 @@ static void state_set(struct pair *p, int state)
 
 static void machine_make(struct pair *p)
 {
-	struct vm_config c = {.name = "bench",
-			      .memory = p->config.memory,
-			      .vcpus = p->config.vcpus,
-			      .engine = "kvm"};
+	struct vm_config c = {
+		.name = "bench", .memory = p->config.memory, .vcpus = p->config.vcpus};
 	struct vm_parts parts = {.console_in = -1, .console_out = -1, .on_event = on_vm_event};
 	struct error e = {0};
 
+	snprintf(c.engine, sizeof(c.engine), "%s", p->config.engine ? p->config.engine : "kvm");
 	snprintf(c.kernel, sizeof(c.kernel), "%s", p->config.kernel);
 	snprintf(c.cmdline, sizeof(c.cmdline), "%s", p->config.cmdline);
 	check(loop_create(&p->io), "event loop", NULL);
@@ -90,6 +92,11 @@ static void streams_accept(struct pair *p, struct replica *r)
 	}
 }
 
+uint64_t pair_ram_hash(const struct vm *vm)
+{
+	return XXH3_64bits(vm_ram(vm), vm_ram_pages(vm) * VM_PAGE_SIZE);
+}
+
 static int twin_main(struct pair *p)
 {
 	struct replica_events events = {.state = on_replica_state, .ctx = p};
@@ -106,7 +113,9 @@ static int twin_main(struct pair *p)
 		pthread_cond_wait(&p->changed, &p->lock);
 	state = p->state;
 	pthread_mutex_unlock(&p->lock);
+	p->seen->cpu_ns = cpu_ns();
 	replica_destroy(r);
+	p->seen->hash = pair_ram_hash(p->vm);
 	vm_destroy(p->vm);
 	loop_destroy(p->io);
 	return state == (int)REPLICA_RELEASED ? 0 : 1;
@@ -129,6 +138,9 @@ static void twin_start(struct pair *p)
 	if (getrandom(p->config.replicate.session, SESSION_ID_SIZE, 0) != SESSION_ID_SIZE ||
 	    getrandom(p->config.replicate.key, SESSION_KEY_SIZE, 0) != SESSION_KEY_SIZE)
 		bench_fail("getrandom", strerror(errno));
+	p->seen = mmap(NULL, sizeof(*p->seen), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		       -1, 0);
+	check(p->seen == MAP_FAILED ? -errno : 0, "shared memory", NULL);
 	fflush(NULL);
 	p->twin = fork();
 	check(p->twin < 0 ? -errno : 0, "fork", NULL);
@@ -169,6 +181,11 @@ struct pair *pair_create(const struct pair_config *c)
 struct vm *pair_vm(struct pair *p)
 {
 	return p->vm;
+}
+
+const struct pair_twin *pair_twin(const struct pair *p)
+{
+	return p->seen;
 }
 
 static void on_state(void *ctx, enum replicator_state s, const char *why)
@@ -279,5 +296,6 @@ void pair_destroy(struct pair *p)
 	loop_destroy(p->io);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
+	munmap(p->seen, sizeof(*p->seen));
 	free(p);
 }

@@ -14,6 +14,7 @@
 #include "replicate/replicate.h"
 
 struct pair_config {
+	const char *engine; /* NULL: kvm */
 	const char *kernel;
 	char cmdline[200];
 	uint64_t memory;
@@ -24,6 +25,12 @@ struct pair_config {
 	void *ctx;
 };
 
+/* What the twin was when the session had ended: known after pair_unprotect(). */
+struct pair_twin {
+	uint64_t hash; /* of all memory */
+	uint64_t cpu_ns;
+};
+
 struct pair;
 /* The caller has no other threads. The guest runs when it returns; exits on failure. */
 struct pair *pair_create(const struct pair_config *c);
@@ -31,6 +38,8 @@ void pair_protect(struct pair *p);    /* returns when the guest is protected */
 uint64_t pair_output(struct pair *p); /* nanoseconds until it was out */
 void pair_unprotect(struct pair *p);
 struct vm *pair_vm(struct pair *p);
+const struct pair_twin *pair_twin(const struct pair *p);
+uint64_t pair_ram_hash(const struct vm *vm); /* nobody writes meanwhile */
 void pair_destroy(struct pair *p);
 
 #endif
