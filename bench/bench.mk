@@ -6,6 +6,8 @@
 # `make bench-lab RUNS=3`: from the death of a host to the first reply, the demo with an eye on it;
 #   LAB_OPTIONS="--heartbeat-ms 10 --loss-ms 50 --probe-ms 10" (see bench/bench-lab).
 # `make bench-protect`: pauses, output delay and a client's requests, with a Linux guest.
+# `make bench-migrate RUNS=3`: a VM from process to process, beside raw TCP and QEMU; QUICK=1: 256 MiB,
+#   once; MIGRATE_OPTIONS="--only raw,session" (see bench/bench-migrate). Result: $(BUILD)/bench/migrate.json
 # `make bench-engines RUNS=3`: the software CPU beside QEMU's translator, the same guest and work.
 
 BENCHES := pause wire encode
@@ -65,3 +67,8 @@ $(foreach g,$(BENCH_GUESTS),$(eval $(call bench_guest,$g)))
 .PHONY: bench-engines
 bench-engines: programs $(BUILD)/bench/guest/integer
 	@bench/bench-engines --runs $(RUNS) --build $(BUILD) --raw $(RAW)
+
+.PHONY: bench-migrate
+bench-migrate: programs $(COPY_PROGRAMS) $(BUILD)/bench/guest/migrant
+	@bench/bench-migrate --runs $(RUNS) $(if $(QUICK),--quick) --build $(BUILD) --raw $(RAW) \
+		--json $(BUILD)/bench/migrate.json $(MIGRATE_OPTIONS)
