@@ -158,9 +158,10 @@ static void acpi_destroy(struct device *d)
 	free(acpi_of(d));
 }
 
-static const struct device_ops acpi_device_ops = {
+const struct device_ops acpi_device_ops = {
 	.name = "acpi",
 	.section = STATE_ACPI,
+	.oldest = 1,
 	.version = 1,
 	.reset = acpi_reset,
 	.save = acpi_save,

@@ -192,7 +192,7 @@ static int sim_state_save(struct engine *en, struct buf *out, struct error *e)
 	struct sim_guest g = en->guest;
 	g.vectors = atomic_load(&en->vectors);
 	g.power = atomic_load(&en->power);
-	size_t began = state_section_begin(out, STATE_SIM, 0, 1, STATE_MANDATORY);
+	size_t began = state_section_begin(out, STATE_SIM, 0, STATE_SIM_VERSION, STATE_MANDATORY);
 	sim_state_put(&g, out);
 	state_section_end(out, began);
 	return buf_check(out) ? error_set(e, -ENOMEM, "no memory for the state") : 0;

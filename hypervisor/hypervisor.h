@@ -236,6 +236,21 @@ int vm_state_save(struct vm *vm, struct buf *out, struct error *e) MUST_CHECK;
 int vm_state_check(struct vm *vm, const void *data, size_t n, struct error *e) MUST_CHECK;
 int vm_state_load(struct vm *vm, const void *data, size_t n, struct error *e) MUST_CHECK;
 
+/* What a state is made of: the sections that this program can write and read, ... */
+struct vm_state_kind {
+	uint16_t id;
+	uint16_t oldest, newest; /* versions read; the newest is what is written */
+	const char *name;
+};
+unsigned vm_state_kinds(struct vm_state_kind *out, unsigned most);
+/* ...and those of a state, or -EBADMSG. Returns how many there are; `most` are written. */
+struct vm_state_section {
+	uint16_t id, instance, version;
+	bool mandatory;
+};
+int vm_state_sections(const void *data, size_t n, struct vm_state_section *out, unsigned most,
+		      struct error *e) MUST_CHECK;
+
 /* RAM: a stable mapping of all of it, in RAM pages. Reading while the guest runs is fine. */
 uint8_t *vm_ram(const struct vm *vm);
 uint64_t vm_ram_pages(const struct vm *vm);

@@ -45,10 +45,12 @@ void bus_access(struct bus *b, uint64_t address, uint8_t *data, unsigned size, b
 struct device;
 struct device_ops {
 	const char *name;
-	uint16_t section, version;
+	uint16_t section;
+	uint16_t oldest, version; /* load reads these and all between; save writes the last */
 	void (*reset)(struct device *d);
 	int (*save)(struct device *d, struct buf *out); /* payload only */
-	/* Check all of it, then act. `check_only`: change nothing. */
+	/* Check all of it, then act. `version` is what it was saved with, and says which fields
+	 * there are. `check_only`: change nothing. */
 	int (*load)(struct device *d, struct cursor in, uint16_t version, bool check_only,
 		    struct error *e);
 	void (*resume)(
@@ -62,6 +64,9 @@ struct device {
 	struct vm *vm;
 };
 #define DEVICES_MAX 40
+
+extern const struct device_ops serial_device_ops, rtc_device_ops, acpi_device_ops, pci_device_ops,
+	net_device_ops, blk_device_ops, rng_device_ops, console_device_ops;
 
 struct vm {
 	struct vm_config config;

@@ -223,9 +223,10 @@ static void bus_destroy(struct device *d)
 	free(b);
 }
 
-static const struct device_ops bus_device_ops = {
+const struct device_ops pci_device_ops = {
 	.name = "pci",
 	.section = STATE_PCI,
+	.oldest = 1,
 	.version = 1,
 	.reset = bus_reset,
 	.save = bus_save,
@@ -248,7 +249,7 @@ int pci_create(struct vm *vm, struct error *e)
 
 	if (!b)
 		return error_set(e, -ENOMEM, "pci: out of memory");
-	b->device = (struct device){.ops = &bus_device_ops, .vm = vm};
+	b->device = (struct device){.ops = &pci_device_ops, .vm = vm};
 	vm->pci = b;
 	rc = bus_add(&vm->ports, CONFIG_PORT, 8, &port_ops, b);
 	if (rc)

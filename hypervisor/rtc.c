@@ -216,9 +216,10 @@ static void rtc_destroy(struct device *d)
 	free(rtc_of(d));
 }
 
-static const struct device_ops rtc_ops = {
+const struct device_ops rtc_device_ops = {
 	.name = "rtc",
 	.section = STATE_RTC,
+	.oldest = 1,
 	.version = 1,
 	.reset = rtc_reset,
 	.save = rtc_save,
@@ -234,7 +235,7 @@ int rtc_create(struct vm *vm, struct error *e)
 
 	if (!r)
 		return error_set(e, -ENOMEM, "rtc: out of memory");
-	r->device = (struct device){.ops = &rtc_ops, .vm = vm};
+	r->device = (struct device){.ops = &rtc_device_ops, .vm = vm};
 	rtc_reset(&r->device);
 	rc = bus_add(&vm->ports, PORT, 2, &port_ops, r);
 	if (!rc)

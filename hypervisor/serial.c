@@ -302,9 +302,10 @@ static void serial_destroy(struct device *d)
 	free(s);
 }
 
-static const struct device_ops serial_ops = {
+const struct device_ops serial_device_ops = {
 	.name = "serial",
 	.section = STATE_SERIAL,
+	.oldest = 1,
 	.version = 1,
 	.reset = serial_reset,
 	.save = serial_save,
@@ -322,7 +323,7 @@ int serial_create(struct vm *vm, struct error *e)
 
 	if (!s)
 		return error_set(e, -ENOMEM, "serial: out of memory");
-	s->device = (struct device){.ops = &serial_ops, .vm = vm};
+	s->device = (struct device){.ops = &serial_device_ops, .vm = vm};
 	registers_reset(s);
 	rc = console_open(vm->parts.io, &vm->lock, in_fd, vm->parts.console_out, &front,
 			  &s->console, e);

@@ -33,9 +33,15 @@ enum state_id {
 	STATE_VIRTIO_RNG = 34,
 	STATE_VIRTIO_CONSOLE = 35,
 };
-#define STATE_MANDATORY    1u
-#define STATE_SECTIONS_MAX 128
-#define STATE_VERSION      1u
+/* Those that the engines and the machine itself write and read; devices have their own. */
+#define STATE_CONFIG_VERSION 1u
+#define STATE_VCPU_VERSION   1u
+#define STATE_CPUID_VERSION  1u
+#define STATE_CHIP_VERSION   1u /* PIC, IOAPIC, PIT, clock */
+#define STATE_SIM_VERSION    1u
+#define STATE_MANDATORY      1u
+#define STATE_SECTIONS_MAX   128
+#define STATE_VERSION        1u
 
 struct state_section {
 	uint16_t id, instance, version, flags;

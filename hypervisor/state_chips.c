@@ -5,7 +5,6 @@
 
 #include "hypervisor/state_image.h"
 
-#define CHIP_VERSION   1
 #define PIT_MODE_UNSET 0xff
 #define CLOCK_HAS_WALL 1u /* flag: the wall clock of the saving host was read as well */
 
@@ -21,7 +20,8 @@ static const size_t pit_octets[] = {
 
 static void pic_put(struct buf *b, const struct chips_image *chips, unsigned i)
 {
-	size_t at = state_section_begin(b, STATE_PIC, (uint16_t)i, CHIP_VERSION, STATE_MANDATORY);
+	size_t at =
+		state_section_begin(b, STATE_PIC, (uint16_t)i, STATE_CHIP_VERSION, STATE_MANDATORY);
 
 	buf_put(b, &chips->pic[i].chip.pic, sizeof(struct kvm_pic_state));
 	state_section_end(b, at);
@@ -29,7 +29,7 @@ static void pic_put(struct buf *b, const struct chips_image *chips, unsigned i)
 
 static void ioapic_put(struct buf *b, const struct kvm_ioapic_state *s)
 {
-	size_t at = state_section_begin(b, STATE_IOAPIC, 0, CHIP_VERSION, STATE_MANDATORY);
+	size_t at = state_section_begin(b, STATE_IOAPIC, 0, STATE_CHIP_VERSION, STATE_MANDATORY);
 
 	buf_put_u64(b, s->base_address);
 	buf_put_u32(b, s->ioregsel);
@@ -42,7 +42,7 @@ static void ioapic_put(struct buf *b, const struct kvm_ioapic_state *s)
 
 static void pit_put(struct buf *b, const struct kvm_pit_state2 *s)
 {
-	size_t at = state_section_begin(b, STATE_PIT, 0, CHIP_VERSION, STATE_MANDATORY);
+	size_t at = state_section_begin(b, STATE_PIT, 0, STATE_CHIP_VERSION, STATE_MANDATORY);
 
 	for (unsigned i = 0; i < 3; i++) {
 		const struct kvm_pit_channel_state *ch = &s->channels[i];
@@ -59,7 +59,7 @@ static void pit_put(struct buf *b, const struct kvm_pit_state2 *s)
 static void clock_put(struct buf *b, const struct kvm_clock_data *s)
 {
 	bool real = s->flags & KVM_CLOCK_REALTIME;
-	size_t at = state_section_begin(b, STATE_CLOCK, 0, CHIP_VERSION, STATE_MANDATORY);
+	size_t at = state_section_begin(b, STATE_CLOCK, 0, STATE_CHIP_VERSION, STATE_MANDATORY);
 
 	buf_put_u64(b, s->clock);
 	buf_put_u64(b, real ? s->realtime : 0);
@@ -155,7 +155,7 @@ int state_chips_open(const struct state_view *v, struct chips_image *out, struct
 		struct cursor c;
 		bool good;
 
-		if (!s || s->version != CHIP_VERSION)
+		if (!s || s->version != STATE_CHIP_VERSION)
 			return error_set(e, -EBADMSG, "machine state: %s %u: %s",
 					 chip_sections[i].name, instance,
 					 s ? "unknown version" : "the section is missing");

@@ -3,12 +3,9 @@
 
 #include "hypervisor/state_image.h"
 
-#define VCPU_VERSION  1
-#define CPUID_VERSION 1
-
 void state_cpuid_save(const struct state_model *model, struct buf *out)
 {
-	size_t at = state_section_begin(out, STATE_CPUID, 0, CPUID_VERSION, STATE_MANDATORY);
+	size_t at = state_section_begin(out, STATE_CPUID, 0, STATE_CPUID_VERSION, STATE_MANDATORY);
 
 	state_cpuid_encode(model->cpuid, out);
 	state_section_end(out, at);
@@ -17,8 +14,8 @@ void state_cpuid_save(const struct state_model *model, struct buf *out)
 void state_vcpu_save(const struct state_model *model, unsigned vcpu, const struct vcpu_image *image,
 		     struct buf *out)
 {
-	size_t at =
-		state_section_begin(out, STATE_VCPU, (uint16_t)vcpu, VCPU_VERSION, STATE_MANDATORY);
+	size_t at = state_section_begin(out, STATE_VCPU, (uint16_t)vcpu, STATE_VCPU_VERSION,
+					STATE_MANDATORY);
 
 	state_vcpu_encode(model, image, out);
 	state_section_end(out, at);
@@ -64,7 +61,7 @@ static int cpuid_check(const struct state_model *model, const struct state_view 
 {
 	const struct state_section *s = state_find(v, STATE_CPUID, 0);
 
-	if (!s || s->version != CPUID_VERSION)
+	if (!s || s->version != STATE_CPUID_VERSION)
 		return error_set(e, -EBADMSG, "machine state: CPUID: %s",
 				 s ? "unknown version" : "the section is missing");
 	return state_cpuid_compare(model->cpuid, s, e);
@@ -75,7 +72,7 @@ static const struct state_section *vcpu_section(const struct state_view *v, unsi
 {
 	const struct state_section *s = state_find(v, STATE_VCPU, (uint16_t)vcpu);
 
-	if (s && s->version == VCPU_VERSION)
+	if (s && s->version == STATE_VCPU_VERSION)
 		return s;
 	error_set(e, -EBADMSG, "machine state: vCPU %u: %s", vcpu,
 		  s ? "unknown version" : "the section is missing");

@@ -426,9 +426,10 @@ static const struct virtio_ops blk_ops = {
 	.destroy = blk_destroy,
 };
 
-static const struct device_ops blk_device_ops = {
+const struct device_ops blk_device_ops = {
 	.name = "virtio-blk",
 	.section = STATE_VIRTIO_BLK,
+	.oldest = 1,
 	.version = 1,
 	.reset = virtio_device_reset,
 	.save = virtio_device_save,

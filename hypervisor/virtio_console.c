@@ -138,9 +138,10 @@ static const struct virtio_ops port_ops = {
 	.destroy = port_destroy,
 };
 
-static const struct device_ops port_device_ops = {
+const struct device_ops console_device_ops = {
 	.name = "virtio-console",
 	.section = STATE_VIRTIO_CONSOLE,
+	.oldest = 1,
 	.version = 1,
 	.reset = virtio_device_reset,
 	.save = virtio_device_save,
@@ -163,7 +164,7 @@ int virtio_console_create(struct vm *vm, struct error *e)
 	if (!rc && vm->deterministic)
 		rc = console_deterministic(p->console, vm);
 	if (!rc)
-		rc = virtio_add(vm, &p->virtio, &port_ops, &port_device_ops, 0, e);
+		rc = virtio_add(vm, &p->virtio, &port_ops, &console_device_ops, 0, e);
 	if (rc)
 		port_destroy(&p->virtio);
 	return rc;

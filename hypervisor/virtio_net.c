@@ -365,9 +365,10 @@ static const struct virtio_ops net_ops = {
 	.destroy = net_destroy,
 };
 
-static const struct device_ops net_device_ops = {
+const struct device_ops net_device_ops = {
 	.name = "virtio-net",
 	.section = STATE_VIRTIO_NET,
+	.oldest = 1,
 	.version = 1,
 	.reset = virtio_device_reset,
 	.save = virtio_device_save,

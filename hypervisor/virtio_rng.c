@@ -86,9 +86,10 @@ static const struct virtio_ops rng_ops = {
 	.destroy = rng_destroy,
 };
 
-static const struct device_ops rng_device_ops = {
+const struct device_ops rng_device_ops = {
 	.name = "virtio-rng",
 	.section = STATE_VIRTIO_RNG,
+	.oldest = 1,
 	.version = 1,
 	.reset = virtio_device_reset,
 	.save = virtio_device_save,

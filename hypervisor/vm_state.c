@@ -8,8 +8,6 @@
 
 #include "hypervisor/machine.h"
 
-#define CONFIG_VERSION 1
-
 /* Stands still already while paused: then the caller holds the device lock. */
 static bool machine_hold(struct vm *vm)
 {
@@ -34,7 +32,8 @@ static bool machine_moves(const struct vm *vm)
 
 static void config_save(struct vm *vm, struct buf *out)
 {
-	size_t at = state_section_begin(out, STATE_CONFIG, 0, CONFIG_VERSION, STATE_MANDATORY);
+	size_t at =
+		state_section_begin(out, STATE_CONFIG, 0, STATE_CONFIG_VERSION, STATE_MANDATORY);
 
 	buf_put_u64(out, vm->memory.size);
 	buf_put_u32(out, vm->config.vcpus);
@@ -91,7 +90,7 @@ static int config_compare(struct vm *vm, const struct state_view *v, struct erro
 	uint64_t memory = cursor_u64(&c);
 	uint32_t vcpus = cursor_u32(&c), devices = cursor_u32(&c);
 
-	if (!s || s->version != CONFIG_VERSION || cursor_finish(&c))
+	if (!s || s->version != STATE_CONFIG_VERSION || cursor_finish(&c))
 		return error_set(e, -EBADMSG,
 				 "machine state: the configuration section is missing, of another "
 				 "version or damaged");
@@ -141,10 +140,11 @@ static int device_load(struct device *d, const struct state_view *v, bool check_
 	if (!s)
 		return error_set(e, -EBADMSG, "machine state: the section of %s %u is missing",
 				 d->ops->name, d->instance);
-	if (s->version != d->ops->version)
+	if (s->version < d->ops->oldest || s->version > d->ops->version)
 		return error_set(e, -EPROTONOSUPPORT,
-				 "machine state: %s %u: version %u, this program reads %u",
-				 d->ops->name, d->instance, s->version, d->ops->version);
+				 "machine state: %s %u: version %u, this program reads %u to %u",
+				 d->ops->name, d->instance, s->version, d->ops->oldest,
+				 d->ops->version);
 	rc = d->ops->load(d, cursor_of(s->data, s->len), s->version, check_only, e);
 	/* For a device that leaves no sentence; the first one stays. */
 	return rc ? error_set(e, rc, "machine state: the section of %s %u is damaged", d->ops->name,

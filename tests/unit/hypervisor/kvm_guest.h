@@ -39,6 +39,7 @@
 #define TEST_DOORBELL     UINT64_C(0xd0001000)
 #define TEST_IRQ          5u
 #define TEST_SECTION      40u
+#define TEST_VERSION      2u
 #define MSI_ADDRESS       UINT64_C(0xfee00000)
 #define MSI_VECTOR        0x40u
 
@@ -231,18 +232,22 @@ static void test_device_reset(struct device *d)
 static int test_device_save(struct device *d, struct buf *out)
 {
 	buf_put_u32(out, ((struct test_device *)d)->sequence);
+	buf_put_u32(out, ((struct test_device *)d)->echo);
 	return buf_check(out);
 }
 
+/* Version 1 had no echo. */
 static int test_device_load(struct device *d, struct cursor in, uint16_t version, bool check_only,
 			    struct error *e)
 {
-	uint32_t sequence = cursor_u32(&in);
+	uint32_t sequence = cursor_u32(&in), echo = version > 1 ? cursor_u32(&in) : 0;
 
-	if (version != 1 || cursor_finish(&in))
+	if (cursor_finish(&in))
 		return error_set(e, -EBADMSG, "test device: damaged");
-	if (!check_only)
+	if (!check_only) {
 		((struct test_device *)d)->sequence = sequence;
+		((struct test_device *)d)->echo = echo;
+	}
 	return 0;
 }
 
@@ -259,7 +264,8 @@ static void test_device_destroy(struct device *d)
 static const struct device_ops test_device_ops = {
 	.name = "test",
 	.section = TEST_SECTION,
-	.version = 1,
+	.oldest = 1,
+	.version = TEST_VERSION,
 	.reset = test_device_reset,
 	.save = test_device_save,
 	.load = test_device_load,

@@ -491,6 +491,12 @@ static void edit_pit_mode(struct buf *b)
 	b->data[4 + 2 + 7] = 9;
 }
 
+static void edit_to_version_1(struct buf *b)
+{
+	b->data[0] = 77;
+	b->len = 4;
+}
+
 static void test_each_field_is_refused_by_name(void **state)
 {
 	static const struct {
@@ -584,10 +590,37 @@ static void test_unknown_versions_are_refused(void **state)
 	for (unsigned i = 0; i < v.count; i++) {
 		uint8_t *version = (uint8_t *)v.sections[i].data - 12;
 
-		*version ^= 3;
-		damage_refused(&d, d.good.data, d.good.len, "version");
-		*version ^= 3;
+		for (uint8_t was = *version, i = 0; i < 2; i++) {
+			*version = i ? 0 : (uint8_t)(was + 1);
+			damage_refused(&d, d.good.data, d.good.len, "version");
+			*version = was;
+		}
 	}
+	damaged_free(&d);
+}
+
+/* What an older release saved: the device is told which version it gets. */
+static void test_older_versions_of_a_device_are_read(void **state)
+{
+	struct damaged d = {0};
+	struct buf old = {0};
+	struct error e = {0};
+	struct state_view v;
+	uint8_t *section;
+
+	if (guest_no_kvm())
+		skip();
+	damaged_make(&d, 1);
+	sections_copy(&old, &d.good, TEST_SECTION, edit_to_version_1);
+	damage_refused(&d, old.data, old.len, "test device: damaged");
+	assert_int_equal(state_open(old.data, old.len, &v, NULL), 0);
+	section = (uint8_t *)state_find(&v, TEST_SECTION, 0)->data;
+	section[-12] = 1;
+	error_fail("check", vm_state_check(d.g.vm, old.data, old.len, &e), &e);
+	error_fail("load", vm_state_load(d.g.vm, old.data, old.len, &e), &e);
+	assert_int_equal(d.g.device->sequence, 77);
+	assert_int_equal(d.g.device->echo, 0);
+	buf_free(&old);
 	damaged_free(&d);
 }
 
@@ -637,6 +670,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_each_field_is_refused_by_name),
 		cmocka_unit_test(test_unknown_sections),
 		cmocka_unit_test(test_unknown_versions_are_refused),
+		cmocka_unit_test(test_older_versions_of_a_device_are_read),
 		cmocka_unit_test(test_another_number_of_vcpus_is_refused),
 		cmocka_unit_test(test_a_running_vm_is_refused),
 	};
