@@ -106,6 +106,12 @@ static void act_kill_vm(struct guest *g, const struct ownership_action *a)
 	guest_vm_kill(g);
 }
 
+static void act_retire_vm(struct guest *g, const struct ownership_action *a)
+{
+	timeline_add(&g->timeline, "migrated", "%s owns the VM now", g->peer);
+	guest_vm_kill(g);
+}
+
 static void act_start_vm(struct guest *g, const struct ownership_action *a)
 {
 	guest_vm_start(g, a->term);
@@ -153,6 +159,7 @@ static action_fn *const action_fns[OWN_ACTS] = {
 	[OWN_CONFIRM] = act_confirm,
 	[OWN_CONFIRM_FORCED] = act_confirm_forced,
 	[OWN_KILL_VM] = act_kill_vm,
+	[OWN_RETIRE_VM] = act_retire_vm,
 	[OWN_START_VM] = act_start_vm,
 	[OWN_START_SESSION] = act_start_session,
 	[OWN_END_SESSION] = act_end_session,
@@ -219,13 +226,13 @@ void guest_feed_type(struct guest *g, enum ownership_event type)
 	guest_feed(g, &(struct ownership_input){.type = type});
 }
 
-int guest_ask_ownership(struct guest *g, enum ownership_event type, bool forced)
+int guest_ask_ownership(struct guest *g, const struct ownership_input *in)
 {
-	struct ownership_input in = {.type = type, .forced = forced};
+	struct ownership_input asked = *in;
 	int rc;
 
 	g->feeding = true;
-	rc = event_apply(g, &in);
+	rc = event_apply(g, &asked);
 	events_drain(g);
 	return rc;
 }

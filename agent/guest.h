@@ -96,7 +96,7 @@ void guest_free(struct guest *g);
 void guest_feed(struct guest *g, const struct ownership_input *in);
 void guest_feed_type(struct guest *g, enum ownership_event type);
 /* An operator's word: 0 or what ownership_event() says. */
-int guest_ask_ownership(struct guest *g, enum ownership_event type, bool forced) MUST_CHECK;
+int guest_ask_ownership(struct guest *g, const struct ownership_input *in) MUST_CHECK;
 void guest_fenced(struct guest *g, unsigned id, bool confirmed, const char *text);
 /* Another host is the other side now; only when no session is under way. */
 void guest_peer_set(struct guest *g, const char *peer);

@@ -220,7 +220,8 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 	if (rc)
 		return error_set(e, rc, "out of memory");
 	operation_begin(g, "start");
-	rc = guest_ask_ownership(g, OWN_EV_RUN, forced);
+	rc = guest_ask_ownership(g,
+				 &(struct ownership_input){.type = OWN_EV_RUN, .forced = forced});
 	if (rc) {
 		g->operation.state = OPERATION_NONE;
 		return start_refused(g, rc, e, hint);
@@ -270,7 +271,7 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 	g->why[0] = '\0';
 	timeline_add(&g->timeline, "protect asked", "on %s, mode %s", to, o->mode);
 	operation_begin(g, "protect");
-	rc = guest_ask_ownership(g, OWN_EV_PROTECT, false);
+	rc = guest_ask_ownership(g, &(struct ownership_input){.type = OWN_EV_PROTECT});
 	if (rc)
 		guest_operation_fail(g, rc, strerror(-rc), NULL);
 	guest_operation_check(g);
@@ -329,12 +330,14 @@ int guest_unprotect(struct guest *g, struct error *e, const char **hint)
 
 static int promote_forced(struct guest *g, struct error *e, const char **hint)
 {
+	bool replica = g->own.state == OWN_STANDBY || g->own.state == OWN_DECIDING;
 	int rc;
 
 	timeline_add(&g->timeline, "failover forced", "by the operator");
 	operation_begin(g, "failover");
-	rc = guest_ask_ownership(g, g->own.state == OWN_ASKING ? OWN_EV_GO_ON : OWN_EV_PROMOTE,
-				 true);
+	rc = guest_ask_ownership(
+		g, &(struct ownership_input){.type = replica ? OWN_EV_PROMOTE : OWN_EV_GO_ON,
+					     .forced = true});
 	if (!rc)
 		return 0;
 	g->operation.state = OPERATION_NONE;
@@ -356,7 +359,7 @@ int guest_failover(struct guest *g, bool forced, struct error *e, const char **h
 		guest_ownership_tell(g, "forced");
 		return 0;
 	}
-	if (s != OWN_STANDBY && s != OWN_DECIDING && s != OWN_ASKING)
+	if (s != OWN_STANDBY && s != OWN_DECIDING && s != OWN_ASKING && s != OWN_HANDED)
 		return refuse(e, hint, -EPERM, "run it on the standby's host",
 			      "there is no twin of %s on this host that could take over", g->name);
 	if (forced)

@@ -12,28 +12,30 @@
 static const unsigned event_states[OWN_EVENTS] = {
 #define STARTED  (BIT(OWN_STATES) - 1 - BIT(OWN_NEW))
 #define REPLICAS (BIT(OWN_STANDBY) | BIT(OWN_DECIDING))
-	[OWN_EV_START] = BIT(OWN_NEW),   [OWN_EV_STORED] = STARTED,
-	[OWN_EV_STORE_FAILED] = STARTED, [OWN_EV_TICK] = STARTED,
-	[OWN_EV_RUN] = STARTED,          [OWN_EV_PROTECT] = BIT(OWN_ALONE),
-	[OWN_EV_PROMOTE] = REPLICAS,     [OWN_EV_GO_ON] = BIT(OWN_ASKING),
-	[OWN_EV_SESSION_LOST] = STARTED, [OWN_EV_SESSION_OVER] = STARTED,
-	[OWN_EV_VM_DEAD] = STARTED,      [OWN_EV_REPLICA_READY] = STARTED,
-	[OWN_EV_REPLICA_LOST] = STARTED, [OWN_EV_REPLICA_GONE] = STARTED,
-	[OWN_EV_PROMOTED] = STARTED,     [OWN_EV_FENCED] = STARTED,
-	[OWN_EV_PEER_UP] = STARTED,      [OWN_EV_PEER_DOWN] = STARTED,
-	[OWN_EV_WORD] = STARTED,
+	[OWN_EV_START] = BIT(OWN_NEW),    [OWN_EV_STORED] = STARTED,
+	[OWN_EV_STORE_FAILED] = STARTED,  [OWN_EV_TICK] = STARTED,
+	[OWN_EV_RUN] = STARTED,           [OWN_EV_PROTECT] = BIT(OWN_ALONE),
+	[OWN_EV_PROMOTE] = REPLICAS,      [OWN_EV_GO_ON] = BIT(OWN_ASKING) | BIT(OWN_HANDED),
+	[OWN_EV_HANDED] = STARTED,        [OWN_EV_SESSION_LOST] = STARTED,
+	[OWN_EV_SESSION_OVER] = STARTED,  [OWN_EV_VM_DEAD] = STARTED,
+	[OWN_EV_REPLICA_READY] = STARTED, [OWN_EV_REPLICA_LOST] = STARTED,
+	[OWN_EV_REPLICA_GONE] = STARTED,  [OWN_EV_PROMOTED] = STARTED,
+	[OWN_EV_FENCED] = STARTED,        [OWN_EV_PEER_UP] = STARTED,
+	[OWN_EV_PEER_DOWN] = STARTED,     [OWN_EV_WORD] = STARTED,
 };
 
 static const unsigned next_states[OWN_STATES] = {
 #define YIELD BIT(OWN_NONE)
 	[OWN_NEW] = BIT(OWN_NONE) | BIT(OWN_UNSURE) | BIT(OWN_ALONE) | BIT(OWN_PRIMARY) |
-		    BIT(OWN_RELEASED) | BIT(OWN_STANDBY),
+		    BIT(OWN_HANDED) | BIT(OWN_RELEASED) | BIT(OWN_STANDBY),
 	[OWN_NONE] = YIELD | BIT(OWN_STANDBY) | BIT(OWN_ALONE),
 	[OWN_UNSURE] = YIELD | BIT(OWN_IDLE) | BIT(OWN_ALONE),
 	[OWN_IDLE] = YIELD | BIT(OWN_ALONE),
 	[OWN_ALONE] = YIELD | BIT(OWN_ALONE) | BIT(OWN_IDLE) | BIT(OWN_PRIMARY),
-	[OWN_PRIMARY] = YIELD | BIT(OWN_ALONE) | BIT(OWN_ASKING) | BIT(OWN_RELEASED),
+	[OWN_PRIMARY] =
+		YIELD | BIT(OWN_ALONE) | BIT(OWN_ASKING) | BIT(OWN_HANDED) | BIT(OWN_RELEASED),
 	[OWN_ASKING] = YIELD | BIT(OWN_ALONE) | BIT(OWN_RELEASED),
+	[OWN_HANDED] = YIELD | BIT(OWN_ALONE) | BIT(OWN_RELEASED),
 	[OWN_RELEASED] = YIELD | BIT(OWN_IDLE) | BIT(OWN_ALONE),
 	[OWN_STANDBY] = YIELD | BIT(OWN_DECIDING) | BIT(OWN_PROMOTING),
 	[OWN_DECIDING] = YIELD | BIT(OWN_DECIDING) | BIT(OWN_PROMOTING),
@@ -90,8 +92,9 @@ static int on_fact(struct ownership *o, const struct ownership_input *in,
 
 /* ---- start and stores --------------------------------------------------------- */
 
-/* A vm process that outlived polluxd goes on in the role of the record. A replica ends
- * with its polluxd, so that a STANDBY record finds none and is dropped. */
+/* A vm process that outlived polluxd goes on in the role of the record: with RELEASED it
+ * was frozen when that was stored. A replica ends with its polluxd, so that a STANDBY
+ * record finds none and is dropped. */
 static int on_start(struct ownership *o, const struct ownership_input *in,
 		    struct ownership_actions *out)
 {
@@ -101,18 +104,19 @@ static int on_start(struct ownership *o, const struct ownership_input *in,
 		[ROLE_RELEASED] = OWN_RELEASED,
 	};
 	bool owner = in->record.role == ROLE_OWNER || in->record.role == ROLE_PRIMARY;
+	bool frozen = in->record.role == ROLE_RELEASED && in->alive;
 
 	if (!ownership_record_valid(&in->record))
 		return -EINVAL;
 	o->record = in->record;
-	o->vm_alive = in->alive && owner;
+	o->vm_alive = in->alive && (owner || frozen);
 	o->session_started = o->vm_alive && in->record.role == ROLE_PRIMARY;
-	if (in->alive && !owner)
+	if (in->alive && !owner && !frozen)
 		ownership_act(out, OWN_KILL_VM);
 	if (in->record.role == ROLE_OWNER && !in->alive)
 		ownership_enter(o, OWN_UNSURE, out, "restarted: the peer is asked first");
 	else
-		ownership_enter(o, living[in->record.role], out, NULL);
+		ownership_enter(o, frozen ? OWN_HANDED : living[in->record.role], out, NULL);
 	return 0;
 }
 
@@ -165,6 +169,7 @@ static int on_protect(struct ownership *o, const struct ownership_input *in,
 {
 	if (o->storing)
 		return -EBUSY;
+	o->handover = in->handover;
 	ownership_store(o, ROLE_PRIMARY, o->record.term + TERM_SESSION, OWN_PRIMARY, out);
 	return 0;
 }
@@ -213,6 +218,13 @@ static int on_session_over(struct ownership *o, const struct ownership_input *in
 			   struct ownership_actions *out)
 {
 	o->session_over |= of_this_term(o, in);
+	return 0;
+}
+
+static int on_handed(struct ownership *o, const struct ownership_input *in,
+		     struct ownership_actions *out)
+{
+	o->handed |= o->state == OWN_PRIMARY && of_this_term(o, in);
 	return 0;
 }
 
@@ -408,6 +420,14 @@ static void refuse(struct ownership *o, uint64_t term, struct ownership_actions 
 		answer(o, term, out);
 }
 
+static void offer_note(struct ownership *o, const struct ownership_input *in)
+{
+	if (in->term < o->offer_term)
+		return;
+	o->offer_term = in->term;
+	o->offer_handover = in->handover;
+}
+
 /* An offer of a newer term is also a claim: an owner of an older one yields to it. */
 static void hear_offer(struct ownership *o, const struct ownership_input *in,
 		       struct ownership_actions *out)
@@ -423,7 +443,7 @@ static void hear_offer(struct ownership *o, const struct ownership_input *in,
 	else if (is_owner(o))
 		o->owner_term = most(o->owner_term, in->term);
 	else
-		o->offer_term = most(o->offer_term, in->term);
+		offer_note(o, in);
 }
 
 static void hear_accept(struct ownership *o, const struct ownership_input *in,
@@ -474,6 +494,7 @@ static event_fn *const handlers[OWN_EVENTS] = {
 	[OWN_EV_GO_ON] = on_go_on,
 	[OWN_EV_SESSION_LOST] = on_session_lost,
 	[OWN_EV_SESSION_OVER] = on_session_over,
+	[OWN_EV_HANDED] = on_handed,
 	[OWN_EV_VM_DEAD] = on_vm_dead,
 	[OWN_EV_REPLICA_READY] = on_replica_ready,
 	[OWN_EV_REPLICA_LOST] = on_replica_lost,
@@ -516,16 +537,16 @@ static uint64_t say_deadline(const struct ownership *o)
 {
 	bool offers = o->state == OWN_PRIMARY &&
 		      (!o->session_started || o->dropped_term == o->record.term);
-	bool asks = BIT(o->state) &
-		    (BIT(OWN_UNSURE) | BIT(OWN_ASKING) | BIT(OWN_RELEASED) | BIT(OWN_DECIDING));
+	bool asks = BIT(o->state) & (BIT(OWN_UNSURE) | BIT(OWN_ASKING) | BIT(OWN_HANDED) |
+				     BIT(OWN_RELEASED) | BIT(OWN_DECIDING));
 
 	return o->peer_up && (offers || asks) ? o->say_at : UINT64_MAX;
 }
 
 static uint64_t fence_deadline(const struct ownership *o)
 {
-	bool wants =
-		o->state == OWN_DECIDING || (o->state == OWN_ASKING && o->config.continue_alone);
+	bool wants = (o->state == OWN_DECIDING && !o->handover) ||
+		     (o->state == OWN_ASKING && o->config.continue_alone);
 
 	return wants && o->config.can_fence && !o->fencing ? o->fence_at : UINT64_MAX;
 }

@@ -15,6 +15,10 @@
  * Words     between the two hosts' polluxds, on an ordered link. A word that is lost is
  *           said again: everything is repeated until it is answered. Words of a
  *           connection that has ended must not be fed.
+ * Migration is a session that is handed over: its last epoch leaves the guest standing
+ *           still (HANDED), the primary stores RELEASED and says so, and only that word
+ *           lets the other side promote. Until it is stored the primary may go on without
+ *           asking; from then on it may only when it hears DROPPED.
  * Fencing   FENCE begins the fence command against the peer; its end is FENCED with the
  *           same id. ok = the command has confirmed that the host is off.
  */
@@ -44,6 +48,7 @@ enum ownership_state {
 	OWN_ALONE,     /* owner; the vm runs */
 	OWN_PRIMARY,   /* owner; the vm runs in a session with a standby, or one is offered */
 	OWN_ASKING,    /* the session was lost: output is held until ownership is confirmed */
+	OWN_HANDED,    /* migration: gave up; the vm of this term is here, frozen */
 	OWN_RELEASED,  /* gave up: the vm of this term is dead */
 	OWN_STANDBY,   /* a replica is here */
 	OWN_DECIDING,  /* its primary is lost: ask, fence, wait */
@@ -57,9 +62,12 @@ enum ownership_event {
 	OWN_EV_STORE_FAILED, /* it is not; it will be asked for again */
 	OWN_EV_TICK,
 	OWN_EV_RUN,           /* operator; forced. -EBUSY runs already, -EPERM, -EAGAIN unsure */
-	OWN_EV_PROTECT,       /* operator: offer a session to the peer. -EPERM no vm runs alone */
+	OWN_EV_PROTECT,       /* operator: offer a session to the peer; handover: to migrate.
+				 -EPERM no vm runs alone */
 	OWN_EV_PROMOTE,       /* operator's force. -EPERM no replica, -EAGAIN no whole epoch */
-	OWN_EV_GO_ON,         /* operator's force: run without the standby. -EPERM not asking */
+	OWN_EV_GO_ON,         /* operator's force: run without the standby. -EPERM neither
+				 asking nor handed */
+	OWN_EV_HANDED,        /* primary: the last epoch is whole over there, the guest is frozen */
 	OWN_EV_SESSION_LOST,  /* primary: replicator is LOST */
 	OWN_EV_SESSION_OVER,  /* primary: replicator is UNPROTECTED of its own */
 	OWN_EV_VM_DEAD,       /* the vm process (running copy) has been waited for */
@@ -70,7 +78,7 @@ enum ownership_event {
 	OWN_EV_FENCED,        /* id, ok */
 	OWN_EV_PEER_UP,
 	OWN_EV_PEER_DOWN,
-	OWN_EV_WORD, /* word, term, can_fence (ACCEPT) */
+	OWN_EV_WORD, /* word, term, can_fence (ACCEPT), handover (OFFER) */
 	OWN_EVENTS
 };
 
@@ -94,6 +102,7 @@ enum ownership_act {
 	OWN_CONFIRM,        /* primary: tell the replicator OWNERSHIP_CONFIRMED */
 	OWN_CONFIRM_FORCED, /* ...OWNERSHIP_FORCED */
 	OWN_KILL_VM,        /* a newer term: OWNERSHIP_DENIED, then end the process */
+	OWN_RETIRE_VM,      /* it runs on the other host: end the frozen copy when that has all */
 	OWN_START_VM,       /* boot it under term */
 	OWN_START_SESSION,  /* primary: the standby waits for the streams of term */
 	OWN_END_SESSION,    /* primary: tell the replicator that its link is lost */
@@ -145,6 +154,8 @@ struct ownership {
 	bool replica, replica_ready, replica_lost, replica_reset;
 	bool peer_up, standby_can_fence;
 	bool promotion_forced;
+	bool handover; /* the session of this record is a migration */
+	bool handed, offer_handover;
 	bool start, forced; /* an operator's word, for the state it was given in */
 	bool waiting_told;
 	uint64_t owner_term; /* the newest that the peer is known to own */
@@ -158,7 +169,7 @@ struct ownership_input {
 	enum ownership_event type;
 	uint64_t now;
 	struct ownership_record record;
-	bool alive, forced, reset, ok, can_fence;
+	bool alive, forced, reset, ok, can_fence, handover;
 	unsigned id;
 	enum ownership_word word;
 	uint64_t term; /* WORD, SESSION_*, REPLICA_*, PROMOTED (of the session): others are stale */

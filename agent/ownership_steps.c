@@ -11,6 +11,10 @@
  *   an operator could promote it (no fence there), or on an operator's word; and only
  *   after it has stored a newer term of its own. Each of the two thus needs a fact
  *   that excludes the other's, and no fact but ALIVE ever ceases to be true.
+ *
+ *   In a migration (handover) the twin of term t becomes the vm only after RELEASED t:
+ *   no fence counts. So a primary that has not stored RELEASED t goes on without asking
+ *   anybody; one that has, and keeps its frozen copy, goes on only after DROPPED t.
  */
 
 void ownership_tell(struct ownership *o, struct ownership_actions *out, enum ownership_word word,
@@ -99,7 +103,7 @@ static bool step_yield(struct ownership *o, uint64_t now, struct ownership_actio
 	if (!peer_owns(o))
 		return false;
 	if (o->vm_alive)
-		ownership_act(out, OWN_KILL_VM);
+		ownership_act(out, o->state == OWN_HANDED ? OWN_RETIRE_VM : OWN_KILL_VM);
 	o->vm_alive = false;
 	drop_replica(o, out);
 	ownership_store(o, ROLE_NONE, o->owner_term, OWN_NONE, out);
@@ -149,6 +153,19 @@ static bool primary_offers(struct ownership *o, uint64_t now, struct ownership_a
 	return false;
 }
 
+/* A migration. That the vm process has handed over is a fact also for a polluxd that was
+ * started since, and does not know what the session was for. */
+static bool primary_hands_over(struct ownership *o, struct ownership_actions *out)
+{
+	if (o->handed)
+		ownership_store(o, ROLE_RELEASED, o->record.term, OWN_HANDED, out);
+	else if (o->handover && o->session_lost)
+		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_ALONE, out);
+	else
+		return false;
+	return true;
+}
+
 static bool step_primary(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
 	bool dropped = o->dropped_term == o->record.term;
@@ -161,6 +178,8 @@ static bool step_primary(struct ownership *o, uint64_t now, struct ownership_act
 		ownership_store(o, ROLE_RELEASED, o->record.term, OWN_RELEASED, out);
 		return true;
 	}
+	if (primary_hands_over(o, out))
+		return true;
 	if (o->session_lost) {
 		o->lost_at = o->say_at = now;
 		o->fence_at = now + o->config.fence_delay_ns;
@@ -204,6 +223,25 @@ static bool step_asking(struct ownership *o, uint64_t now, struct ownership_acti
 	say(o, now, out, WORD_DROP);
 	if (o->config.continue_alone)
 		fence_if_due(o, now, out);
+	return false;
+}
+
+/* The other side may run the vm from here on, also when nothing is heard of it. */
+static bool step_handed(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	bool dropped = o->dropped_term == o->record.term;
+
+	if (!o->vm_alive) {
+		ownership_enter(o, OWN_RELEASED, out, "the frozen copy has ended");
+		return true;
+	}
+	if (dropped || o->forced) {
+		ownership_store(o, ROLE_OWNER,
+				o->record.term + (dropped ? TERM_UNPROTECTED : TERM_FORCED),
+				OWN_ALONE, out);
+		return true;
+	}
+	say(o, now, out, WORD_RELEASED);
 	return false;
 }
 
@@ -269,20 +307,24 @@ static bool step_deciding(struct ownership *o, uint64_t now, struct ownership_ac
 	if (o->fenced)
 		return promote(o, TERM_PROMOTED, out);
 	say(o, now, out, WORD_ASK);
-	fence_if_due(o, now, out);
-	if (!o->config.can_fence && !o->waiting_told) {
+	if (!o->handover)
+		fence_if_due(o, now, out);
+	if ((o->handover || !o->config.can_fence) && !o->waiting_told) {
 		o->waiting_told = true;
 		ownership_enter(o, OWN_DECIDING, out,
-				"no fence is configured: waiting for the primary or an operator");
+				o->handover ? "the source was lost after its last epoch: waiting "
+					      "for its word, or an operator's"
+					    : "no fence is configured: waiting for the primary or "
+					      "an operator");
 	}
 	return false;
 }
 
-/* The owner of a term under which nothing ever ran. When an operator forced it, the old
- * primary may be alive and well, and gets its answer: DROPPED. */
+/* The owner of a term under which nothing ever ran. When an operator forced it, or in a
+ * migration, the old primary may be alive and well, and gets its answer: DROPPED. */
 static bool promotion_failed(struct ownership *o, struct ownership_actions *out)
 {
-	if (o->promotion_forced)
+	if (o->promotion_forced || o->handover)
 		ownership_store(o, ROLE_NONE, o->record.term, OWN_NONE, out);
 	else
 		ownership_enter(o, OWN_IDLE, out, "the promotion failed");
@@ -293,6 +335,7 @@ static bool step_promoting(struct ownership *o, uint64_t now, struct ownership_a
 {
 	if (!o->vm_alive)
 		return !o->replica && promotion_failed(o, out);
+	o->handover = false;
 	ownership_enter(o, OWN_ALONE, out, "promoted");
 	ownership_tell(o, out, WORD_OWN, o->record.term);
 	return true;
@@ -309,7 +352,7 @@ static step_fn *const steps[OWN_STATES] = {
 	[OWN_ALONE] = step_alone,         [OWN_PRIMARY] = step_primary,
 	[OWN_ASKING] = step_asking,       [OWN_RELEASED] = step_released,
 	[OWN_STANDBY] = step_standby,     [OWN_DECIDING] = step_deciding,
-	[OWN_PROMOTING] = step_promoting,
+	[OWN_PROMOTING] = step_promoting, [OWN_HANDED] = step_handed,
 };
 
 void ownership_pursue(struct ownership *o, uint64_t now, struct ownership_actions *out)
@@ -326,51 +369,66 @@ void ownership_pursue(struct ownership *o, uint64_t now, struct ownership_action
 
 static void facts_forget(struct ownership *o, uint64_t now)
 {
-	o->session_lost = o->session_over = o->session_started = false;
+	o->session_lost = o->session_over = o->session_started = o->handed = false;
 	o->fencing = o->fenced = o->forced = o->start = o->waiting_told = false;
 	o->standby_can_fence = true;
 	o->say_at = o->lost_at = now;
 	o->fence_wait = o->config.retry_ns;
 }
 
-typedef void stored_fn(struct ownership *o, struct ownership_actions *out, bool forced,
-		       enum ownership_state from);
+/* How it was before. */
+struct stored_from {
+	enum ownership_state state;
+	bool forced, start, handover, session_lost;
+};
+typedef void stored_fn(struct ownership *o, struct ownership_actions *out,
+		       const struct stored_from *from);
 
-static void stored_none(struct ownership *o, struct ownership_actions *out, bool forced,
-			enum ownership_state from)
+static void stored_none(struct ownership *o, struct ownership_actions *out,
+			const struct stored_from *from)
 {
 	ownership_tell(o, out, WORD_DROPPED, o->record.term);
 }
 
+/* The guest goes on here, whatever its policy for the loss of a standby. */
+static bool migration_failed(const struct stored_from *from)
+{
+	return from->state == OWN_HANDED ||
+	       (from->state == OWN_PRIMARY && from->handover && from->session_lost);
+}
+
 /* A newer owner that became known meanwhile is obeyed before anything is confirmed. A
  * promotion is told when it has succeeded: hearing of it ends the old copy. */
-static void stored_owner(struct ownership *o, struct ownership_actions *out, bool forced,
-			 enum ownership_state from)
+static void stored_owner(struct ownership *o, struct ownership_actions *out,
+			 const struct stored_from *from)
 {
 	if (peer_owns(o))
 		return;
 	if (o->state == OWN_PROMOTING) {
-		o->promotion_forced = forced;
+		o->promotion_forced = from->forced;
 		ownership_act(out, OWN_PROMOTE)->term = o->record.term;
 		return;
 	}
-	if (from == OWN_ASKING && o->vm_alive)
-		ownership_act(out, forced ? OWN_CONFIRM_FORCED : OWN_CONFIRM);
+	if (o->vm_alive && (from->forced || migration_failed(from)))
+		ownership_act(out, OWN_CONFIRM_FORCED);
+	else if (o->vm_alive && from->state == OWN_ASKING)
+		ownership_act(out, OWN_CONFIRM);
 	ownership_tell(o, out, WORD_OWN, o->record.term);
 }
 
-static void stored_standby(struct ownership *o, struct ownership_actions *out, bool forced,
-			   enum ownership_state from)
+static void stored_standby(struct ownership *o, struct ownership_actions *out,
+			   const struct stored_from *from)
 {
 	o->replica = true;
+	o->handover = o->offer_handover;
 	o->replica_ready = o->replica_lost = o->replica_reset = false;
 	ownership_act(out, OWN_CREATE_REPLICA)->term = o->record.term;
 	ownership_tell(o, out, WORD_ACCEPT, o->record.term);
 }
 
 /* PRIMARY and RELEASED are told by their steps, again and again. */
-static void stored_quiet(struct ownership *o, struct ownership_actions *out, bool forced,
-			 enum ownership_state from)
+static void stored_quiet(struct ownership *o, struct ownership_actions *out,
+			 const struct stored_from *from)
 {
 }
 
@@ -388,15 +446,16 @@ static void start_vm(struct ownership *o, struct ownership_actions *out)
 
 void ownership_stored(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	enum ownership_state from = o->state;
-	bool forced = o->forced, start = o->start;
+	struct stored_from from = {o->state, o->forced, o->start, o->handover, o->session_lost};
 
 	o->storing = false;
 	o->record = o->pending;
 	facts_forget(o, now);
+	if (o->next != OWN_HANDED && o->next != OWN_PRIMARY && o->next != OWN_PROMOTING)
+		o->handover = false;
 	ownership_enter(o, o->next, out, NULL);
-	stored_fns[o->record.role](o, out, forced, from);
-	if (start && o->record.role == ROLE_OWNER && !peer_owns(o))
+	stored_fns[o->record.role](o, out, &from);
+	if (from.start && o->record.role == ROLE_OWNER && !peer_owns(o))
 		start_vm(o, out);
 	ownership_pursue(o, now, out);
 }

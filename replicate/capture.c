@@ -55,6 +55,23 @@ static uint64_t pages_list(uint64_t *list, const uint64_t *map, uint64_t bits)
 	return n;
 }
 
+int capture_list(struct capture *c, const uint64_t *map, uint64_t bits)
+{
+	uint64_t *list = malloc(bitmap_count(map, bits) * sizeof(*list) + 1);
+
+	if (!list)
+		return -ENOMEM;
+	free(c->pages);
+	if (c->copies)
+		munmap(c->copies, copies_bytes(c->room));
+	c->copies = NULL;
+	c->room = 0;
+	c->pages = list;
+	c->count = pages_list(list, map, bits);
+	c->in_place = true;
+	return 0;
+}
+
 int capture_begin(struct capture *c, struct copier *copier, const uint8_t *ram, const uint64_t *map,
 		  uint64_t bits)
 {
@@ -63,6 +80,7 @@ int capture_begin(struct capture *c, struct copier *copier, const uint8_t *ram, 
 
 	if (rc)
 		return rc;
+	c->in_place = false;
 	job.count = c->count = pages_list(c->pages, map, bits);
 	job.to = c->copies;
 	job.pages = c->pages;

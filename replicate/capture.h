@@ -14,9 +14,11 @@
 struct capture {
 	uint64_t epoch;
 	uint64_t count; /* pages */
-	/* A checkpoint: copies, in the order of `pages`. */
+	/* A checkpoint: copies, in the order of `pages`; or none, when the guest stands still
+	 * until they are sent (handover): then the pages are read where they are. */
 	uint64_t *pages;
 	uint8_t *copies;
+	bool in_place;
 	uint64_t room; /* pages that fit */
 	struct buf state;
 	/* A round of the first copy: bits to be sent from RAM as it is. */
@@ -42,6 +44,8 @@ int capture_reserve(struct capture *c, uint64_t pages) MUST_CHECK;
  * has to call copier_finish(), whatever else fails. */
 int capture_begin(struct capture *c, struct copier *copier, const uint8_t *ram, const uint64_t *map,
 		  uint64_t bits) MUST_CHECK;
+/* The same without copies. */
+int capture_list(struct capture *c, const uint64_t *map, uint64_t bits) MUST_CHECK;
 /* Copy a page that the guest may be writing: torn is fine, it is dirty again then. */
 void capture_live_page(uint8_t *to, const uint8_t *from);
 

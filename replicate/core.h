@@ -56,6 +56,7 @@ enum primary_state {
 	PRIMARY_SYNCING,   /* full copy, then epoch 1 until it is acknowledged */
 	PRIMARY_PROTECTED, /* output waits for its epoch */
 	PRIMARY_STOPPING,  /* BYE is on its way; output waits for the answer */
+	PRIMARY_HANDED,    /* handover: epoch 1 is whole over there, the guest stands still here */
 	PRIMARY_LOST,      /* for good: the link is closed; output waits for an ownership answer */
 	PRIMARY_UNPROTECTED,
 	PRIMARY_FENCED,
@@ -87,7 +88,8 @@ enum primary_event {
 enum primary_action {
 	PRIMARY_CONNECT,
 	PRIMARY_COPY,       /* begin the full copy: log-dirty on, members' start() */
-	PRIMARY_SEAL,       /* pause, harvest, copy, seal outputs last, resume unless stalled */
+	PRIMARY_SEAL,       /* pause, harvest, copy, seal outputs last, resume unless stalled or
+			       handed over */
 	PRIMARY_SEND,       /* encode and send epoch */
 	PRIMARY_RELEASE,    /* outputs of epochs <= epoch leave */
 	PRIMARY_HOLD,       /* all that is held, and what comes, belongs to epoch */
@@ -109,6 +111,7 @@ struct primary_config {
 	uint64_t interval_ns, heartbeat_ns, loss_ns;
 	uint64_t ack_ns; /* an epoch (or BYE, or a connect) unanswered for this long is a loss */
 	unsigned window; /* 1..CORE_WINDOW_MAX */
+	bool handover;   /* a migration: epoch 1 is the last one, the guest stays in its pause */
 	bool held; /* an earlier session left the vm stalled and its output held (policy stall) */
 };
 

@@ -2,7 +2,8 @@
 #include "replicate/core_util.h"
 
 static const char *const primary_states[] = {
-	"idle", "connecting", "syncing", "protected", "stopping", "lost", "unprotected", "fenced",
+	"idle",   "connecting", "syncing",     "protected", "stopping",
+	"handed", "lost",       "unprotected", "fenced",
 };
 static const char *const primary_events[] = {
 	"start",       "connected",    "refused",  "synced", "output",      "sealed",

@@ -13,11 +13,15 @@
  *   before the first SEND), BYE was acknowledged (the replica is RELEASED and refuses
  *   to promote), or ownership was confirmed after the loss. Loss is for good: once
  *   LOST, a late ACK releases nothing.
+ *
+ *   A handover ends in a pause that nobody but ownership ends: from its seal on the guest
+ *   makes no output here. HANDED is left by an answer alone; the link means nothing then.
  */
 
 static const unsigned event_states[PRIMARY_EVENTS] = {
-#define LIVE   (BIT(PRIMARY_SYNCING) | BIT(PRIMARY_PROTECTED) | BIT(PRIMARY_STOPPING))
-#define CLOSED (BIT(PRIMARY_LOST) | BIT(PRIMARY_UNPROTECTED) | BIT(PRIMARY_FENCED))
+#define LIVE (BIT(PRIMARY_SYNCING) | BIT(PRIMARY_PROTECTED) | BIT(PRIMARY_STOPPING))
+#define CLOSED                                                                                     \
+	(BIT(PRIMARY_HANDED) | BIT(PRIMARY_LOST) | BIT(PRIMARY_UNPROTECTED) | BIT(PRIMARY_FENCED))
 	[PRIMARY_EV_START] = BIT(PRIMARY_IDLE),
 	[PRIMARY_EV_CONNECTED] = BIT(PRIMARY_CONNECTING),
 	[PRIMARY_EV_REFUSED] = BIT(PRIMARY_CONNECTING) | LIVE | CLOSED,
@@ -30,8 +34,8 @@ static const unsigned event_states[PRIMARY_EVENTS] = {
 	[PRIMARY_EV_HEARD] = LIVE | CLOSED,
 	[PRIMARY_EV_LINK_LOST] = BIT(PRIMARY_CONNECTING) | LIVE | CLOSED,
 	[PRIMARY_EV_TICK] = BIT(PRIMARY_IDLE) | BIT(PRIMARY_CONNECTING) | LIVE | CLOSED,
-	[PRIMARY_EV_OWNED] = BIT(PRIMARY_LOST),
-	[PRIMARY_EV_OWNED_FORCED] = BIT(PRIMARY_LOST),
+	[PRIMARY_EV_OWNED] = BIT(PRIMARY_LOST) | BIT(PRIMARY_HANDED),
+	[PRIMARY_EV_OWNED_FORCED] = BIT(PRIMARY_LOST) | BIT(PRIMARY_HANDED),
 	[PRIMARY_EV_DISOWNED] = BIT(PRIMARY_CONNECTING) | LIVE | CLOSED,
 	[PRIMARY_EV_STOP] = BIT(PRIMARY_CONNECTING) | LIVE | CLOSED,
 	[PRIMARY_EV_GUEST_ENDED] = BIT(PRIMARY_CONNECTING) | LIVE | CLOSED,
@@ -40,10 +44,11 @@ static const unsigned event_states[PRIMARY_EVENTS] = {
 
 static const unsigned next_states[PRIMARY_STATES] = {
 	[PRIMARY_IDLE] = BIT(PRIMARY_CONNECTING),
-	[PRIMARY_CONNECTING] = BIT(PRIMARY_SYNCING) | CLOSED,
+	[PRIMARY_CONNECTING] = BIT(PRIMARY_SYNCING) | (CLOSED & ~BIT(PRIMARY_HANDED)),
 	[PRIMARY_SYNCING] = BIT(PRIMARY_PROTECTED) | BIT(PRIMARY_STOPPING) | CLOSED,
+	[PRIMARY_HANDED] = BIT(PRIMARY_UNPROTECTED) | BIT(PRIMARY_FENCED),
 	[PRIMARY_PROTECTED] = BIT(PRIMARY_STOPPING) | BIT(PRIMARY_LOST) | BIT(PRIMARY_FENCED),
-	[PRIMARY_STOPPING] = CLOSED,
+	[PRIMARY_STOPPING] = CLOSED & ~BIT(PRIMARY_HANDED),
 	[PRIMARY_LOST] = BIT(PRIMARY_UNPROTECTED) | BIT(PRIMARY_FENCED),
 	[PRIMARY_UNPROTECTED] = BIT(PRIMARY_FENCED),
 	[PRIMARY_FENCED] = 0,
@@ -68,6 +73,7 @@ enum replicator_state primary_core_report(const struct primary_core *c)
 		[PRIMARY_CONNECTING] = REPLICATOR_CONNECTING,
 		[PRIMARY_SYNCING] = REPLICATOR_SYNCING,
 		[PRIMARY_PROTECTED] = REPLICATOR_PROTECTED,
+		[PRIMARY_HANDED] = REPLICATOR_HANDED,
 		[PRIMARY_LOST] = REPLICATOR_LOST,
 		[PRIMARY_UNPROTECTED] = REPLICATOR_UNPROTECTED,
 		[PRIMARY_FENCED] = REPLICATOR_FENCED,
@@ -101,13 +107,18 @@ static bool state_is_live(enum primary_state s)
 
 /* ---- ends ---------------------------------------------------------------- */
 
+static void resume(struct primary_core *c, struct core_actions *out)
+{
+	if (c->stalled)
+		core_act(out, PRIMARY_RESUME);
+	c->stalled = false;
+}
+
 static void pass(struct primary_core *c, struct core_actions *out, const char *why)
 {
 	c->holding = false;
 	core_act(out, PRIMARY_PASS);
-	if (c->stalled)
-		core_act(out, PRIMARY_RESUME);
-	c->stalled = false;
+	resume(c, out);
 	enter(c, PRIMARY_UNPROTECTED, out, why);
 }
 
@@ -260,9 +271,10 @@ static int on_output(struct primary_core *c, const struct primary_input *in,
  * and let the vCPUs run, so that the verdict is spoken again. */
 static void repeat_verdict(struct primary_core *c, struct core_actions *out)
 {
-	if (c->state == PRIMARY_UNPROTECTED)
+	if (c->state == PRIMARY_UNPROTECTED) {
 		core_act(out, PRIMARY_PASS);
-	else if (c->state == PRIMARY_FENCED)
+		resume(c, out);
+	} else if (c->state == PRIMARY_FENCED)
 		core_act(out, PRIMARY_STOP_VCPUS);
 	else if (c->state == PRIMARY_LOST && c->stalled)
 		core_act(out, PRIMARY_STALL);
@@ -277,6 +289,7 @@ static int on_sealed(struct primary_core *c, const struct primary_input *in,
 	c->sealed = in->epoch;
 	c->sealed_at[c->sealed % CORE_WINDOW_MAX] = in->now;
 	c->seal_failures = 0;
+	c->stalled |= c->config.handover;
 	if (c->state != PRIMARY_SYNCING && c->state != PRIMARY_PROTECTED) {
 		repeat_verdict(c, out);
 		return 0;
@@ -312,6 +325,13 @@ static int on_sent(struct primary_core *c, const struct primary_input *in, struc
 	return 0;
 }
 
+/* Not after BYE: it was sent, and the standby will not be promoted. */
+static void hand_over(struct primary_core *c, struct core_actions *out)
+{
+	if (c->state == PRIMARY_SYNCING)
+		enter(c, PRIMARY_HANDED, out, NULL);
+}
+
 static int on_ack(struct primary_core *c, const struct primary_input *in, struct core_actions *out)
 {
 	if (CLOSED & BIT(c->state))
@@ -320,11 +340,13 @@ static int on_ack(struct primary_core *c, const struct primary_input *in, struct
 		return -EINVAL;
 	heard(c, in->now);
 	c->acknowledged = in->epoch;
+	if (c->config.handover) {
+		hand_over(c, out);
+		return 0;
+	}
 	core_act_epoch(out, PRIMARY_RELEASE, in->epoch);
 	if (c->state == PRIMARY_SYNCING) {
-		if (c->stalled)
-			core_act(out, PRIMARY_RESUME);
-		c->stalled = false;
+		resume(c, out);
 		enter(c, PRIMARY_PROTECTED, out, NULL);
 	}
 	seal_if_due(c, in->now, out);
@@ -381,7 +403,9 @@ static int on_owned(struct primary_core *c, const struct primary_input *in,
 	bool again = c->owned;
 
 	c->owned = true;
-	if (c->config.policy == STANDBY_LOSS_CONTINUE || c->stop)
+	if (c->state == PRIMARY_HANDED)
+		core_act(out, PRIMARY_CLOSE);
+	if (c->state == PRIMARY_HANDED || c->config.policy == STANDBY_LOSS_CONTINUE || c->stop)
 		pass(c, out, "ownership is confirmed");
 	else if (!again)
 		report(c, out, "stalled until the standby returns or an operator decides");
@@ -391,6 +415,8 @@ static int on_owned(struct primary_core *c, const struct primary_input *in,
 static int on_owned_forced(struct primary_core *c, const struct primary_input *in,
 			   struct core_actions *out)
 {
+	if (c->state == PRIMARY_HANDED)
+		core_act(out, PRIMARY_CLOSE);
 	pass(c, out, "an operator decided");
 	return 0;
 }

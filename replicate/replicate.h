@@ -25,6 +25,23 @@ enum replicate_mode { REPLICATE_INTERVAL, REPLICATE_EVENT };
 enum standby_loss_policy { STANDBY_LOSS_CONTINUE, STANDBY_LOSS_STALL };
 enum page_compression { COMPRESS_NONE, COMPRESS_LZ4, COMPRESS_ZLIB };
 
+/* A migration's precopy: what comes after a round of the first copy is decided by whoever
+ * migrates, from the numbers of that round. */
+struct replicate_round {
+	unsigned round;      /* that has been sent, from 1 */
+	uint64_t pages, ns;  /* it had, and took */
+	uint64_t bytes;      /* on the wire since it began, disks included */
+	uint64_t dirty;      /* pages that were written since, and wait to be sent */
+	uint64_t elapsed_ns; /* since the first round began */
+	bool members_synced; /* disks are copied, and what they gave has been sent */
+};
+enum replicate_next {
+	NEXT_ROUND, /* send what is dirty */
+	NEXT_WAIT,  /* nothing for a moment, then ask again */
+	NEXT_SEAL,  /* the last epoch; only when members_synced */
+	NEXT_STOP,  /* give up, in good order */
+};
+
 struct replicate_config {
 	enum replicate_mode mode;
 	enum standby_loss_policy policy;
@@ -36,6 +53,10 @@ struct replicate_config {
 	unsigned window;       /* epochs sealed but not acknowledged, at most */
 	uint64_t delta_bytes;  /* memory for the last version sent of pages; 0 = no XOR delta */
 	uint64_t disk_bytes_per_second; /* initial copy, 0 = no limit */
+	bool handover; /* a migration: epoch 1 is the last, and leaves the guest standing still */
+	/* With handover: on the epoch thread, no lock held. */
+	enum replicate_next (*next)(void *ctx, const struct replicate_round *round);
+	void *next_ctx;
 	bool held;     /* an earlier session ended LOST, without an ownership answer: its output is
 			  held still, and only an epoch of this session may let it go */
 	uint64_t term; /* ownership term of this session */
@@ -90,7 +111,9 @@ enum replicator_state {
 	REPLICATOR_CONNECTING,
 	REPLICATOR_SYNCING, /* first full copy; the vm is not protected yet */
 	REPLICATOR_PROTECTED,
-	REPLICATOR_LOST, /* the standby is silent or gone: output is held, ownership asked for */
+	REPLICATOR_HANDED, /* migration: the other side holds all, the guest stands still, and
+			      ownership is asked for */
+	REPLICATOR_LOST,   /* the standby is silent or gone: output is held, ownership asked for */
 	REPLICATOR_UNPROTECTED, /* ended; output passes; the vm runs */
 	REPLICATOR_FENCED,      /* somebody owns a newer term: vCPUs are stopped for good */
 };
@@ -114,7 +137,7 @@ int replicator_start(struct vm *vm, const struct replicate_config *c,
 /* Any thread, device lock held or not: the guest has made output (event mode). */
 void replicator_output(struct replicator *r);
 
-/* The answer to REPLICATOR_LOST. */
+/* The answer to REPLICATOR_LOST and REPLICATOR_HANDED. */
 enum ownership_answer {
 	OWNERSHIP_CONFIRMED, /* the standby cannot and will not promote: go on by policy */
 	OWNERSHIP_FORCED,    /* an operator says: go on, whatever the policy */

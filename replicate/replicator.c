@@ -205,7 +205,7 @@ int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 	return error_set(e, rc, "the standby has not confirmed the end: %s", strerror(-rc));
 }
 
-static uint64_t bytes_sent(struct replicator *r)
+uint64_t bytes_sent(struct replicator *r)
 {
 	uint64_t n = 0;
 

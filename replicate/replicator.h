@@ -73,7 +73,8 @@ struct replicator {
 	bool members_sent; /* a round was begun after all members had given all they have */
 	uint64_t round_count, round_at;
 	_Atomic uint64_t round_pages; /* of the current round */
-	bool logging;
+	bool logging, frozen;         /* frozen: in the pause that a handover left behind */
+	uint64_t copy_began, round_began, round_bytes, round_pages_begun;
 
 	pthread_t epoch_thread, control_thread, heartbeat_thread;
 	bool epoch_started, control_started, heartbeat_started;
@@ -97,5 +98,6 @@ void link_bye(struct replicator *r);
 
 void *epoch_main(void *arg);
 void members_stop(struct replicator *r);
+uint64_t bytes_sent(struct replicator *r); /* on the wire, all streams; lock held */
 
 #endif

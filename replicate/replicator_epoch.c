@@ -69,8 +69,21 @@ void members_stop(struct replicator *r)
  * that the first checkpoint has little left to do. What a disk has given waits in the
  * sender's queue: a last round goes behind it, lest output be held while that is sent. */
 
+static uint64_t bytes_so_far(struct replicator *r)
+{
+	uint64_t bytes;
+
+	pthread_mutex_lock(&r->lock);
+	bytes = bytes_sent(r);
+	pthread_mutex_unlock(&r->lock);
+	return bytes;
+}
+
 static void round_begin(struct replicator *r)
 {
+	r->round_began = clock_ns();
+	r->round_bytes = bytes_so_far(r);
+	r->round_pages_begun = r->round_count;
 	r->round.epoch = 1;
 	r->round.remember = r->rounds > 0;
 	r->rounds++;
@@ -113,18 +126,48 @@ static void copy_begin(struct replicator *r)
 	}
 	data_set(r, r->round.round, pages);
 	r->round_count = bitmap_count(r->round.round, pages);
+	r->copy_began = clock_ns();
 	round_begin(r);
 }
 
-static bool rounds_suffice(const struct replicator *r, uint64_t before, uint64_t now)
+/* A protection: until a round is small, or no longer shrinks. */
+static enum replicate_next protect_next(void *ctx, const struct replicate_round *round)
 {
-	return now <= ROUND_SMALL || r->rounds >= ROUNDS_MAX ||
-	       (r->rounds >= 3 && now > before - before / 4);
+	const struct replicator *r = ctx;
+	bool suffices = round->dirty <= ROUND_SMALL || round->round >= ROUNDS_MAX ||
+			(round->round >= 3 && round->dirty > round->pages - round->pages / 4);
+
+	if (suffices && round->members_synced)
+		return NEXT_SEAL;
+	return suffices && atomic_load(&r->members_unsynced) && r->sync == SYNC_ROUND ? NEXT_WAIT
+										      : NEXT_ROUND;
+}
+
+static enum replicate_next round_decide(struct replicator *r)
+{
+	bool synced = !atomic_load(&r->members_unsynced);
+	uint64_t now = clock_ns();
+	struct replicate_round round = {
+		.round = r->rounds,
+		.pages = r->round_pages_begun,
+		.ns = now - r->round_began,
+		.bytes = bytes_so_far(r) - r->round_bytes,
+		.dirty = r->round_count,
+		.elapsed_ns = now - r->copy_began,
+		.members_synced = synced && (r->members_sent || !r->member_count),
+	};
+	enum replicate_next next = r->config.next ? r->config.next(r->config.next_ctx, &round)
+						  : protect_next(r, &round);
+
+	/* What disks gave until now goes before the pages of the round that begins. */
+	if (next == NEXT_ROUND)
+		r->members_sent = synced;
+	return next;
 }
 
 static void round_next(struct replicator *r)
 {
-	uint64_t bits = vm_ram_pages(r->vm), before = r->round_count;
+	uint64_t bits = vm_ram_pages(r->vm);
 	int rc = vm_dirty_harvest(r->vm, r->dirty);
 
 	if (rc) {
@@ -133,20 +176,21 @@ static void round_next(struct replicator *r)
 		return;
 	}
 	r->round_count = bitmap_count(r->dirty, bits);
-	if (rounds_suffice(r, before, r->round_count)) {
-		bool synced = !atomic_load(&r->members_unsynced);
-
-		if (synced && (r->members_sent || !r->member_count)) {
-			r->sync = SYNC_DONE;
-			replicator_event(r, PRIMARY_EV_SYNCED, 0);
-			return;
-		}
-		r->members_sent = synced;
-		if (!synced && r->sync == SYNC_ROUND) {
-			r->sync = SYNC_REST;
-			r->round_at = clock_ns() + ROUND_REST_NS;
-			return;
-		}
+	switch (round_decide(r)) {
+	case NEXT_SEAL:
+		r->sync = SYNC_DONE;
+		replicator_event(r, PRIMARY_EV_SYNCED, 0);
+		return;
+	case NEXT_STOP:
+		r->sync = SYNC_OFF;
+		replicator_event(r, PRIMARY_EV_STOP, 0);
+		return;
+	case NEXT_WAIT:
+		r->sync = SYNC_REST;
+		r->round_at = clock_ns() + ROUND_REST_NS;
+		return;
+	case NEXT_ROUND:
+		break;
 	}
 	memcpy(r->round.round, r->dirty, bitmap_words(bits) * sizeof(*r->dirty));
 	memset(r->dirty, 0, bitmap_words(bits) * sizeof(*r->dirty));
@@ -187,6 +231,15 @@ static void outputs_seal(struct replicator *r, uint64_t epoch, bool hold)
 	}
 }
 
+static int pages_take(struct replicator *r, struct capture *c)
+{
+	uint64_t bits = vm_ram_pages(r->vm);
+
+	if (r->config.handover)
+		return capture_list(c, r->dirty, bits);
+	return capture_begin(c, &r->copier, vm_ram(r->vm), r->dirty, bits);
+}
+
 /* In the pause. All that can fail comes first; then the border is drawn at once for
  * members (the post) and outputs. Saving the state changes no RAM: the copy goes on
  * beside it. */
@@ -199,14 +252,15 @@ static int checkpoint_take(struct replicator *r, struct capture *c, bool hold, s
 	rc = vm_dirty_harvest(r->vm, r->dirty);
 	if (rc)
 		return error_set(e, rc, "harvest dirty pages: %s", strerror(-rc));
-	rc = capture_begin(c, &r->copier, vm_ram(r->vm), r->dirty, vm_ram_pages(r->vm));
+	rc = pages_take(r, c);
 	if (rc)
 		return error_set(e, rc, "copy dirty pages: %s", strerror(-rc));
 	t[1] = clock_ns();
 	buf_reset(&c->state);
 	rc = vm_state_save(r->vm, &c->state, e);
 	t[2] = clock_ns();
-	copier_finish(&r->copier);
+	if (!c->in_place)
+		copier_finish(&r->copier);
 	if (rc)
 		return rc;
 	t[3] = clock_ns();
@@ -231,7 +285,8 @@ static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold,
 	t[1] = clock_ns();
 	rc = checkpoint_take(r, c, hold, e);
 	t[2] = clock_ns();
-	rc_resume = vm_resume(r->vm);
+	r->frozen = !rc && r->config.handover;
+	rc_resume = r->frozen ? 0 : vm_resume(r->vm);
 	t[3] = clock_ns();
 	if (rc_resume)
 		log_error_rc(rc_resume, "the vm cannot go on after a checkpoint");
@@ -263,7 +318,7 @@ static int checkpoint(struct replicator *r, uint64_t epoch, bool hold, struct er
 	rc = fault_point("replicator.seal");
 	if (!rc)
 		rc = sender_wait(r->sender, c);
-	if (!rc)
+	if (!rc && !r->config.handover)
 		rc = capture_reserve(c, expected < bits ? expected : bits);
 	if (rc)
 		return error_set(e, rc, "get ready: %s", strerror(-rc));
@@ -306,13 +361,25 @@ static void do_copy(struct replicator *r, const struct core_action *a)
 	copy_begin(r);
 }
 
+/* The pause of a handover ends, for the devices' sake or for good. */
+static void unfreeze(struct replicator *r)
+{
+	int rc = r->frozen ? vm_resume(r->vm) : 0;
+
+	r->frozen = false;
+	if (rc)
+		log_error_rc(rc, "the vm cannot go on after a migration that failed");
+}
+
 static void do_stall(struct replicator *r, const struct core_action *a)
 {
 	vm_stall(r->vm);
+	unfreeze(r);
 }
 
 static void do_resume(struct replicator *r, const struct core_action *a)
 {
+	unfreeze(r);
 	vm_unstall(r->vm);
 }
 
@@ -399,5 +466,8 @@ void *epoch_main(void *arg)
 			epoch_sleep(r, due < deadline ? due : deadline);
 	}
 	members_stop(r);
+	/* Without an answer: it stands still on. */
+	if (r->frozen)
+		do_stall(r, NULL);
 	return NULL;
 }

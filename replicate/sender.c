@@ -131,6 +131,12 @@ static int state_send(struct stream *t, const struct capture *c)
 	return stream_send(t, channel_send_more, RECORD_STATE, iov, 2);
 }
 
+static const uint8_t *capture_page(const struct stream *t, const struct capture *c, uint64_t i)
+{
+	return c->in_place ? t->sender->config.ram + c->pages[i] * VM_PAGE_SIZE
+			   : c->copies + i * VM_PAGE_SIZE;
+}
+
 static int checkpoint_send(struct stream *t, const struct capture *c)
 {
 	uint64_t mine = 0;
@@ -139,7 +145,7 @@ static int checkpoint_send(struct stream *t, const struct capture *c)
 	for (uint64_t i = 0; i < c->count && !rc; i++) {
 		if (!stream_has(t, c->pages[i]))
 			continue;
-		rc = page_add(t, c, c->pages[i], c->copies + i * VM_PAGE_SIZE);
+		rc = page_add(t, c, c->pages[i], capture_page(t, c, i));
 		mine++;
 	}
 	atomic_fetch_add(&t->sender->bytes_raw, mine * VM_PAGE_SIZE);

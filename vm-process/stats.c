@@ -4,9 +4,13 @@
 const char *replicator_state_name(enum replicator_state s)
 {
 	static const char *const names[] = {
-		[REPLICATOR_CONNECTING] = "connecting",   [REPLICATOR_SYNCING] = "syncing",
-		[REPLICATOR_PROTECTED] = "protected",     [REPLICATOR_LOST] = "lost",
-		[REPLICATOR_UNPROTECTED] = "unprotected", [REPLICATOR_FENCED] = "fenced",
+		[REPLICATOR_CONNECTING] = "connecting",
+		[REPLICATOR_SYNCING] = "syncing",
+		[REPLICATOR_PROTECTED] = "protected",
+		[REPLICATOR_HANDED] = "handed",
+		[REPLICATOR_LOST] = "lost",
+		[REPLICATOR_UNPROTECTED] = "unprotected",
+		[REPLICATOR_FENCED] = "fenced",
 	};
 
 	return names[s];
