@@ -247,6 +247,44 @@ out_reply:
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
+static void post_migrate(struct call *c)
+{
+	struct migrate_options options;
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body, *to = NULL;
+	int rc;
+
+	rc = body_parse(c->q, &body, &e);
+	if (rc)
+		goto out_reply;
+	to = json_incref(json_object_get(body, "to"));
+	json_object_del(body, "to");
+	rc = migrate_options_parse(body, &options, &e);
+	if (!rc && !json_is_string(to))
+		rc = error_set(&e, -EINVAL, "\"to\" is missing: the name of a peer");
+	if (!rc)
+		rc = guest_migrate(c->guest, json_string_value(to), &options, &e, &hint);
+	json_decref(to);
+	json_decref(body);
+out_reply:
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
+static void post_migrate_cancel(struct call *c)
+{
+	static const struct body_key none[] = {{0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, none, &body, &e);
+
+	if (!rc)
+		rc = guest_migrate_cancel(c->guest, &e, &hint);
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
 static void post_unprotect(struct call *c)
 {
 	static const struct body_key none[] = {{0}};
@@ -313,6 +351,8 @@ static const struct route {
 	{"POST", "/v1/vms/NAME/protect", post_protect},
 	{"POST", "/v1/vms/NAME/unprotect", post_unprotect},
 	{"POST", "/v1/vms/NAME/failover", post_failover},
+	{"POST", "/v1/vms/NAME/migrate", post_migrate},
+	{"POST", "/v1/vms/NAME/migrate/cancel", post_migrate_cancel},
 	{"POST", "/v1/vms/NAME/stop", post_stop},
 	{"GET", "/metrics", get_metrics},
 };

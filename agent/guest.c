@@ -108,8 +108,7 @@ static void act_kill_vm(struct guest *g, const struct ownership_action *a)
 
 static void act_retire_vm(struct guest *g, const struct ownership_action *a)
 {
-	timeline_add(&g->timeline, "migrated", "%s owns the VM now", g->peer);
-	guest_vm_kill(g);
+	guest_migrated(g);
 }
 
 static void act_start_vm(struct guest *g, const struct ownership_action *a)
@@ -346,6 +345,7 @@ void guest_free(struct guest *g)
 	session_wipe(&g->session);
 	offer_free(g->offer);
 	json_decref(g->stats);
+	guest_migration_free(g);
 	free(g->config);
 	free(g->origin);
 	free(g);

@@ -43,6 +43,20 @@ struct protect_again {
 	uint64_t wait_ns, protected_ns;
 };
 
+/* A migration from this host, the last or the one under way. */
+struct migration {
+	json_t *wishes;                 /* as "migrate" in vm-process.h */
+	json_t *last;                   /* what the process said last of how it goes */
+	uint64_t began_ns, frozen_ns;   /* clock_ns(); 0 = not yet */
+	uint64_t downtime_ns, total_ns; /* when it has succeeded */
+};
+/* What an operator may choose for one. */
+struct migrate_options {
+	bool with_disks, overwrite;
+	unsigned streams, downtime_ms, most_downtime_ms, most_s, throttle_max, rounds_max;
+	char compression[16], stuck[16];
+};
+
 enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_LEAVING };
 
 struct guest_event;
@@ -80,6 +94,8 @@ struct guest {
 	struct loop_timer *stop_timer, *again_timer;
 	struct protect_again again;
 	bool stopping;
+	bool retiring; /* it runs elsewhere, this copy ends */
+	struct migration migration;
 	int console_fd;
 	struct loop_watch *console_watch;
 
@@ -131,6 +147,18 @@ void guest_child_ask(struct guest *g, json_t *request, uint64_t timeout_ns, vm_c
 json_t *guest_create_request(const struct guest *g, const char *role);
 json_t *guest_session_request(const struct session *s, const char *what);
 
+/* ---- guest_migrate.c ------------------------------------------------------------------- */
+int migrate_options_parse(const json_t *o, struct migrate_options *out, struct error *e) MUST_CHECK;
+int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
+		  const char **hint) MUST_CHECK;
+int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+/* What the process says of its state, before it is acted upon. */
+void guest_migration_note(struct guest *g, const json_t *message);
+void guest_migrated(struct guest *g);      /* the other host owns it */
+void guest_migrate_check(struct guest *g); /* has the operation ended? */
+json_t *guest_migration_json(const struct guest *g);
+void guest_migration_free(struct guest *g);
+
 /* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
 void guest_again_note(struct guest *g);   /* it is protected */
 void guest_again_later(struct guest *g);  /* it lost that */
@@ -161,6 +189,16 @@ int guest_session_make(struct guest *g, const struct protect_options *o,
 		       struct error *e) MUST_CHECK;
 
 /* ---- guest_operate.c: what an operator asks ------------------------------------------- */
+void guest_operation_begin(struct guest *g, const char *what);
+void guest_operation_done(struct guest *g);
+bool guest_operation_is(const struct guest *g, const char *what); /* and it runs */
+/* 0, or why no other operation can begin now; whether the peer is there. */
+int guest_busy(const struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+int guest_peer_ready(struct guest *g, const char *to, struct error *e,
+		     const char **hint) MUST_CHECK;
+/* Set error and hint; `rc` again. */
+int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text,
+		 const char *fmt, ...) PRINTF(5, 6);
 /* 0: begun, see g->operation. -errno with the reason in `e` and perhaps a hint. */
 int guest_start(struct agent *a, const char *config, const char *origin, bool forced,
 		struct guest **out, struct error *e, const char **hint) MUST_CHECK;

@@ -90,13 +90,14 @@ static int disk_make(const struct offered_disk *d, struct error *e)
 	return 0;
 }
 
-static int disk_prepare(const struct guest *g, const struct offered_disk *d, bool overwrite,
-			struct error *e)
+static int disk_prepare(const struct guest *g, const struct offered_disk *d,
+			const struct protect_options *p, struct error *e)
 {
+	bool shared = !strcmp(p->storage, "shared"), foreign = !p->overwrite && !g->copy;
 	uint64_t size = 0;
 	int rc = disk_size(d->path, &size);
 
-	if (rc == -ENOENT && !d->readonly)
+	if (rc == -ENOENT && !d->readonly && !shared)
 		return disk_make(d, e);
 	if (rc)
 		return error_set(e, rc, "the disk %s on this host: %s", d->path, strerror(-rc));
@@ -104,7 +105,7 @@ static int disk_prepare(const struct guest *g, const struct offered_disk *d, boo
 		return error_set(e, -EINVAL,
 				 "the disk %s has %llu bytes on this host and %llu on the primary",
 				 d->path, (unsigned long long)size, (unsigned long long)d->size);
-	if (!d->readonly && !overwrite && !g->copy)
+	if (!d->readonly && !shared && foreign)
 		return error_set(e, -EEXIST,
 				 "the disk %s is there already, and is no earlier copy of this VM: "
 				 "protect with --overwrite if what is on it may go",
@@ -135,7 +136,7 @@ int guest_disks_prepare(const struct guest *g, const struct offer *o, struct err
 	if (!rc)
 		rc = disks_agree(c, o, e);
 	for (unsigned i = 0; !rc && i < o->disk_count; i++)
-		rc = disk_prepare(g, &o->disks[i], o->session.options.overwrite, e);
+		rc = disk_prepare(g, &o->disks[i], &o->session.options, e);
 	free(c);
 	return rc;
 }

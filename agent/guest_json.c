@@ -28,6 +28,10 @@ const char *guest_state_name(const struct guest *g)
 		return "stalled";
 	if (s == OWN_ALONE && g->stopping)
 		return "stopping";
+	if (s == OWN_PRIMARY && g->session.options.handover)
+		return "migrating";
+	if (s == OWN_STANDBY && g->session.options.handover)
+		return "incoming";
 	if (s == OWN_PRIMARY && child_says(g, "protected"))
 		return "protected";
 	if (s == OWN_PRIMARY && (child_says(g, "connecting") || child_says(g, "syncing")))
@@ -67,6 +71,7 @@ static void details_put(json_t *o, const struct guest *g)
 	json_object_set_new(o, "timeline", timeline_json(&g->timeline));
 	json_object_set_new(o, "console", g->console_fd >= 0 ? json_text(console) : json_null());
 	json_object_set_new(o, "origin", g->origin ? json_text(g->origin) : json_null());
+	json_object_set_new(o, "migration", guest_migration_json(g));
 	if (g->session.term)
 		json_object_set_new(o, "session", options_json(&g->session.options));
 	if (g->stats) {

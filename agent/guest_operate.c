@@ -14,9 +14,7 @@
 #define QUICK_NS     (10 * NS_PER_SEC)
 #define UNPROTECT_NS (30 * NS_PER_SEC)
 
-static int refuse(struct error *e, const char **hint, int rc, const char *hint_text,
-		  const char *fmt, ...) PRINTF(5, 6);
-static int refuse(struct error *e, const char **hint, int rc, const char *hint_text,
+int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text,
 		  const char *fmt, ...)
 {
 	char text[sizeof(e->text)];
@@ -31,7 +29,7 @@ static int refuse(struct error *e, const char **hint, int rc, const char *hint_t
 
 /* ---- the operation under way ------------------------------------------------------------ */
 
-static void operation_begin(struct guest *g, const char *what)
+void guest_operation_begin(struct guest *g, const char *what)
 {
 	if (g->operation.state == OPERATION_RUNNING)
 		guest_operation_fail(g, -ECANCELED, "another operation took its place", NULL);
@@ -39,7 +37,7 @@ static void operation_begin(struct guest *g, const char *what)
 		.id = ++g->agent->last_operation, .what = what, .state = OPERATION_RUNNING};
 }
 
-static void operation_done(struct guest *g)
+void guest_operation_done(struct guest *g)
 {
 	g->operation.state = OPERATION_DONE;
 	log_info("%s: %s is done", g->name, g->operation.what);
@@ -61,7 +59,7 @@ void guest_operation_fail(struct guest *g, int code, const char *text, const cha
 static void check_start(struct guest *g)
 {
 	if (g->child_role == CHILD_VM && g->child_state[0])
-		operation_done(g);
+		guest_operation_done(g);
 	else if (!g->child && g->own.state != OWN_ALONE)
 		guest_operation_fail(g, -EIO, g->why, "see the log of polluxd");
 }
@@ -71,7 +69,7 @@ static void check_protect(struct guest *g)
 	if (g->own.state == OWN_PRIMARY && !strcmp(g->child_state, "protected")) {
 		g->why[0] = '\0';
 		guest_again_note(g);
-		operation_done(g);
+		guest_operation_done(g);
 	} else if (g->own.state != OWN_PRIMARY)
 		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
 				     "the VM runs on, unprotected");
@@ -90,7 +88,7 @@ static void check_unprotect(struct guest *g)
 		return;
 	if (g->own.state == OWN_ALONE) {
 		guest_again_forget(g);
-		operation_done(g);
+		guest_operation_done(g);
 	} else if (g->own.state != OWN_PRIMARY) {
 		guest_operation_fail(g, -EIO, g->why, "see `pollux status`");
 	}
@@ -99,7 +97,7 @@ static void check_unprotect(struct guest *g)
 static void check_failover(struct guest *g)
 {
 	if (g->own.state == OWN_ALONE && g->child_role == CHILD_VM && !is_stalled(g))
-		operation_done(g);
+		guest_operation_done(g);
 	else if (g->own.state == OWN_NONE || g->own.state == OWN_IDLE)
 		guest_operation_fail(g, -EIO, g->why, "see the log of polluxd");
 }
@@ -108,7 +106,7 @@ static void check_stop(struct guest *g)
 {
 	if (!g->child &&
 	    (g->own.state == OWN_IDLE || g->own.state == OWN_NONE || g->own.state == OWN_RELEASED))
-		operation_done(g);
+		guest_operation_done(g);
 }
 
 static const struct {
@@ -116,7 +114,7 @@ static const struct {
 	void (*check)(struct guest *g);
 } checks[] = {
 	{"start", check_start},       {"protect", check_protect}, {"unprotect", check_unprotect},
-	{"failover", check_failover}, {"stop", check_stop},
+	{"failover", check_failover}, {"stop", check_stop},       {"migrate", guest_migrate_check},
 };
 
 void guest_operation_check(struct guest *g)
@@ -133,16 +131,16 @@ void guest_operation_check(struct guest *g)
 		}
 }
 
-static bool operation_is(const struct guest *g, const char *what)
+bool guest_operation_is(const struct guest *g, const char *what)
 {
 	return g->operation.state == OPERATION_RUNNING && !strcmp(g->operation.what, what);
 }
 
-static int busy(const struct guest *g, struct error *e, const char **hint)
+int guest_busy(const struct guest *g, struct error *e, const char **hint)
 {
 	if (g->operation.state != OPERATION_RUNNING)
 		return 0;
-	return refuse(e, hint, -EBUSY, "wait for it, or look at it with `pollux status`",
+	return guest_refuse(e, hint, -EBUSY, "wait for it, or look at it with `pollux status`",
 		      "'%s' of %s is still under way", g->operation.what, g->name);
 }
 
@@ -151,15 +149,15 @@ static int busy(const struct guest *g, struct error *e, const char **hint)
 static int start_refused(struct guest *g, int rc, struct error *e, const char **hint)
 {
 	if (rc == -EAGAIN)
-		return refuse(e, hint, rc,
+		return guest_refuse(e, hint, rc,
 			      "wait until the other host can be asked, or use --force if you are "
 			      "sure that the VM does not run there",
 			      "%s may have been taken over by %s, which cannot be asked now",
 			      g->name, g->peer);
 	if (rc == -EBUSY)
-		return refuse(e, hint, rc, "stop it first", "%s runs here already, or is a standby",
+		return guest_refuse(e, hint, rc, "stop it first", "%s runs here already, or is a standby",
 			      g->name);
-	return refuse(e, hint, rc,
+	return guest_refuse(e, hint, rc,
 		      "start it on the host that owns it; --force takes it over, at the risk that "
 		      "two copies run",
 		      "%s does not belong to this host: another host owns it", g->name);
@@ -207,7 +205,7 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 	*hint = "see docs/vm-config.md";
 	rc = guest_of_config(a, config, origin, &g, e);
 	if (!rc)
-		rc = busy(g, e, hint);
+		rc = guest_busy(g, e, hint);
 	if (rc)
 		return rc;
 	if (g->child)
@@ -219,7 +217,7 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 	rc = guest_config_set(g, config, origin);
 	if (rc)
 		return error_set(e, rc, "out of memory");
-	operation_begin(g, "start");
+	guest_operation_begin(g, "start");
 	rc = guest_ask_ownership(g,
 				 &(struct ownership_input){.type = OWN_EV_RUN, .forced = forced});
 	if (rc) {
@@ -233,15 +231,15 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 /* ---- protect ----------------------------------------------------------------------------------
  */
 
-static int peer_ready(struct guest *g, const char *to, struct error *e, const char **hint)
+int guest_peer_ready(struct guest *g, const char *to, struct error *e, const char **hint)
 {
 	struct peer *p = peers_find(g->agent->peers, to);
 
 	if (!p)
-		return refuse(e, hint, -ENOENT, "`pollux list --peers` shows those that are",
+		return guest_refuse(e, hint, -ENOENT, "`pollux list --peers` shows those that are",
 			      "%.64s is not a peer in the configuration of this host", to);
 	if (!peer_is_up(p))
-		return refuse(e, hint, -ENOTCONN,
+		return guest_refuse(e, hint, -ENOTCONN,
 			      "is polluxd running there? do address, port and certificates fit?",
 			      "%s is not connected: %s", to, peer_why(p));
 	return 0;
@@ -252,16 +250,16 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 {
 	int rc;
 
-	rc = busy(g, e, hint);
+	rc = guest_busy(g, e, hint);
 	if (!rc)
-		rc = peer_ready(g, to, e, hint);
+		rc = guest_peer_ready(g, to, e, hint);
 	if (rc)
 		return rc;
 	if (g->own.state == OWN_PRIMARY)
-		return refuse(e, hint, -EALREADY, "unprotect it first", "%s is protected on %s",
+		return guest_refuse(e, hint, -EALREADY, "unprotect it first", "%s is protected on %s",
 			      g->name, g->peer);
 	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || g->vm_ended)
-		return refuse(e, hint, -EPERM, "`pollux status` says how it is",
+		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 			      "%s does not run on this host", g->name);
 	guest_peer_set(g, to);
 	guest_policy_set(g, o->policy);
@@ -270,7 +268,7 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 		return rc;
 	g->why[0] = '\0';
 	timeline_add(&g->timeline, "protect asked", "on %s, mode %s", to, o->mode);
-	operation_begin(g, "protect");
+	guest_operation_begin(g, "protect");
 	rc = guest_ask_ownership(g, &(struct ownership_input){.type = OWN_EV_PROTECT});
 	if (rc)
 		guest_operation_fail(g, rc, strerror(-rc), NULL);
@@ -287,7 +285,7 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 
 	if (rc == -EPIPE)
 		return;
-	if (rc && operation_is(g, "unprotect"))
+	if (rc && guest_operation_is(g, "unprotect"))
 		guest_operation_fail(g, rc, text, "see `pollux status`");
 	if (rc)
 		return;
@@ -301,20 +299,20 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 int guest_unprotect(struct guest *g, struct error *e, const char **hint)
 {
 	if (g->operation.state == OPERATION_RUNNING && strcmp(g->operation.what, "protect") != 0)
-		return busy(g, e, hint);
+		return guest_busy(g, e, hint);
 	if (g->own.state == OWN_STANDBY)
-		return refuse(e, hint, -EPERM, "unprotect it on the host where it runs",
+		return guest_refuse(e, hint, -EPERM, "unprotect it on the host where it runs",
 			      "%s runs on %s; the twin is here", g->name, g->peer);
 	if (g->own.state == OWN_ASKING)
-		return refuse(e, hint, -EPERM,
+		return guest_refuse(e, hint, -EPERM,
 			      "repair the link or the fence, or `pollux failover --force` to go on "
 			      "alone",
 			      "the standby of %s is lost, and may take over", g->name);
 	if (g->own.state != OWN_PRIMARY && !is_stalled(g) &&
 	    !(g->own.state == OWN_ALONE && g->again.wanted))
-		return refuse(e, hint, -EPERM, "`pollux status` says how it is",
+		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 			      "%s is not protected from this host", g->name);
-	operation_begin(g, "unprotect");
+	guest_operation_begin(g, "unprotect");
 	if (g->own.state == OWN_ALONE && !is_stalled(g)) {
 		g->why[0] = '\0';
 		guest_operation_check(g);
@@ -334,14 +332,14 @@ static int promote_forced(struct guest *g, struct error *e, const char **hint)
 	int rc;
 
 	timeline_add(&g->timeline, "failover forced", "by the operator");
-	operation_begin(g, "failover");
+	guest_operation_begin(g, "failover");
 	rc = guest_ask_ownership(
 		g, &(struct ownership_input){.type = replica ? OWN_EV_PROMOTE : OWN_EV_GO_ON,
 					     .forced = true});
 	if (!rc)
 		return 0;
 	g->operation.state = OPERATION_NONE;
-	return refuse(e, hint, rc, "`pollux status` says how it is",
+	return guest_refuse(e, hint, rc, "`pollux status` says how it is",
 		      rc == -EAGAIN
 			      ? "the twin of %s holds no whole epoch yet: there is nothing to "
 				"promote"
@@ -354,17 +352,17 @@ int guest_failover(struct guest *g, bool forced, struct error *e, const char **h
 	enum ownership_state s = g->own.state;
 
 	if (forced && is_stalled(g)) {
-		operation_begin(g, "failover");
+		guest_operation_begin(g, "failover");
 		timeline_add(&g->timeline, "failover forced", "by the operator");
 		guest_ownership_tell(g, "forced");
 		return 0;
 	}
 	if (s != OWN_STANDBY && s != OWN_DECIDING && s != OWN_ASKING && s != OWN_HANDED)
-		return refuse(e, hint, -EPERM, "run it on the standby's host",
+		return guest_refuse(e, hint, -EPERM, "run it on the standby's host",
 			      "there is no twin of %s on this host that could take over", g->name);
 	if (forced)
 		return promote_forced(g, e, hint);
-	return refuse(e, hint, -EPERM,
+	return guest_refuse(e, hint, -EPERM,
 		      "make sure that the VM is dead on the other host, then use --force: if it "
 		      "still runs there, two copies answer clients and write disks, and what one "
 		      "of them acknowledged will be lost",
@@ -379,7 +377,7 @@ static void stop_late(void *ctx)
 {
 	struct guest *g = ctx;
 
-	if (operation_is(g, "stop"))
+	if (guest_operation_is(g, "stop"))
 		guest_operation_fail(
 			g, -ETIMEDOUT, "the guest has not shut down in time",
 			"it may not heed its power button: `pollux stop --force` pulls the "
@@ -390,7 +388,7 @@ static void shutdown_asked(void *ctx, int rc, const json_t *reply, const char *t
 {
 	struct guest *g = ctx;
 
-	if (rc && rc != -EPIPE && operation_is(g, "stop"))
+	if (rc && rc != -EPIPE && guest_operation_is(g, "stop"))
 		guest_operation_fail(g, rc, text, "`pollux stop --force` pulls the plug");
 }
 
@@ -414,11 +412,11 @@ static void session_over_then_kill(void *ctx, int rc, const json_t *reply, const
 static int stop_by_force(struct guest *g, struct error *e, const char **hint)
 {
 	if (g->own.state == OWN_ASKING)
-		return refuse(e, hint, -EPERM,
+		return guest_refuse(e, hint, -EPERM,
 			      "`pollux failover --force` first: this host then goes on alone",
 			      "the standby of %s is lost, and would take it for dead and take over",
 			      g->name);
-	operation_begin(g, "stop");
+	guest_operation_begin(g, "stop");
 	if (g->stop_timer)
 		loop_timer_set(g->stop_timer, 0);
 	g->stopping = true;
@@ -446,12 +444,12 @@ int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e
 	int rc;
 
 	if (!forced && strcmp(g->operation.what ? g->operation.what : "", "stop") != 0) {
-		rc = busy(g, e, hint);
+		rc = guest_busy(g, e, hint);
 		if (rc)
 			return rc;
 	}
 	if (g->child_role != CHILD_VM)
-		return refuse(e, hint, -EPERM,
+		return guest_refuse(e, hint, -EPERM,
 			      g->child_role == CHILD_REPLICA ? "stop it on the host where it runs"
 							     : "`pollux list` shows what runs",
 			      "%s does not run on this host", g->name);
@@ -460,7 +458,7 @@ int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e
 	rc = stop_timer_set(g, timeout_s);
 	if (rc)
 		return error_set(e, rc, "cannot make a timer: %s", strerror(-rc));
-	operation_begin(g, "stop");
+	guest_operation_begin(g, "stop");
 	timeline_add(&g->timeline, "stop asked", "power button");
 	guest_child_ask(g, json_pack("{s:s}", "do", "shutdown"), QUICK_NS, shutdown_asked);
 	return 0;

@@ -21,7 +21,8 @@ static void feed_term(struct guest *g, enum ownership_event type, bool reset)
 
 static void said_ready(struct guest *g, const json_t *message, const char *why)
 {
-	timeline_add(&g->timeline, "protected", "the twin holds a whole epoch");
+	timeline_add(&g->timeline, g->session.options.handover ? "arrived" : "protected",
+		     "the twin holds a whole epoch");
 	feed_term(g, OWN_EV_REPLICA_READY, false);
 }
 
@@ -211,7 +212,8 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 	timeline_add(&g->timeline, "running", "promoted at epoch %lld in %.1f ms",
 		     (long long)json_integer_of(reply, "epoch", 0),
 		     json_number_value(json_object_get(reply, "ms")));
-	g->agent->counters.failovers++;
+	if (!g->session.options.handover)
+		g->agent->counters.failovers++;
 	session_wipe(&g->session);
 	guest_console_open(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_PROMOTED, .term = session_term});

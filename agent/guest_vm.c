@@ -55,12 +55,18 @@ static void said_fenced(struct guest *g, uint64_t term, const char *why)
 	timeline_add(&g->timeline, "stopped", "%s", why);
 }
 
+static void said_handed(struct guest *g, uint64_t term, const char *why)
+{
+	timeline_add(&g->timeline, "handed over", "the last epoch is whole on %s", g->peer);
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_HANDED, .term = term});
+}
+
 static const struct {
 	const char *state;
 	void (*said)(struct guest *g, uint64_t term, const char *why);
 } vm_states[] = {
 	{"protected", said_protected}, {"lost", said_lost},     {"unprotected", said_unprotected},
-	{"syncing", said_syncing},     {"fenced", said_fenced},
+	{"syncing", said_syncing},     {"fenced", said_fenced},   {"handed", said_handed},
 };
 
 static void vm_state_take(struct guest *g, const char *state, uint64_t term, const char *why)
@@ -106,10 +112,12 @@ static void child_event(void *ctx, const json_t *message)
 		return;
 	else if (!strcmp(event, "vm"))
 		vm_event_take(g, message);
-	else if (!strcmp(event, "state"))
+	else if (!strcmp(event, "state")) {
+		guest_migration_note(g, message);
 		vm_state_take(g, json_text_of(message, "state"),
 			      (uint64_t)json_integer_of(message, "term", 0),
 			      json_text_of(message, "why"));
+	}
 }
 
 /* ---- its end ------------------------------------------------------------------------- */
@@ -151,11 +159,13 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	g->stats = NULL;
 	guest_console_close(g);
 	guest_again_forget(g);
-	if (role == CHILD_VM)
+	if (role == CHILD_VM && g->retiring)
+		guest_feed_type(g, OWN_EV_VM_DEAD);
+	else if (role == CHILD_VM)
 		vm_gone(g, how);
 	else if (role == CHILD_REPLICA)
 		replica_gone(g, how);
-	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = false;
+	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = g->retiring = false;
 	if (owed && g->own.record.term == owed && g->own.state == OWN_ALONE)
 		guest_vm_start(g, owed);
 	else if (owed && g->own.record.term == owed && g->own.state == OWN_STANDBY)
@@ -234,6 +244,10 @@ json_t *guest_session_request(const struct session *s, const char *what)
 			json_object_set_new(o, numbers[i].name, json_integer(numbers[i].value));
 	if (o && p->delta_mb)
 		json_object_set_new(o, "delta_mb", json_integer(p->delta_mb));
+	if (o && p->handover)
+		json_object_set_new(o, "handover", json_true());
+	if (o && p->storage[0])
+		json_object_set_new(o, "storage", json_string(p->storage));
 	return o;
 }
 
@@ -325,6 +339,8 @@ void guest_session_start(struct guest *g, uint64_t term)
 	}
 	json_object_set_new(request, "address", json_string(peer_config(p)->address));
 	json_object_set_new(request, "port", json_integer(peer_config(p)->port));
+	if (g->session.options.handover)
+		json_object_set_new(request, "migrate", json_incref(g->migration.wishes));
 	snprintf(g->child_state, sizeof(g->child_state), "connecting");
 	guest_child_ask(g, request, QUICK_NS, session_begun);
 }

@@ -170,13 +170,17 @@ static bool other_side(struct guest *g, struct peer *from, const struct word *w)
 
 static void word_feed(struct guest *g, const struct word *w)
 {
+	bool handover = w->word == WORD_OFFER && g->offer && g->offer->session.term == w->term &&
+			g->offer->session.options.handover;
+
 	/* Of an offer; later, and when repeated, it says less than what is known already. */
 	if (w->why[0] && g->own.state == OWN_PRIMARY)
 		guest_why(g, "%s refuses: %s", g->peer, w->why);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_WORD,
 						.word = w->word,
 						.term = w->term,
-						.can_fence = w->can_fence});
+						.can_fence = w->can_fence,
+						.handover = handover});
 }
 
 static int guest_of_word(struct agent *a, const struct word *w, struct guest **out)

@@ -35,6 +35,12 @@ static const struct field option_fields[] = {
 	{"overwrite", FIELD_BOOL, AT(protect_options, overwrite), 0, 0, NULL},
 	{0},
 };
+static const char *const storages[] = {"mirror", "shared", NULL};
+static const struct field session_fields[] = {
+	{"handover", FIELD_BOOL, AT(protect_options, handover), 0, 0, NULL},
+	{"storage", FIELD_NAME, AT(protect_options, storage), 0, 0, storages},
+	{0},
+};
 
 static int name_take(const struct field *f, const json_t *v, char *out, struct error *e)
 {
@@ -135,9 +141,9 @@ static json_t *disks_json(const struct offer *o)
 	return list;
 }
 
-static void options_put(json_t *json, const struct protect_options *p)
+static void fields_put(json_t *json, const struct field *fields, const struct protect_options *p)
 {
-	for (const struct field *f = option_fields; f->key; f++) {
+	for (const struct field *f = fields; f->key; f++) {
 		const char *at = (const char *)p + f->offset;
 
 		if (f->type == FIELD_NAME && *at)
@@ -161,8 +167,10 @@ json_t *offer_json(const struct offer *o)
 			 (int)o->session.loss_ms, "config", json_text(o->config), "origin",
 			 json_text(o->origin), "disks", disks_json(o));
 	explicit_bzero(key, sizeof(key));
-	if (json)
-		options_put(json, &o->session.options);
+	if (json) {
+		fields_put(json, option_fields, &o->session.options);
+		fields_put(json, session_fields, &o->session.options);
+	}
 	return json;
 }
 
@@ -230,6 +238,8 @@ static int offer_take(const json_t *json, struct offer *o, struct error *e)
 	    hex_decode(json_text_of(json, "key"), o->session.key, SESSION_KEY_SIZE))
 		return error_set(e, -EBADMSG, "the offer has no session or no key");
 	rc = protect_options_parse(json, false, &o->session.options, e);
+	if (!rc)
+		rc = fields_take(json, session_fields, false, &o->session.options, e);
 	if (!rc)
 		rc = times_take(json, &o->session, e);
 	if (!rc)

@@ -20,6 +20,9 @@ struct protect_options {
 	char mode[16], policy[16], compression[16];
 	unsigned interval_ms, streams, window, delta_mb; /* 0 = leave it to pollux-vm */
 	bool overwrite; /* what lies on the standby's disks may go */
+	/* Not an operator's, but said in offers. */
+	bool handover;  /* a migration */
+	char storage[16]; /* "mirror", or "shared": both hosts see the same ones */
 };
 /* {"mode", "policy", "compression", "interval_ms", "streams", "window", "delta_mb",
  * "overwrite"}, all optional; other keys are refused when `strict`. */

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * migrate/: a vm goes elsewhere: into a file, and out of it again, with the records by
- * which replicate/ sends it to a standby.
+ * migrate/: a vm goes elsewhere: to another host, or into a file and out of it again, with
+ * the records by which replicate/ sends it to a standby.
+ *
+ * A migration is a replication whose last epoch hands over ownership: memory is copied in
+ * rounds while the guest runs (precopy), the guest stops, what is left follows with the
+ * machine's state, and from then on only ownership (agent/ownership.h) decides where it
+ * goes on. replicate/ has the epochs; here is what decides about them.
+ *
+ * Precopy and its convergence follow Clark et al., "Live Migration of Virtual Machines"
+ * (NSDI 2005); throttling is what the field calls auto-converge.
  */
 #ifndef POLLUX_MIGRATE_H
 #define POLLUX_MIGRATE_H
@@ -9,6 +17,47 @@
 #include <stdatomic.h>
 
 #include "replicate/replicate.h"
+
+/* ---- live migration, source side ----------------------------------------------- */
+
+/* What to do with a guest that writes faster than the link carries, once throttling has
+ * come to its end. */
+enum migrate_stuck {
+	STUCK_GIVE_UP, /* the vm stays at the source */
+	STUCK_STOP,    /* stop it if that is within `most_downtime_ns`, else give up */
+	STUCK_POSTCOPY,
+};
+
+struct migrate_config {
+	uint64_t downtime_ns;      /* stop the guest when the forecast is within this */
+	uint64_t most_downtime_ns; /* STUCK_STOP */
+	uint64_t fixed_ns;     /* part of the downtime that no page causes: pause, state, commit */
+	uint64_t most_ns;      /* precopy takes at most this long, then it counts as stuck; 0 = no
+				  limit */
+	unsigned throttle_max; /* percent, 0 = the guest is never throttled, at most 99 */
+	unsigned rounds_max;
+	enum migrate_stuck stuck;
+};
+void migrate_config_defaults(struct migrate_config *c);
+
+/* How a precopy goes; any thread may ask. */
+struct migrate_progress {
+	unsigned round, throttle;
+	uint64_t forecast_ns;       /* downtime, if the guest was stopped now; 0 = not known */
+	uint64_t dirty, dirty_rate; /* pages; pages a second */
+	uint64_t rate;              /* bytes a second on the wire */
+	uint64_t elapsed_ns;
+	bool gave_up;
+	const char *why; /* gave_up, or which policy was applied; static; NULL = none */
+};
+
+/* Decides for a replicator: set config.next and next_ctx to these. Outlives it. */
+struct precopy;
+int precopy_create(struct vm *vm, const struct migrate_config *c, struct precopy **out) MUST_CHECK;
+enum replicate_next precopy_next(void *precopy, const struct replicate_round *round);
+void precopy_progress(struct precopy *p, struct migrate_progress *out);
+/* The guest at full speed again. */
+void precopy_destroy(struct precopy *p);
 
 /* ---- saved images: docs/image-format.md ------------------------------------------
  * Memory, machine state and VM file of a vm that stood still; not its disks. Whoever

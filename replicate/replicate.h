@@ -149,6 +149,8 @@ void replicator_cut(struct replicator *r);
 /* End in good order: tells the standby (I6), waits until it has confirmed or is gone,
  * releases output. Then only replicator_destroy() is left. */
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e) MUST_CHECK;
+/* clock_ns() of the pause that a handover left behind. */
+uint64_t replicator_frozen_at(struct replicator *r);
 void replicator_stats(struct replicator *r, struct replicate_stats *out);
 /* After a loss without a verdict output stays held, and a vm that was stalled stays so: a
  * next session that begins as `held` goes on from there. */

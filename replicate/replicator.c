@@ -215,6 +215,11 @@ uint64_t bytes_sent(struct replicator *r)
 	return n;
 }
 
+uint64_t replicator_frozen_at(struct replicator *r)
+{
+	return atomic_load(&r->frozen_at);
+}
+
 void replicator_stats(struct replicator *r, struct replicate_stats *out)
 {
 	struct sender_stats s;

@@ -286,6 +286,7 @@ static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold,
 	rc = checkpoint_take(r, c, hold, e);
 	t[2] = clock_ns();
 	r->frozen = !rc && r->config.handover;
+	atomic_store(&r->frozen_at, t[0]);
 	rc_resume = r->frozen ? 0 : vm_resume(r->vm);
 	t[3] = clock_ns();
 	if (rc_resume)

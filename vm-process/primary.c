@@ -42,9 +42,14 @@ static void member_discard(void *ctx)
 	mirror_target_discard(((struct process_disk *)ctx)->target);
 }
 
-void members_fill(struct process *p)
+void members_fill(struct process *p, const json_t *request)
 {
+	const char *storage = json_string_value(json_object_get(request, "storage"));
+
 	p->member_count = 0;
+	p->disks_shared = storage && !strcmp(storage, "shared");
+	if (p->disks_shared)
+		return;
 	for (unsigned i = 0; i < p->config.disk_count; i++) {
 		if (p->disks[i].file->readonly)
 			continue;
@@ -111,25 +116,31 @@ static void replicator_drop(struct process *p)
 	loop_timer_set(p->progress, 0);
 	if (r)
 		replicator_destroy(r);
+	precopy_destroy(p->precopy);
+	p->precopy = NULL;
 }
 
 static void run_state(void *ctx)
 {
 	struct posted_state *s = ctx;
 	struct process *p = s->process;
+	uint64_t frozen_at = 0;
 
 	/* An event of a session that has been replaced meanwhile says nothing now. */
 	if (s->session != p->sessions)
 		goto out;
 	p->replicator_state = s->state;
+	if (s->state == REPLICATOR_HANDED)
+		frozen_at = replicator_frozen_at(p->replicator);
 	strcpy(p->state_why, s->why);
 	if (s->state == REPLICATOR_UNPROTECTED)
 		replicator_drop(p);
 	else
 		loop_timer_set(p->progress, s->state == REPLICATOR_SYNCING ? clock_ns() : 0);
-	process_event(p, json_pack("{s:s, s:s, s:s, s:I}", "event", "state", "state",
+	process_event(p, json_pack("{s:s, s:s, s:s, s:I, s:I}", "event", "state", "state",
 				   replicator_state_name(s->state), "why", s->why, "term",
-				   (json_int_t)s->term));
+				   (json_int_t)s->term, "frozen_ns",
+				   (json_int_t)(frozen_at ? clock_ns() - frozen_at : 0)));
 out:
 	free(s);
 }
@@ -161,6 +172,23 @@ void primary_output(struct process *p)
 
 /* ---- requests --------------------------------------------------------------- */
 
+/* Who decides about rounds, when the session is a migration. */
+static int precopy_begin(struct process *p, const json_t *request, struct replicate_config *c,
+			 struct error *e)
+{
+	struct migrate_config m;
+	int rc;
+
+	if (!c->handover)
+		return 0;
+	rc = migrate_parse(json_object_get(request, "migrate"), &m, e);
+	if (!rc && precopy_create(p->vm, &m, &p->precopy))
+		rc = error_set(e, -ENOMEM, "no memory");
+	c->next = precopy_next;
+	c->next_ctx = p->precopy;
+	return rc;
+}
+
 int primary_protect(struct process *p, const json_t *request, struct error *e)
 {
 	struct replicator_events events = {.state = on_state, .ctx = p};
@@ -182,15 +210,19 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	/* After a loss without a verdict, what is held stays held into the new session. */
 	c.held = p->replicator_state == REPLICATOR_LOST;
 	replicator_drop(p);
+	rc = precopy_begin(p, request, &c, e);
+	if (rc)
+		return rc;
 	p->sessions++;
 	p->session = c;
-	members_fill(p);
+	members_fill(p, request);
 	output_count = outputs_fill(p, outputs);
 	p->replicator_state = REPLICATOR_CONNECTING;
 	rc = replicator_start(p->vm, &c, p->members, p->member_count, outputs, output_count,
 			      &events, &r, e);
 	if (rc) {
 		p->replicator_state = c.held ? REPLICATOR_LOST : REPLICATOR_UNPROTECTED;
+		replicator_drop(p);
 		return rc;
 	}
 	pthread_mutex_lock(&p->lock);

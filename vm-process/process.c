@@ -420,7 +420,7 @@ static void on_progress(void *ctx)
 
 	json_object_set_new(event, "event", json_string("progress"));
 	process_event(p, event);
-	loop_timer_set(p->progress, clock_ns() + NS_PER_SEC);
+	loop_timer_set(p->progress, clock_ns() + (p->precopy ? NS_PER_SEC / 5 : NS_PER_SEC));
 }
 
 /* ---- life ----------------------------------------------------------------------- */

@@ -16,6 +16,7 @@
 #include "base/base.h"
 #include "disk-mirror/disk-mirror.h"
 #include "hypervisor/hypervisor.h"
+#include "migrate/migrate.h"
 #include "netbuf/netbuf.h"
 #include "replicate/replicate.h"
 
@@ -59,6 +60,8 @@ struct process {
 	struct console *console;
 
 	struct replicate_config session;
+	struct precopy *precopy; /* the session is a migration from here; or NULL */
+	bool disks_shared;       /* ...and its disks are in one place for both hosts */
 	struct epoch_member members[EPOCH_MEMBERS_MAX];
 	unsigned member_count;
 	/* `lock` guards the pointer for the NICs' threads; only the main thread changes it. */
@@ -99,7 +102,11 @@ int standby_stream(struct process *p, const json_t *request, int fd, struct erro
 int standby_promote(struct process *p, const json_t *request, json_t *reply,
 		    struct error *e) MUST_CHECK;
 void standby_close(struct process *p);
-void members_fill(struct process *p);
+void members_fill(struct process *p, const json_t *request);
+
+/* ---- migrate.c ------------------------------------------------------------ */
+int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e) MUST_CHECK;
+json_t *migrate_json(struct process *p);
 
 /* ---- stats.c ------------------------------------------------------------- */
 json_t *stats_json(struct process *p);

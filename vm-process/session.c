@@ -118,6 +118,7 @@ int session_parse(const json_t *q, struct replicate_config *out, struct error *e
 		return error_set(e, -EINVAL,
 				 "loss_ms must be at least twice heartbeat_ms, or one late "
 				 "heartbeat would count as a loss");
+	out->handover = json_is_true(json_object_get(q, "handover"));
 	out->mode = mode;
 	out->policy = policy;
 	out->compression = compression;

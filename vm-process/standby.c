@@ -53,7 +53,7 @@ int standby_prepare(struct process *p, const json_t *request, struct error *e)
 	if (p->replica)
 		return error_set(e, -EBUSY, "this standby serves a session already");
 	p->session = c;
-	members_fill(p);
+	members_fill(p, request);
 	return replica_create(p->vm, &c, p->members, p->member_count, &events, &p->replica, e);
 }
 

@@ -20,7 +20,9 @@
  *   protect    {"session": hex, "key": hex, "term": n, "address": a, "port": p,
  *               "mode": "interval"|"event", "interval_ms": n, "policy": "continue"|"stall",
  *               "heartbeat_ms", "loss_ms", "streams", "window", "compression": "none"|"lz4"|"zlib",
- *               "delta_mb"}                          primary
+ *               "delta_mb", "handover": true in a migration, "storage": "mirror"|"shared",
+ *               "migrate": {"downtime_ms", "most_downtime_ms", "fixed_us", "most_s",
+ *               "throttle_max", "rounds_max", "stuck": "give-up"|"stop"|"postcopy"}}  primary
  *   standby    {the same without address}            standby: get ready for streams
  *   stream     {"stream": n} + the accepted socket   standby
  *   ownership  {"answer": "confirmed"|"forced"|"denied"}  primary, after event "state" lost
@@ -34,7 +36,8 @@
  *   pause, resume, console {} + fd
  * events
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
- *    "term": of the session, "reset": standby, lost: the other host's kernel closed the link}
+ *    "term": of the session, "frozen_ns": handed, how long the guest has stood still,
+ *    "reset": standby, lost: the other host's kernel closed the link}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "progress", ...the stats of the first copy}       about once a second
  */

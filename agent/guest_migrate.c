@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Migration from this host, as an operator sees it. What may be done is decided by
+ * ownership.h, as for every session; the other host needs nothing of this. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE   "migrate"
+#define CANCEL_NS    (30 * NS_PER_SEC)
+#define FIXED_US     5000
+#define STREAMS_MOST 16
+
+/* ---- options ---------------------------------------------------------------------- */
+
+static const struct number_option {
+	const char *key;
+	size_t offset;
+	unsigned least, most;
+} numbers[] = {
+	{"streams", offsetof(struct migrate_options, streams), 1, STREAMS_MOST},
+	{"downtime_ms", offsetof(struct migrate_options, downtime_ms), 1, 600000},
+	{"most_downtime_ms", offsetof(struct migrate_options, most_downtime_ms), 1, 600000},
+	{"most_s", offsetof(struct migrate_options, most_s), 1, 86400},
+	{"throttle_max", offsetof(struct migrate_options, throttle_max), 0, 99},
+	{"rounds_max", offsetof(struct migrate_options, rounds_max), 1, 10000},
+};
+
+static const struct word_option {
+	const char *key;
+	size_t offset, size;
+	const char *words[5];
+} word_options[] = {
+	{"compression",
+	 offsetof(struct migrate_options, compression),
+	 sizeof(((struct migrate_options *)0)->compression),
+	 {"none", "lz4", "zlib"}},
+	{"stuck",
+	 offsetof(struct migrate_options, stuck),
+	 sizeof(((struct migrate_options *)0)->stuck),
+	 {"give-up", "stop", "postcopy"}},
+};
+
+static int number_take(const struct number_option *n, const json_t *v, struct migrate_options *out,
+		       struct error *e)
+{
+	json_int_t value = json_integer_value(v);
+
+	if (!json_is_integer(v) || value < n->least || value > n->most)
+		return error_set(e, -EINVAL, "\"%s\" must be a whole number from %u to %u", n->key,
+				 n->least, n->most);
+	*(unsigned *)((char *)out + n->offset) = (unsigned)value;
+	return 0;
+}
+
+static int word_take(const struct word_option *w, const json_t *v, struct migrate_options *out,
+		     struct error *e)
+{
+	for (const char *const *word = w->words; *word; word++)
+		if (json_is_string(v) && !strcmp(*word, json_string_value(v))) {
+			snprintf((char *)out + w->offset, w->size, "%s", *word);
+			return 0;
+		}
+	return error_set(e, -EINVAL, "\"%s\" must be one of: %s, %s, %s", w->key, w->words[0],
+			 w->words[1], w->words[2]);
+}
+
+static int flag_take(const char *key, const json_t *v, bool *out, struct error *e)
+{
+	if (!json_is_boolean(v))
+		return error_set(e, -EINVAL, "\"%s\" must be true or false", key);
+	*out = json_is_true(v);
+	return 0;
+}
+
+static int option_take(const char *key, const json_t *v, struct migrate_options *out,
+		       struct error *e)
+{
+	for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+		if (!strcmp(key, numbers[i].key))
+			return number_take(&numbers[i], v, out, e);
+	for (size_t i = 0; i < ARRAY_LEN(word_options); i++)
+		if (!strcmp(key, word_options[i].key))
+			return word_take(&word_options[i], v, out, e);
+	if (!strcmp(key, "with_disks"))
+		return flag_take(key, v, &out->with_disks, e);
+	if (!strcmp(key, "overwrite"))
+		return flag_take(key, v, &out->overwrite, e);
+	return error_set(e, -EINVAL, "unknown key \"%.64s\"", key);
+}
+
+int migrate_options_parse(const json_t *o, struct migrate_options *out, struct error *e)
+{
+	const char *key;
+	json_t *v;
+	int rc = 0;
+
+	*out = (struct migrate_options){
+		.streams = 2, .downtime_ms = 30, .throttle_max = 80, .stuck = "give-up"};
+	json_object_foreach((json_t *)o, key, v)
+	{
+		rc = option_take(key, v, out, e);
+		if (rc)
+			break;
+	}
+	return rc;
+}
+
+static json_t *wishes_json(const struct migrate_options *o)
+{
+	json_t *w = json_pack("{s:i, s:i, s:i, s:s}", "downtime_ms", (int)o->downtime_ms,
+			      "throttle_max", (int)o->throttle_max, "fixed_us", FIXED_US, "stuck",
+			      o->stuck);
+
+	if (w && o->most_downtime_ms)
+		json_object_set_new(w, "most_downtime_ms", json_integer(o->most_downtime_ms));
+	if (w && o->most_s)
+		json_object_set_new(w, "most_s", json_integer(o->most_s));
+	if (w && o->rounds_max)
+		json_object_set_new(w, "rounds_max", json_integer(o->rounds_max));
+	return w;
+}
+
+/* ---- begin ------------------------------------------------------------------------- */
+
+/* An older polluxd would take the offer for one of protection, and fence us for its end. */
+static bool peer_can_migrate(const struct peer *p)
+{
+	const json_t *can = json_object_get(peer_hello(p), "can");
+
+	for (size_t i = 0; i < json_array_size(can); i++)
+		if (!strcmp(json_string_value(json_array_get(can, i)) ?: "", "migrate"))
+			return true;
+	return false;
+}
+
+static int migrate_possible(struct guest *g, const char *to, struct error *e, const char **hint)
+{
+	int rc = guest_busy(g, e, hint);
+
+	if (!rc)
+		rc = guest_peer_ready(g, to, e, hint);
+	if (rc)
+		return rc;
+	if (!peer_can_migrate(peers_find(g->agent->peers, to)))
+		return guest_refuse(e, hint, -EPERM, "update the other host first",
+				    "the polluxd of %s is too old to take a migration", to);
+	if (g->own.state == OWN_PRIMARY)
+		return guest_refuse(e, hint, -EPERM, "unprotect it first", "%s is protected on %s",
+				    g->name, g->peer);
+	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || g->vm_ended)
+		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
+				    "%s does not run on this host", g->name);
+	return 0;
+}
+
+int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
+		  const char **hint)
+{
+	struct protect_options p = {.mode = "event",
+				    .policy = "continue",
+				    .streams = o->streams,
+				    .overwrite = o->overwrite,
+				    .handover = true};
+	int rc = migrate_possible(g, to, e, hint);
+
+	if (rc)
+		return rc;
+	snprintf(p.storage, sizeof(p.storage), "%s", o->with_disks ? "mirror" : "shared");
+	snprintf(p.compression, sizeof(p.compression), "%s", o->compression);
+	guest_peer_set(g, to);
+	guest_policy_set(g, p.policy);
+	rc = guest_session_make(g, &p, e);
+	if (rc)
+		return rc;
+	guest_migration_free(g);
+	g->migration = (struct migration){.wishes = wishes_json(o), .began_ns = clock_ns()};
+	g->why[0] = '\0';
+	timeline_add(&g->timeline, "migrate asked", "to %s", to);
+	guest_operation_begin(g, "migrate");
+	rc = guest_ask_ownership(
+		g, &(struct ownership_input){.type = OWN_EV_PROTECT, .handover = true});
+	if (rc)
+		guest_operation_fail(g, rc, strerror(-rc), NULL);
+	guest_operation_check(g);
+	return rc ? error_set(e, rc, "%s cannot be migrated now: %s", g->name, strerror(-rc)) : 0;
+}
+
+/* ---- cancel ------------------------------------------------------------------------- */
+
+static void cancelled(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc) {
+		log_warn("%s: the migration was not cancelled: %s", g->name, text);
+		return;
+	}
+	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	timeline_add(&g->timeline, "cancelled", "by the operator");
+	guest_why(g, "it was cancelled");
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
+						.term = g->own.record.term});
+}
+
+int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
+{
+	bool ours = g->own.state == OWN_PRIMARY && g->session.options.handover;
+
+	if (!ours)
+		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
+				    g->own.state == OWN_HANDED
+					    ? "it is too late: %s has been handed over"
+					    : "%s is not being migrated from this host",
+				    g->name);
+	/* Also before a session has begun: then there is nothing to end, and it says ok. */
+	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), CANCEL_NS, cancelled);
+	return 0;
+}
+
+/* ---- how it goes ---------------------------------------------------------------------- */
+
+void guest_migration_note(struct guest *g, const json_t *message)
+{
+	json_int_t frozen = json_integer_of(message, "frozen_ns", 0);
+
+	if (frozen > 0)
+		g->migration.frozen_ns = clock_ns() - (uint64_t)frozen;
+}
+
+void guest_migrated(struct guest *g)
+{
+	struct migration *m = &g->migration;
+	uint64_t now = clock_ns();
+
+	m->downtime_ns = m->frozen_ns ? now - m->frozen_ns : 0;
+	m->total_ns = m->began_ns ? now - m->began_ns : 0;
+	json_decref(m->last);
+	m->last = json_incref(g->stats);
+	timeline_add(&g->timeline, "migrated", "to %s, downtime %.1f ms", g->peer,
+		     (double)m->downtime_ns / 1e6);
+	log_info("%s: migrated to %s in %.1f s, downtime %.1f ms", g->name, g->peer,
+		 (double)m->total_ns / 1e9, (double)m->downtime_ns / 1e6);
+	g->retiring = true;
+	guest_vm_kill(g);
+}
+
+void guest_migrate_check(struct guest *g)
+{
+	const json_t *why = json_object_get(json_object_get(g->stats, "migration"), "why");
+
+	if (g->own.state == OWN_NONE) {
+		g->why[0] = '\0';
+		guest_operation_done(g);
+	} else if (g->own.state != OWN_PRIMARY && g->own.state != OWN_HANDED) {
+		if (json_is_string(why) && !g->why[0])
+			guest_why(g, "%s", json_string_value(why));
+		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
+				     g->own.state == OWN_ALONE ? "the VM runs on here"
+							       : "see `pollux status`");
+	}
+}
+
+json_t *guest_migration_json(const struct guest *g)
+{
+	const struct migration *m = &g->migration;
+	bool over = m->total_ns != 0;
+	json_t *o;
+
+	if (!m->began_ns)
+		return json_null();
+	o = json_pack("{s:s, s:I}", "to", g->peer, "elapsed_ms",
+		      (json_int_t)((over ? m->total_ns : clock_ns() - m->began_ns) / NS_PER_MS));
+	if (o && over)
+		json_object_set_new(o, "downtime_ns", json_integer((json_int_t)m->downtime_ns));
+	if (o && m->last)
+		json_object_set(o, "last", m->last);
+	return o;
+}
+
+void guest_migration_free(struct guest *g)
+{
+	json_decref(g->migration.wishes);
+	json_decref(g->migration.last);
+	g->migration = (struct migration){0};
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/converge.h"
+
+#define STUCK_ROUNDS   2u /* at one throttle, before the next step */
+#define THROTTLE_FIRST 20u
+#define THROTTLE_STEP  15u
+#define PAGES_TELLING  256u /* a round of fewer says little about speed */
+
+void migrate_config_defaults(struct migrate_config *c)
+{
+	*c = (struct migrate_config){
+		.downtime_ns = 30 * NS_PER_MS,
+		.most_downtime_ns = 2 * NS_PER_SEC,
+		.fixed_ns = 5 * NS_PER_MS,
+		.throttle_max = 80,
+		.rounds_max = 60,
+		.stuck = STUCK_GIVE_UP,
+	};
+}
+
+static const struct converge_round *newest(const struct converge_view *v)
+{
+	return &v->rounds[v->count - 1];
+}
+
+uint64_t converge_page_ns(const struct converge_view *v)
+{
+	uint64_t pages = 0, ns = 0;
+
+	for (unsigned i = v->count; i > 0 && pages < PAGES_TELLING; i--) {
+		pages += v->rounds[i - 1].pages;
+		ns += v->rounds[i - 1].ns;
+	}
+	return pages ? ns / pages : 0;
+}
+
+static uint64_t forecast(const struct migrate_config *c, const struct converge_view *v)
+{
+	return c->fixed_ns + newest(v)->dirty * converge_page_ns(v);
+}
+
+/* A round is worth another one when it leaves clearly less than it had. */
+static bool shrinks(const struct converge_round *r)
+{
+	return r->dirty < r->pages - r->pages / 4;
+}
+
+static unsigned throttle_next(const struct migrate_config *c, unsigned now)
+{
+	unsigned next = now ? now + THROTTLE_STEP : THROTTLE_FIRST;
+
+	return next < c->throttle_max ? next : c->throttle_max;
+}
+
+static void stop(struct converge_verdict *out, const char *why)
+{
+	out->next = NEXT_STOP;
+	out->why = why;
+}
+
+/* Nothing more helps the precopy. */
+static void policy_apply(const struct migrate_config *c, const struct converge_view *v,
+			 struct converge_verdict *out)
+{
+	if (!v->members_synced) {
+		out->next = NEXT_ROUND; /* disks need their time in any case */
+	} else if (c->stuck == STUCK_POSTCOPY) {
+		out->next = NEXT_SEAL;
+		out->postcopy = true;
+		out->why = "the guest writes faster than the link carries: postcopy";
+	} else if (c->stuck == STUCK_STOP && out->forecast_ns <= c->most_downtime_ns) {
+		out->next = NEXT_SEAL;
+		out->why = "the guest writes faster than the link carries: a longer pause";
+	} else if (c->stuck == STUCK_STOP) {
+		stop(out, "the guest writes faster than the link carries, and the pause would be "
+			  "longer than allowed");
+	} else {
+		stop(out, "the guest writes faster than the link carries");
+	}
+}
+
+static bool out_of_patience(const struct migrate_config *c, const struct converge_view *v)
+{
+	return v->round >= c->rounds_max || (c->most_ns && v->elapsed_ns >= c->most_ns);
+}
+
+void converge_decide(const struct migrate_config *c, const struct converge_view *v,
+		     struct converge_verdict *out)
+{
+	const struct converge_round *r = newest(v);
+
+	*out = (struct converge_verdict){
+		.next = NEXT_ROUND,
+		.throttle = r->throttle,
+		.stuck = shrinks(r) ? 0 : v->stuck + 1,
+		.forecast_ns = forecast(c, v),
+	};
+	if (out->forecast_ns <= c->downtime_ns) {
+		out->stuck = 0;
+		out->next = v->members_synced ? NEXT_SEAL : NEXT_WAIT;
+	} else if (out_of_patience(c, v)) {
+		policy_apply(c, v, out);
+	} else if (out->stuck >= STUCK_ROUNDS && r->throttle >= c->throttle_max) {
+		policy_apply(c, v, out);
+	} else if (out->stuck >= STUCK_ROUNDS) {
+		out->throttle = throttle_next(c, r->throttle);
+		out->stuck = 0;
+	}
+}

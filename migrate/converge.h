@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * When a precopy has converged, and what to do when it does not: a pure function of
+ * the rounds so far. No clock, no I/O; tests feed it recorded traces of dirty rates.
+ *
+ *   forecast = fixed + dirty x time a page        (of the pause, were it to come now)
+ *
+ * The time a page takes is that of the recent rounds: encoding, encryption and the link
+ * together. While rounds shrink, they go on. When they do not, the guest is throttled,
+ * step by step, as each step has proven too little; at the last step the policy decides:
+ * postcopy, one longer pause within its own limit, or giving up.
+ * Private to migrate/.
+ */
+#ifndef POLLUX_MIGRATE_CONVERGE_H
+#define POLLUX_MIGRATE_CONVERGE_H
+
+#include "migrate/migrate.h"
+
+#define CONVERGE_RECENT 4u /* rounds that are looked at */
+
+struct converge_round {
+	uint64_t pages, ns, bytes; /* sent, taken, on the wire */
+	uint64_t dirty;            /* pages written meanwhile */
+	unsigned throttle;         /* percent, while it ran */
+};
+
+struct converge_view {
+	const struct converge_round *rounds; /* the last ones, newest last */
+	unsigned count;                      /* of them, 1..CONVERGE_RECENT */
+	unsigned round;                      /* number of the newest, from 1 */
+	unsigned stuck; /* rounds in a row that did not shrink at this throttle */
+	uint64_t elapsed_ns;
+	bool members_synced;
+};
+
+struct converge_verdict {
+	enum replicate_next next;
+	bool postcopy;        /* with NEXT_SEAL: the rest is sent afterwards */
+	unsigned throttle;    /* from now on */
+	unsigned stuck;       /* for the next view */
+	uint64_t forecast_ns; /* downtime, if the guest was stopped now */
+	const char *why;      /* NEXT_STOP, or a policy that was applied: static */
+};
+
+void converge_decide(const struct migrate_config *c, const struct converge_view *view,
+		     struct converge_verdict *out);
+/* Nanoseconds that a page takes, of the recent rounds; 0 = not known yet. */
+uint64_t converge_page_ns(const struct converge_view *view);
+
+#endif

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "migrate/converge.h"
+
+#define LOG_MODULE "precopy"
+
+struct precopy {
+	struct vm *vm;
+	struct migrate_config config;
+	/* Of the thread that decides. */
+	struct converge_round rounds[CONVERGE_RECENT];
+	unsigned count, stuck, throttle;
+	pthread_mutex_t lock; /* of progress */
+	struct migrate_progress progress;
+};
+
+int precopy_create(struct vm *vm, const struct migrate_config *c, struct precopy **out)
+{
+	struct precopy *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return -ENOMEM;
+	p->vm = vm;
+	p->config = *c;
+	pthread_mutex_init(&p->lock, NULL);
+	*out = p;
+	return 0;
+}
+
+/* A wait is no round: what was written meanwhile is added to the last one's. */
+static void round_keep(struct precopy *p, const struct replicate_round *in)
+{
+	struct converge_round r = {in->pages, in->ns, in->bytes, in->dirty, p->throttle};
+
+	if (p->count && p->progress.round == in->round) {
+		p->rounds[p->count - 1].dirty = in->dirty;
+		return;
+	}
+	if (p->count == CONVERGE_RECENT)
+		memmove(p->rounds, p->rounds + 1, --p->count * sizeof(*p->rounds));
+	p->rounds[p->count++] = r;
+}
+
+static uint64_t per_second(uint64_t n, uint64_t ns)
+{
+	return ns ? (uint64_t)((double)n * 1e9 / (double)ns) : 0;
+}
+
+static void progress_note(struct precopy *p, const struct replicate_round *in,
+			  const struct converge_verdict *v)
+{
+	pthread_mutex_lock(&p->lock);
+	p->progress = (struct migrate_progress){
+		.round = in->round,
+		.throttle = v->throttle,
+		.forecast_ns = v->forecast_ns,
+		.dirty = in->dirty,
+		.dirty_rate = per_second(in->dirty, in->ns),
+		.rate = per_second(in->bytes, in->ns),
+		.elapsed_ns = in->elapsed_ns,
+		.gave_up = v->next == NEXT_STOP,
+		.why = v->why,
+	};
+	pthread_mutex_unlock(&p->lock);
+}
+
+enum replicate_next precopy_next(void *precopy, const struct replicate_round *in)
+{
+	struct precopy *p = precopy;
+	struct converge_verdict verdict;
+	struct converge_view view;
+
+	round_keep(p, in);
+	view = (struct converge_view){
+		.rounds = p->rounds,
+		.count = p->count,
+		.round = in->round,
+		.stuck = p->stuck,
+		.elapsed_ns = in->elapsed_ns,
+		.members_synced = in->members_synced,
+	};
+	converge_decide(&p->config, &view, &verdict);
+	p->stuck = verdict.stuck;
+	if (verdict.throttle != p->throttle)
+		log_info("the guest is throttled by %u %%", verdict.throttle);
+	p->throttle = verdict.throttle;
+	vm_throttle(p->vm, p->throttle);
+	log_debug("round %u: %lu pages in %.1f ms, %lu dirty, forecast %.1f ms", in->round,
+		  in->pages, (double)in->ns / 1e6, in->dirty, (double)verdict.forecast_ns / 1e6);
+	progress_note(p, in, &verdict);
+	return verdict.next;
+}
+
+void precopy_progress(struct precopy *p, struct migrate_progress *out)
+{
+	pthread_mutex_lock(&p->lock);
+	*out = p->progress;
+	pthread_mutex_unlock(&p->lock);
+}
+
+void precopy_destroy(struct precopy *p)
+{
+	if (!p)
+		return;
+	vm_throttle(p->vm, 0);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A session that is a migration: its terms, and how it goes. */
+#include <errno.h>
+#include <string.h>
+
+#include "vm-process/process.h"
+
+static int number_take(const json_t *o, const char *key, uint64_t most, uint64_t unit,
+		       uint64_t *out, struct error *e)
+{
+	const json_t *v = json_object_get(o, key);
+	json_int_t n = json_integer_value(v);
+
+	if (!v)
+		return 0;
+	if (!json_is_integer(v) || n < 0 || (uint64_t)n > most)
+		return error_set(e, -EINVAL, "\"%s\" must be a whole number up to %lu", key, most);
+	*out = (uint64_t)n * unit;
+	return 0;
+}
+
+static int small_take(const json_t *o, const char *key, unsigned most, unsigned *out,
+		      struct error *e)
+{
+	uint64_t n = *out;
+	int rc = number_take(o, key, most, 1, &n, e);
+
+	*out = (unsigned)n;
+	return rc;
+}
+
+static int stuck_take(const json_t *o, enum migrate_stuck *out, struct error *e)
+{
+	static const char *const names[] = {
+		[STUCK_GIVE_UP] = "give-up", [STUCK_STOP] = "stop", [STUCK_POSTCOPY] = "postcopy"};
+	const char *name = json_string_value(json_object_get(o, "stuck"));
+
+	for (size_t i = 0; name && i < ARRAY_LEN(names); i++)
+		if (!strcmp(names[i], name)) {
+			*out = (enum migrate_stuck)i;
+			return 0;
+		}
+	return name ? error_set(e, -EINVAL, "\"stuck\" is not a value that is known") : 0;
+}
+
+int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e)
+{
+	int rc;
+
+	migrate_config_defaults(out);
+	if ((rc = number_take(o, "downtime_ms", 600000, NS_PER_MS, &out->downtime_ns, e)) ||
+	    (rc = number_take(o, "most_downtime_ms", 600000, NS_PER_MS, &out->most_downtime_ns,
+			      e)) ||
+	    (rc = number_take(o, "fixed_us", 60000000, NS_PER_US, &out->fixed_ns, e)) ||
+	    (rc = number_take(o, "most_s", 86400, NS_PER_SEC, &out->most_ns, e)) ||
+	    (rc = small_take(o, "throttle_max", 99, &out->throttle_max, e)) ||
+	    (rc = small_take(o, "rounds_max", 10000, &out->rounds_max, e)))
+		return rc;
+	return stuck_take(o, &out->stuck, e);
+}
+
+json_t *migrate_json(struct process *p)
+{
+	struct migrate_progress m;
+
+	if (!p->precopy)
+		return json_null();
+	precopy_progress(p->precopy, &m);
+	return json_pack("{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:b, s:s*}", "round", (int)m.round,
+			 "throttle", (int)m.throttle, "forecast_ns", (json_int_t)m.forecast_ns,
+			 "dirty_pages", (json_int_t)m.dirty, "dirty_pages_per_second",
+			 (json_int_t)m.dirty_rate, "bytes_per_second", (json_int_t)m.rate,
+			 "elapsed_ns", (json_int_t)m.elapsed_ns, "gave_up", m.gave_up, "why",
+			 m.why);
+}
