@@ -197,8 +197,8 @@ int guest_busy(const struct guest *g, struct error *e, const char **hint) MUST_C
 int guest_peer_ready(struct guest *g, const char *to, struct error *e,
 		     const char **hint) MUST_CHECK;
 /* Set error and hint; `rc` again. */
-int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text,
-		 const char *fmt, ...) PRINTF(5, 6);
+int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text, const char *fmt,
+		 ...) PRINTF(5, 6);
 /* 0: begun, see g->operation. -errno with the reason in `e` and perhaps a hint. */
 int guest_start(struct agent *a, const char *config, const char *origin, bool forced,
 		struct guest **out, struct error *e, const char **hint) MUST_CHECK;

@@ -14,8 +14,8 @@
 #define QUICK_NS     (10 * NS_PER_SEC)
 #define UNPROTECT_NS (30 * NS_PER_SEC)
 
-int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text,
-		  const char *fmt, ...)
+int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text, const char *fmt,
+		 ...)
 {
 	char text[sizeof(e->text)];
 	va_list args;
@@ -141,7 +141,7 @@ int guest_busy(const struct guest *g, struct error *e, const char **hint)
 	if (g->operation.state != OPERATION_RUNNING)
 		return 0;
 	return guest_refuse(e, hint, -EBUSY, "wait for it, or look at it with `pollux status`",
-		      "'%s' of %s is still under way", g->operation.what, g->name);
+			    "'%s' of %s is still under way", g->operation.what, g->name);
 }
 
 /* ---- start ---------------------------------------------------------------------------------- */
@@ -149,18 +149,20 @@ int guest_busy(const struct guest *g, struct error *e, const char **hint)
 static int start_refused(struct guest *g, int rc, struct error *e, const char **hint)
 {
 	if (rc == -EAGAIN)
-		return guest_refuse(e, hint, rc,
-			      "wait until the other host can be asked, or use --force if you are "
-			      "sure that the VM does not run there",
-			      "%s may have been taken over by %s, which cannot be asked now",
-			      g->name, g->peer);
+		return guest_refuse(
+			e, hint, rc,
+			"wait until the other host can be asked, or use --force if you are "
+			"sure that the VM does not run there",
+			"%s may have been taken over by %s, which cannot be asked now", g->name,
+			g->peer);
 	if (rc == -EBUSY)
-		return guest_refuse(e, hint, rc, "stop it first", "%s runs here already, or is a standby",
-			      g->name);
-	return guest_refuse(e, hint, rc,
-		      "start it on the host that owns it; --force takes it over, at the risk that "
-		      "two copies run",
-		      "%s does not belong to this host: another host owns it", g->name);
+		return guest_refuse(e, hint, rc, "stop it first",
+				    "%s runs here already, or is a standby", g->name);
+	return guest_refuse(
+		e, hint, rc,
+		"start it on the host that owns it; --force takes it over, at the risk that "
+		"two copies run",
+		"%s does not belong to this host: another host owns it", g->name);
 }
 
 static int guest_of_config(struct agent *a, const char *text, const char *origin,
@@ -237,11 +239,12 @@ int guest_peer_ready(struct guest *g, const char *to, struct error *e, const cha
 
 	if (!p)
 		return guest_refuse(e, hint, -ENOENT, "`pollux list --peers` shows those that are",
-			      "%.64s is not a peer in the configuration of this host", to);
+				    "%.64s is not a peer in the configuration of this host", to);
 	if (!peer_is_up(p))
-		return guest_refuse(e, hint, -ENOTCONN,
-			      "is polluxd running there? do address, port and certificates fit?",
-			      "%s is not connected: %s", to, peer_why(p));
+		return guest_refuse(
+			e, hint, -ENOTCONN,
+			"is polluxd running there? do address, port and certificates fit?",
+			"%s is not connected: %s", to, peer_why(p));
 	return 0;
 }
 
@@ -256,11 +259,11 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 	if (rc)
 		return rc;
 	if (g->own.state == OWN_PRIMARY)
-		return guest_refuse(e, hint, -EALREADY, "unprotect it first", "%s is protected on %s",
-			      g->name, g->peer);
+		return guest_refuse(e, hint, -EALREADY, "unprotect it first",
+				    "%s is protected on %s", g->name, g->peer);
 	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || g->vm_ended)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
-			      "%s does not run on this host", g->name);
+				    "%s does not run on this host", g->name);
 	guest_peer_set(g, to);
 	guest_policy_set(g, o->policy);
 	rc = guest_session_make(g, o, e);
@@ -302,16 +305,17 @@ int guest_unprotect(struct guest *g, struct error *e, const char **hint)
 		return guest_busy(g, e, hint);
 	if (g->own.state == OWN_STANDBY)
 		return guest_refuse(e, hint, -EPERM, "unprotect it on the host where it runs",
-			      "%s runs on %s; the twin is here", g->name, g->peer);
+				    "%s runs on %s; the twin is here", g->name, g->peer);
 	if (g->own.state == OWN_ASKING)
-		return guest_refuse(e, hint, -EPERM,
-			      "repair the link or the fence, or `pollux failover --force` to go on "
-			      "alone",
-			      "the standby of %s is lost, and may take over", g->name);
+		return guest_refuse(
+			e, hint, -EPERM,
+			"repair the link or the fence, or `pollux failover --force` to go on "
+			"alone",
+			"the standby of %s is lost, and may take over", g->name);
 	if (g->own.state != OWN_PRIMARY && !is_stalled(g) &&
 	    !(g->own.state == OWN_ALONE && g->again.wanted))
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
-			      "%s is not protected from this host", g->name);
+				    "%s is not protected from this host", g->name);
 	guest_operation_begin(g, "unprotect");
 	if (g->own.state == OWN_ALONE && !is_stalled(g)) {
 		g->why[0] = '\0';
@@ -339,12 +343,12 @@ static int promote_forced(struct guest *g, struct error *e, const char **hint)
 	if (!rc)
 		return 0;
 	g->operation.state = OPERATION_NONE;
-	return guest_refuse(e, hint, rc, "`pollux status` says how it is",
-		      rc == -EAGAIN
-			      ? "the twin of %s holds no whole epoch yet: there is nothing to "
+	return guest_refuse(
+		e, hint, rc, "`pollux status` says how it is",
+		rc == -EAGAIN ? "the twin of %s holds no whole epoch yet: there is nothing to "
 				"promote"
 			      : "%s cannot be promoted now",
-		      g->name);
+		g->name);
 }
 
 int guest_failover(struct guest *g, bool forced, struct error *e, const char **hint)
@@ -359,15 +363,17 @@ int guest_failover(struct guest *g, bool forced, struct error *e, const char **h
 	}
 	if (s != OWN_STANDBY && s != OWN_DECIDING && s != OWN_ASKING && s != OWN_HANDED)
 		return guest_refuse(e, hint, -EPERM, "run it on the standby's host",
-			      "there is no twin of %s on this host that could take over", g->name);
+				    "there is no twin of %s on this host that could take over",
+				    g->name);
 	if (forced)
 		return promote_forced(g, e, hint);
-	return guest_refuse(e, hint, -EPERM,
-		      "make sure that the VM is dead on the other host, then use --force: if it "
-		      "still runs there, two copies answer clients and write disks, and what one "
-		      "of them acknowledged will be lost",
-		      "%s: no fence has confirmed that %s is off%s%s", g->name, g->peer,
-		      g->why[0] ? ": " : "", g->why);
+	return guest_refuse(
+		e, hint, -EPERM,
+		"make sure that the VM is dead on the other host, then use --force: if it "
+		"still runs there, two copies answer clients and write disks, and what one "
+		"of them acknowledged will be lost",
+		"%s: no fence has confirmed that %s is off%s%s", g->name, g->peer,
+		g->why[0] ? ": " : "", g->why);
 }
 
 /* ---- stop
@@ -412,10 +418,11 @@ static void session_over_then_kill(void *ctx, int rc, const json_t *reply, const
 static int stop_by_force(struct guest *g, struct error *e, const char **hint)
 {
 	if (g->own.state == OWN_ASKING)
-		return guest_refuse(e, hint, -EPERM,
-			      "`pollux failover --force` first: this host then goes on alone",
-			      "the standby of %s is lost, and would take it for dead and take over",
-			      g->name);
+		return guest_refuse(
+			e, hint, -EPERM,
+			"`pollux failover --force` first: this host then goes on alone",
+			"the standby of %s is lost, and would take it for dead and take over",
+			g->name);
 	guest_operation_begin(g, "stop");
 	if (g->stop_timer)
 		loop_timer_set(g->stop_timer, 0);
@@ -450,9 +457,10 @@ int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e
 	}
 	if (g->child_role != CHILD_VM)
 		return guest_refuse(e, hint, -EPERM,
-			      g->child_role == CHILD_REPLICA ? "stop it on the host where it runs"
-							     : "`pollux list` shows what runs",
-			      "%s does not run on this host", g->name);
+				    g->child_role == CHILD_REPLICA
+					    ? "stop it on the host where it runs"
+					    : "`pollux list` shows what runs",
+				    "%s does not run on this host", g->name);
 	if (forced)
 		return stop_by_force(g, e, hint);
 	rc = stop_timer_set(g, timeout_s);

@@ -66,7 +66,7 @@ static const struct {
 	void (*said)(struct guest *g, uint64_t term, const char *why);
 } vm_states[] = {
 	{"protected", said_protected}, {"lost", said_lost},     {"unprotected", said_unprotected},
-	{"syncing", said_syncing},     {"fenced", said_fenced},   {"handed", said_handed},
+	{"syncing", said_syncing},     {"fenced", said_fenced}, {"handed", said_handed},
 };
 
 static void vm_state_take(struct guest *g, const char *state, uint64_t term, const char *why)

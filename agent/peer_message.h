@@ -21,7 +21,7 @@ struct protect_options {
 	unsigned interval_ms, streams, window, delta_mb; /* 0 = leave it to pollux-vm */
 	bool overwrite; /* what lies on the standby's disks may go */
 	/* Not an operator's, but said in offers. */
-	bool handover;  /* a migration */
+	bool handover;    /* a migration */
 	char storage[16]; /* "mirror", or "shared": both hosts see the same ones */
 };
 /* {"mode", "policy", "compression", "interval_ms", "streams", "window", "delta_mb",

@@ -20,7 +20,7 @@ enum {
 	EXIT_NO_AGENT = 4,
 };
 
-#define OPTIONS_MAX   12
+#define OPTIONS_MAX   20
 #define ARGUMENTS_MAX 4
 
 struct invocation;
@@ -68,6 +68,7 @@ int command_stop(const struct invocation *v);
 int command_list(const struct invocation *v);
 int command_status(const struct invocation *v);
 int command_protect(const struct invocation *v);
+int command_migrate(const struct invocation *v);
 int command_unprotect(const struct invocation *v);
 int command_failover(const struct invocation *v);
 int command_console(const struct invocation *v);
@@ -99,6 +100,8 @@ struct wait {
 	const char *doing; /* "protecting" */
 	/* Ctrl-C: what to do, and say, about what was begun; an exit code. */
 	int (*interrupted)(const struct wait *w);
+	/* How it goes, in a line; false: nothing worth telling. NULL: as a first copy goes. */
+	bool (*line)(const json_t *vm, char *out, size_t size);
 };
 /* Takes over `reply`, that of the request which began it. EXIT_OK leaves the VM in *out if
  * that is not NULL. */

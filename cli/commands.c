@@ -88,6 +88,34 @@ const struct command commands[] = {
 	  {"overwrite", NULL, "what lies on the standby's disks may go", NULL},
 	  {"detach", NULL, "do not wait", NULL}},
 	 command_protect},
+	{"migrate",
+	 "VM HOST",
+	 1,
+	 2,
+	 true,
+	 "move a running VM to another host",
+	 "The memory is copied while the guest runs, in rounds, until what is left can follow in a "
+	 "pause that is short enough; then the guest stops here and goes on there. Everything "
+	 "travels encrypted. On any error before that the VM runs on here; from then on it is the "
+	 "other host's, and a crash of either host leaves it with one of them. "
+	 "Disks must be in a place that both hosts see, under the same paths, unless --with-disks "
+	 "copies them along. Ctrl-C cancels the migration, unless the guest has been handed over.",
+	 {{"with-disks", NULL, "copy local disks along", NULL},
+	  {"overwrite", NULL, "with --with-disks: what lies on the disks of HOST may go", NULL},
+	  {"downtime", "MS", "stop the guest when the forecast pause is within this (30)", NULL},
+	  {"streams", "N", "parallel streams, 1 to 16 (2)", NULL},
+	  {"compression", "HOW", "of pages: none, lz4 or zlib", "none lz4 zlib"},
+	  {"throttle", "PERCENT",
+	   "slow a guest that writes too fast by at most this much, 0 to 99 (80)", NULL},
+	  {"stuck", "POLICY",
+	   "what to do when that is not enough: give-up, stop (a pause within --most-downtime), or "
+	   "postcopy",
+	   "give-up stop postcopy"},
+	  {"most-downtime", "MS", "for --stuck stop (2000)", NULL},
+	  {"timeout", "SECONDS", "of copying while the guest runs; then --stuck decides", NULL},
+	  {"cancel", NULL, "cancel the migration of VM that is under way", NULL},
+	  {"detach", NULL, "do not wait for its end", NULL}},
+	 command_migrate},
 	{"unprotect",
 	 "VM",
 	 1,

@@ -70,7 +70,7 @@ static void copy_text(const struct progress *p, const char *doing, const json_t 
 }
 
 /* A terminal sees it move; elsewhere a line comes when the state changes, and each 5 s. */
-static void progress_show(struct progress *p, const char *doing, const json_t *vm)
+static void progress_show(struct progress *p, const struct wait *w, const json_t *vm)
 {
 	const json_t *replication = json_object_get(json_object_get(vm, "stats"), "replication");
 	const char *state = json_word(vm, "state");
@@ -82,10 +82,12 @@ static void progress_show(struct progress *p, const char *doing, const json_t *v
 	if (!p->terminal && !p->printed && clock_ns() - p->began < NS_PER_SEC)
 		return;
 	snprintf(p->state, sizeof(p->state), "%s", state);
-	if (copying && !strcmp(state, "syncing"))
-		copy_text(p, doing, replication, text, sizeof(text));
+	if (w->line && w->line(vm, text, sizeof(text)))
+		;
+	else if (copying && !strcmp(state, "syncing"))
+		copy_text(p, w->doing, replication, text, sizeof(text));
 	else
-		snprintf(text, sizeof(text), "%s: %s, %.0f s", doing, state,
+		snprintf(text, sizeof(text), "%s: %s, %.0f s", w->doing, state,
 			 (double)(clock_ns() - p->began) / 1e9);
 	progress_line(p, text);
 }
@@ -133,7 +135,7 @@ int operation_wait(const struct wait *w, json_t *reply, json_t **out)
 
 	interrupt_catch();
 	while (!rc && !operation_over(vm, id) && !interrupted) {
-		progress_show(&p, w->doing, vm);
+		progress_show(&p, w, vm);
 		pause_briefly();
 		json_decref(vm);
 		rc = api_vm_call(w->invocation, "GET", w->vm, "", NULL, &vm);

@@ -56,7 +56,6 @@ struct precopy;
 int precopy_create(struct vm *vm, const struct migrate_config *c, struct precopy **out) MUST_CHECK;
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *round);
 void precopy_progress(struct precopy *p, struct migrate_progress *out);
-/* The guest at full speed again. */
 void precopy_destroy(struct precopy *p);
 
 /* ---- saved images: docs/image-format.md ------------------------------------------

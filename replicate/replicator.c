@@ -282,6 +282,7 @@ static int core_setup(struct replicator *r, struct error *e)
 		.loss_ns = c->loss_ns,
 		.ack_ns = r->answer_ns,
 		.window = c->window,
+		.handover = c->handover,
 		.held = c->held,
 	};
 

@@ -61,7 +61,7 @@ struct replicator {
 	atomic_int member_error;
 	_Atomic uint64_t sealed, acknowledged; /* for heartbeats */
 	_Atomic uint64_t frozen_at;
-	_Atomic uint64_t seal_began;           /* 0: the epoch thread is in no checkpoint */
+	_Atomic uint64_t seal_began; /* 0: the epoch thread is in no checkpoint */
 
 	/* Of the epoch thread. */
 	struct sender *sender;

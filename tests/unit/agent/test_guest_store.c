@@ -129,7 +129,8 @@ static void test_owner_with_peer_is_unsure(void **state)
 	assert_int_equal(store(4, ROLE_OWNER), 0);
 	load();
 	assert_int_equal(guest->own.state, OWN_UNSURE);
-	assert_int_equal(guest_ask_ownership(guest, &(struct ownership_input){.type = OWN_EV_RUN}), -EAGAIN);
+	assert_int_equal(guest_ask_ownership(guest, &(struct ownership_input){.type = OWN_EV_RUN}),
+			 -EAGAIN);
 }
 
 static void test_crashes(void **state)

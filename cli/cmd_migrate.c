@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static const struct number_option {
+	const char *option, *key;
+	long least, most;
+} numbers[] = {
+	{"downtime", "downtime_ms", 1, 600000}, {"streams", "streams", 1, 16},
+	{"throttle", "throttle_max", 0, 99},    {"most-downtime", "most_downtime_ms", 1, 600000},
+	{"timeout", "most_s", 1, 86400},
+};
+static const char *const words[] = {"compression", "stuck"};
+
+static int request_make(const struct invocation *v, json_t *body)
+{
+	int rc = EXIT_OK;
+
+	json_object_set_new(body, "to", json_string(v->arguments[1]));
+	for (size_t i = 0; i < ARRAY_LEN(numbers) && !rc; i++) {
+		const struct number_option *n = &numbers[i];
+		long value = 0;
+
+		rc = invocation_number(v, n->option, n->least, n->most, &value);
+		if (!rc && invocation_value(v, n->option))
+			json_object_set_new(body, n->key, json_integer(value));
+	}
+	for (size_t i = 0; i < ARRAY_LEN(words); i++)
+		if (invocation_value(v, words[i]))
+			json_object_set_new(body, words[i],
+					    json_string(invocation_value(v, words[i])));
+	if (invocation_flag(v, "with-disks"))
+		json_object_set_new(body, "with_disks", json_true());
+	if (invocation_flag(v, "overwrite"))
+		json_object_set_new(body, "overwrite", json_true());
+	return rc;
+}
+
+/* ---- how it goes ---------------------------------------------------------------- */
+
+static double percent_of(const json_t *replication)
+{
+	double done = (double)json_number(replication, "sync_done");
+	double total = (double)json_number(replication, "sync_total");
+
+	return total > 0 ? 100.0 * done / total : 0.0;
+}
+
+static bool migrate_line(const json_t *vm, char *out, size_t size)
+{
+	const json_t *stats = json_object_get(vm, "stats");
+	const json_t *m = json_object_get(stats, "migration");
+	const json_t *replication = json_object_get(stats, "replication");
+	char rate[32], forecast[32];
+
+	if (!json_is_object(m) || strcmp(json_word(vm, "state"), "migrating") != 0)
+		return false;
+	bytes_text((uint64_t)json_number(m, "bytes_per_second"), rate, sizeof(rate));
+	nanoseconds_text((uint64_t)json_number(m, "forecast_ns"), forecast, sizeof(forecast));
+	snprintf(out, size,
+		 "migrating: round %lld, %3.0f %%  %s/s  dirty %lld pages (%lld/s)  forecast "
+		 "downtime %s%s",
+		 (long long)json_number(m, "round") + 1, percent_of(replication), rate,
+		 (long long)json_number(m, "dirty_pages"),
+		 (long long)json_number(m, "dirty_pages_per_second"), forecast,
+		 json_number(m, "throttle") ? "  throttled" : "");
+	return true;
+}
+
+static int cancel(const struct invocation *v, const char *vm)
+{
+	json_t *reply;
+	int rc = api_vm_call(v, "POST", vm, "/migrate/cancel", NULL, &reply);
+
+	if (!rc)
+		rc = success_print(v, reply, "the migration of %s is being cancelled\n", vm);
+	return rc;
+}
+
+/* Ctrl-C: the operation then ends as failed, and says so. */
+static int migrate_interrupted(const struct wait *w)
+{
+	json_t *reply;
+	int rc;
+
+	complain("interrupted; cancelling the migration");
+	rc = api_vm_call(w->invocation, "POST", w->vm, "/migrate/cancel", NULL, &reply);
+	if (rc)
+		complain("see `pollux status %s`", w->vm);
+	else
+		complain("%s runs on here", w->vm);
+	if (!rc)
+		json_decref(reply);
+	return EXIT_FAILED;
+}
+
+static int summary_print(const struct invocation *v, const char *vm, json_t *after)
+{
+	const json_t *m = json_object_get(after, "migration");
+	const json_t *replication = json_object_get(json_object_get(m, "last"), "replication");
+	char downtime[32], sent[32];
+
+	nanoseconds_text((uint64_t)json_number(m, "downtime_ns"), downtime, sizeof(downtime));
+	bytes_text((uint64_t)json_number(replication, "bytes_sent"), sent, sizeof(sent));
+	return success_print(v, after, "%s runs on %s: %.1f s, downtime %s, %s sent\n", vm,
+			     v->arguments[1], (double)json_number(m, "elapsed_ms") / 1e3, downtime,
+			     sent);
+}
+
+int command_migrate(const struct invocation *v)
+{
+	const struct wait w = {.invocation = v,
+			       .vm = v->arguments[0],
+			       .doing = "migrating",
+			       .interrupted = migrate_interrupted,
+			       .line = migrate_line};
+	json_t *body, *reply, *vm = NULL;
+	int rc;
+
+	if (invocation_flag(v, "cancel"))
+		return cancel(v, w.vm);
+	if (v->argument_count < 2) {
+		complain("migrate needs a VM and a HOST; see `pollux help migrate`");
+		return EXIT_USAGE;
+	}
+	body = json_object();
+	rc = request_make(v, body);
+	if (rc) {
+		json_decref(body);
+		return rc;
+	}
+	rc = api_vm_call(v, "POST", w.vm, "/migrate", body, &reply);
+	if (!rc && invocation_flag(v, "detach"))
+		return success_print(v, reply, "%s is being migrated\n", w.vm);
+	if (!rc)
+		rc = operation_wait(&w, reply, &vm);
+	if (!rc)
+		rc = summary_print(v, w.vm, vm);
+	return rc;
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+/* When to stop: over traces of dirty rates, as a replicator would bring them. */
+#include "migrate/converge.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define PAGE_NS 4000u /* 1 GB/s */
+
+/* A guest of so many pages that writes `rate` pages a second, to `hot` of them. */
+struct trace {
+	uint64_t pages, rate, hot;
+	double obeys; /* how much of a throttle slows it: 1 = wholly */
+};
+
+struct outcome {
+	enum replicate_next next;
+	bool postcopy;
+	unsigned rounds, throttle;
+	uint64_t forecast_ns, dirty;
+};
+
+static uint64_t written(const struct trace *t, uint64_t ns, unsigned throttle)
+{
+	double slow = 1.0 - t->obeys * throttle / 100.0;
+	uint64_t n = (uint64_t)((double)t->rate * slow * (double)ns / 1e9);
+
+	return n < t->hot ? n : t->hot;
+}
+
+static struct outcome play(const struct migrate_config *c, const struct trace *t)
+{
+	struct converge_round rounds[CONVERGE_RECENT];
+	struct converge_verdict v = {0};
+	unsigned count = 0, stuck = 0;
+	uint64_t send = t->pages, elapsed = 0;
+
+	for (unsigned round = 1; round < 1000; round++) {
+		uint64_t ns = send * PAGE_NS + 100000;
+		struct converge_view view;
+
+		if (count == CONVERGE_RECENT)
+			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
+		rounds[count++] = (struct converge_round){send, ns, send * 4096,
+							  written(t, ns, v.throttle), v.throttle};
+		elapsed += ns;
+		view = (struct converge_view){rounds, count, round, stuck, elapsed, true};
+		converge_decide(c, &view, &v);
+		stuck = v.stuck;
+		send = rounds[count - 1].dirty;
+		if (v.next == NEXT_SEAL || v.next == NEXT_STOP)
+			return (struct outcome){v.next,     v.postcopy,    round,
+						v.throttle, v.forecast_ns, send};
+	}
+	fail_msg("it never ends");
+	return (struct outcome){0};
+}
+
+static struct migrate_config defaults(void)
+{
+	struct migrate_config c;
+
+	migrate_config_defaults(&c);
+	return c;
+}
+
+static void test_idle(void **state)
+{
+	struct migrate_config c = defaults();
+	struct outcome o = play(&c, &(struct trace){1u << 20, 50, 1000, 1});
+
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_true(o.rounds <= 2);
+	assert_int_equal(o.throttle, 0);
+	assert_true(o.forecast_ns <= c.downtime_ns);
+}
+
+/* Writes at a third of what the link carries: rounds shrink, nobody is throttled. */
+static void test_shrinks(void **state)
+{
+	struct migrate_config c = defaults();
+	struct outcome o = play(&c, &(struct trace){1u << 20, 80000, 1u << 19, 1});
+
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_int_equal(o.throttle, 0);
+}
+
+/* Writes faster than the link carries, but to few pages: they fit a pause. */
+static void test_small_hot_set(void **state)
+{
+	struct migrate_config c = defaults();
+	struct outcome o = play(&c, &(struct trace){1u << 20, 400000, 4000, 1});
+
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_int_equal(o.throttle, 0);
+}
+
+static void test_throttled(void **state)
+{
+	struct migrate_config c = defaults();
+	struct outcome o = play(&c, &(struct trace){1u << 20, 400000, 1u << 19, 1});
+
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_true(o.throttle > 0 && o.throttle <= c.throttle_max);
+	assert_true(o.forecast_ns <= c.downtime_ns);
+}
+
+/* Each step is given time to prove itself, and none goes beyond the limit. */
+static void test_throttle_has_a_limit(void **state)
+{
+	struct migrate_config c = defaults();
+	struct outcome o;
+
+	c.throttle_max = 30;
+	o = play(&c, &(struct trace){1u << 20, 900000, 1u << 19, 1});
+	assert_int_equal(o.next, NEXT_STOP);
+	assert_int_equal(o.throttle, 30);
+	c.throttle_max = 0;
+	o = play(&c, &(struct trace){1u << 20, 900000, 1u << 19, 1});
+	assert_int_equal(o.throttle, 0);
+}
+
+/* A guest that no throttle slows: by policy. */
+static void test_policies(void **state)
+{
+	struct migrate_config c = defaults();
+	struct trace t = {1u << 20, 900000, 1u << 19, 0};
+	struct outcome o = play(&c, &t);
+
+	assert_int_equal(o.next, NEXT_STOP);
+	c.stuck = STUCK_POSTCOPY;
+	o = play(&c, &t);
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_true(o.postcopy);
+	c.stuck = STUCK_STOP;
+	c.most_downtime_ns = 3 * NS_PER_SEC;
+	o = play(&c, &t);
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_false(o.postcopy);
+	assert_true(o.forecast_ns > c.downtime_ns && o.forecast_ns <= c.most_downtime_ns);
+	c.most_downtime_ns = NS_PER_SEC / 10;
+	o = play(&c, &t);
+	assert_int_equal(o.next, NEXT_STOP);
+}
+
+static void test_patience(void **state)
+{
+	struct migrate_config c = defaults();
+	struct trace t = {1u << 20, 230000, 1u << 19, 0};
+	struct outcome o;
+
+	c.most_ns = 5 * NS_PER_SEC;
+	o = play(&c, &t);
+	assert_int_equal(o.next, NEXT_STOP);
+	c.most_ns = 0;
+	c.rounds_max = 1;
+	o = play(&c, &t);
+	assert_int_equal(o.rounds, 1);
+}
+
+/* A disk that is still being copied keeps the guest from being stopped, whatever the policy. */
+static void test_waits_for_disks(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0};
+	struct converge_view view = {&r, 1, c.rounds_max, 5, 1, false};
+	struct converge_verdict v;
+
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_WAIT);
+	r.dirty = 1u << 20;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_idle),
+		cmocka_unit_test(test_shrinks),
+		cmocka_unit_test(test_small_hot_set),
+		cmocka_unit_test(test_throttled),
+		cmocka_unit_test(test_throttle_has_a_limit),
+		cmocka_unit_test(test_policies),
+		cmocka_unit_test(test_patience),
+		cmocka_unit_test(test_waits_for_disks),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
