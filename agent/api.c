@@ -335,6 +335,22 @@ static void post_stop(struct call *c)
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
+static void post_dump_core(struct call *c)
+{
+	static const struct body_key keys[] = {
+		{"paging", JSON_TRUE, false}, {"live", JSON_TRUE, false}, {0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, keys, &body, &e);
+
+	if (!rc)
+		rc = guest_dump_core(c->guest, json_is_true(json_object_get(body, "paging")),
+				     json_is_true(json_object_get(body, "live")), &e, &hint);
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
 /* ---- routes
  * -------------------------------------------------------------------------------------------- */
 
@@ -354,6 +370,7 @@ static const struct route {
 	{"POST", "/v1/vms/NAME/migrate", post_migrate},
 	{"POST", "/v1/vms/NAME/migrate/cancel", post_migrate_cancel},
 	{"POST", "/v1/vms/NAME/stop", post_stop},
+	{"POST", "/v1/vms/NAME/dump-core", post_dump_core},
 	{"GET", "/metrics", get_metrics},
 };
 

@@ -307,7 +307,7 @@ int guest_create(struct agent *a, const char *name, struct guest **out, struct e
 	if (!g)
 		return error_set(e, -ENOMEM, "out of memory");
 	g->agent = a;
-	g->console_fd = -1;
+	g->console_fd = g->dump.fd = -1;
 	STAILQ_INIT(&g->events);
 	snprintf(g->name, sizeof(g->name), "%s", name);
 	rc = loop_timer(a->loop, tick, g, &g->tick);
@@ -336,6 +336,7 @@ void guest_free(struct guest *g)
 		free(event);
 	}
 	vm_child_free(g->child);
+	guest_dump_free(g);
 	loop_unwatch(g->console_watch);
 	if (g->console_fd >= 0)
 		close(g->console_fd);

@@ -57,6 +57,19 @@ struct migrate_options {
 	char compression[16], stuck[16];
 };
 
+/* A core of the VM: guest_dump.c. */
+struct guest_dump {
+	bool paging, live;
+	int fd; /* the socket that is listened on, then that of the client; -1: neither */
+	struct loop_watch *watch;
+	struct loop_timer *timer;
+	bool listening, begun; /* begun: the VM process was asked, and has not told the end */
+	bool over;             /* the one under way, and how: */
+	int code;
+	char error[512];
+	json_t *result; /* of the last one that was written; or NULL */
+};
+
 enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_LEAVING };
 
 struct guest_event;
@@ -98,6 +111,8 @@ struct guest {
 	struct migration migration;
 	int console_fd;
 	struct loop_watch *console_watch;
+
+	struct guest_dump dump;
 
 	struct operation operation;
 	struct timeline timeline;
@@ -167,6 +182,15 @@ void guest_again_forget(struct guest *g); /* and nobody wants it */
 /* ---- guest_console.c: run_dir/NAME.console hands each who connects to the VM process ---- */
 void guest_console_open(struct guest *g);
 void guest_console_close(struct guest *g);
+
+/* ---- guest_dump.c: a core of the VM -------------------------------------------------------- */
+int guest_dump_core(struct guest *g, bool paging, bool live, struct error *e,
+		    const char **hint) MUST_CHECK;
+void guest_dump_check(struct guest *g);
+void guest_dump_event(struct guest *g, const json_t *message);
+void guest_dump_end(struct guest *g); /* the process is gone */
+void guest_dump_free(struct guest *g);
+json_t *guest_dump_json(const struct guest *g);
 
 /* ---- guest_replica.c: the process of a standby ------------------------------------------- */
 void guest_replica_create(struct guest *g, uint64_t term);

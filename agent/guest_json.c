@@ -70,6 +70,7 @@ static void details_put(json_t *o, const struct guest *g)
 	json_object_set_new(o, "operation", operation_json(&g->operation));
 	json_object_set_new(o, "timeline", timeline_json(&g->timeline));
 	json_object_set_new(o, "console", g->console_fd >= 0 ? json_text(console) : json_null());
+	json_object_set_new(o, "dump", guest_dump_json(g));
 	json_object_set_new(o, "origin", g->origin ? json_text(g->origin) : json_null());
 	json_object_set_new(o, "migration", guest_migration_json(g));
 	if (g->session.term)

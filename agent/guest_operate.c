@@ -113,8 +113,13 @@ static const struct {
 	const char *what;
 	void (*check)(struct guest *g);
 } checks[] = {
-	{"start", check_start},       {"protect", check_protect}, {"unprotect", check_unprotect},
-	{"failover", check_failover}, {"stop", check_stop},       {"migrate", guest_migrate_check},
+	{"start", check_start},
+	{"protect", check_protect},
+	{"unprotect", check_unprotect},
+	{"failover", check_failover},
+	{"stop", check_stop},
+	{"migrate", guest_migrate_check},
+	{"dump-core", guest_dump_check},
 };
 
 void guest_operation_check(struct guest *g)

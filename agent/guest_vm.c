@@ -112,6 +112,8 @@ static void child_event(void *ctx, const json_t *message)
 		return;
 	else if (!strcmp(event, "vm"))
 		vm_event_take(g, message);
+	else if (!strcmp(event, "dump"))
+		guest_dump_event(g, message);
 	else if (!strcmp(event, "state")) {
 		guest_migration_note(g, message);
 		vm_state_take(g, json_text_of(message, "state"),
@@ -158,6 +160,7 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	json_decref(g->stats);
 	g->stats = NULL;
 	guest_console_close(g);
+	guest_dump_end(g);
 	guest_again_forget(g);
 	if (role == CHILD_VM && g->retiring)
 		guest_feed_type(g, OWN_EV_VM_DEAD);

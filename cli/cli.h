@@ -71,6 +71,7 @@ int command_protect(const struct invocation *v);
 int command_migrate(const struct invocation *v);
 int command_unprotect(const struct invocation *v);
 int command_failover(const struct invocation *v);
+int command_dump_core(const struct invocation *v);
 int command_console(const struct invocation *v);
 int command_pki(const struct invocation *v);
 int command_version(const struct invocation *v);

@@ -137,6 +137,23 @@ const struct command commands[] = {
 	 "make sure first that it is dead.",
 	 {{"force", NULL, "yes, I have made sure", NULL}},
 	 command_failover},
+	{"dump-core",
+	 "VM FILE",
+	 2,
+	 2,
+	 true,
+	 "write a running VM's memory and registers to a core file",
+	 "An ELF core for gdb, crash and the like; pages of zeros are holes in it. The guest is "
+	 "paused until it is written, unless --live is given, and then goes on. Ctrl-C cancels it "
+	 "and leaves no file. A protected VM is refused: its standby would take the pause for a "
+	 "death. The file is opened with your rights, not polluxd's.",
+	 {{"paging", NULL, "addresses are virtual, as the guest's page tables have them: for gdb",
+	   NULL},
+	  {"live", NULL,
+	   "let the guest run meanwhile: what it changes is in the file as it was sooner or later",
+	   NULL},
+	  {"force", NULL, "replace FILE if there is one, when the core is whole", NULL}},
+	 command_dump_core},
 	{"console",
 	 "VM",
 	 1,

@@ -52,11 +52,9 @@ static void progress_line(struct progress *p, const char *text)
 	p->printed = clock_ns();
 }
 
-static void copy_text(const struct progress *p, const char *doing, const json_t *replication,
+static void copy_text(const struct progress *p, const char *doing, uint64_t done, uint64_t total,
 		      char *out, size_t size)
 {
-	uint64_t done = (uint64_t)json_number(replication, "sync_done");
-	uint64_t total = (uint64_t)json_number(replication, "sync_total");
 	double seconds = (double)(clock_ns() - p->began) / 1e9;
 	double rate = seconds > 0 ? (double)done / seconds : 0;
 	char done_text[32], total_text[32], rate_text[32];
@@ -69,12 +67,23 @@ static void copy_text(const struct progress *p, const char *doing, const json_t 
 		 rate_text, rate > 0 && total > done ? (double)(total - done) / rate : 0.0);
 }
 
+/* What is being copied, if anything is: a core, or the memory of a VM to its standby. */
+static bool copy_find(const json_t *vm, uint64_t *done, uint64_t *total)
+{
+	const json_t *stats = json_object_get(vm, "stats");
+	const json_t *dump = json_object_get(stats, "dump");
+	const json_t *replication = json_object_get(stats, "replication");
+
+	*done = (uint64_t)json_number(dump ? dump : replication, dump ? "done" : "sync_done");
+	*total = (uint64_t)json_number(dump ? dump : replication, dump ? "total" : "sync_total");
+	return *total && (dump || !strcmp(json_word(vm, "state"), "syncing"));
+}
+
 /* A terminal sees it move; elsewhere a line comes when the state changes, and each 5 s. */
 static void progress_show(struct progress *p, const struct wait *w, const json_t *vm)
 {
-	const json_t *replication = json_object_get(json_object_get(vm, "stats"), "replication");
 	const char *state = json_word(vm, "state");
-	bool copying = json_number(replication, "sync_total") > 0;
+	uint64_t done, total;
 	char text[256];
 
 	if (!p->terminal && !strcmp(p->state, state) && clock_ns() - p->printed < 5 * NS_PER_SEC)
@@ -84,8 +93,8 @@ static void progress_show(struct progress *p, const struct wait *w, const json_t
 	snprintf(p->state, sizeof(p->state), "%s", state);
 	if (w->line && w->line(vm, text, sizeof(text)))
 		;
-	else if (copying && !strcmp(state, "syncing"))
-		copy_text(p, w->doing, replication, text, sizeof(text));
+	else if (copy_find(vm, &done, &total))
+		copy_text(p, w->doing, done, total, text, sizeof(text));
 	else
 		snprintf(text, sizeof(text), "%s: %s, %.0f s", w->doing, state,
 			 (double)(clock_ns() - p->began) / 1e9);

@@ -266,6 +266,30 @@ int vm_dirty_harvest(struct vm *vm, uint64_t *map) MUST_CHECK;
  * is RARP, which teaches bridges and switches): after a promotion, several times. */
 void vm_announce(struct vm *vm);
 
+/* ---- a core file: what debuggers read (docs/core-dump.md) ------------------- */
+
+struct vm_core_options {
+	bool paging; /* addresses are virtual, as a vCPU's page tables have them; else physical */
+	bool live;   /* the guest runs while its memory is written; else it is paused */
+	/* False ends it with -ECANCELED. Bytes of RAM done and in all. On the caller's thread, in
+	 * most cases while paused; may be NULL. */
+	bool (*go_on)(void *ctx, uint64_t done, uint64_t total);
+	void *ctx;
+};
+struct vm_core_result {
+	uint64_t bytes, size; /* of RAM written (pages of zeros are holes); the file's length */
+	uint64_t pause_ns;
+	size_t segments;
+	unsigned paging_vcpu; /* whose page tables they are */
+	bool vmcoreinfo;      /* Linux's note about itself was found */
+};
+/* Pauses, writes, resumes; on any thread while nobody else pauses or resumes (-EBUSY: somebody
+ * does). `fd`: a new and empty file, which stays open and is empty again after a failure. A vm
+ * that is stalled, or that has ended, stays so. -EOPNOTSUPP: engine sim. -ENODATA: paging is
+ * asked for, and the guest has none. */
+int vm_dump_core(struct vm *vm, int fd, const struct vm_core_options *options,
+		 struct vm_core_result *result, struct error *e) MUST_CHECK;
+
 /* ---- engine sim: a seeded fake guest, for simulation and tests ------------
  * It finds the virtio devices on the PCI bus and drives them as a guest would: it
  * scribbles in RAM, sends and receives frames, writes, reads and flushes blocks,

@@ -70,6 +70,9 @@ void state_vcpu_encode(const struct state_model *model, const struct vcpu_image 
 /* Checks all of it; fills `image`, whose xsave may be NULL: then it is checked only. */
 int state_vcpu_decode(const struct state_model *model, const struct state_section *s,
 		      struct vcpu_image *image, struct error *e) MUST_CHECK;
+/* To look at, by whoever has no machine to compare it with: `xsave` points into the section. */
+int state_vcpu_view(const struct state_section *s, struct vcpu_image *image, const uint8_t **xsave,
+		    uint32_t *xsave_size, struct error *e) MUST_CHECK;
 void state_cpuid_encode(const struct kvm_cpuid2 *cpuid, struct buf *out);
 int state_cpuid_compare(const struct kvm_cpuid2 *own, const struct state_section *s,
 			struct error *e) MUST_CHECK;

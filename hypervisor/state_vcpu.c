@@ -212,8 +212,6 @@ bool state_msr_known(const struct state_model *model, uint32_t index)
 static int msrs_take(const struct state_model *model, unsigned vcpu, struct cursor *c,
 		     uint32_t count, struct vcpu_image *m, struct error *e)
 {
-	if (count > STATE_MSRS_MAX)
-		return bad(e, vcpu, "too many MSRs", count);
 	m->msrs.head.nmsrs = count;
 	for (unsigned i = 0; i < count; i++) {
 		uint32_t index = cursor_u32(c);
@@ -260,40 +258,70 @@ static int xsave_take(const struct state_model *model, unsigned vcpu, struct cur
 	return 0;
 }
 
-int state_vcpu_decode(const struct state_model *model, const struct state_section *s,
-		      struct vcpu_image *m, struct error *e)
+/* What has the same size in all of them, and what is to be believed of it. */
+static int fixed_take(struct cursor *c, const struct state_section *s, struct vcpu_image *m,
+		      uint32_t *msr_count, uint32_t *xsave_size, struct error *e)
 {
-	struct cursor c = cursor_of(s->data, s->len);
 	unsigned vcpu = s->instance;
-	uint32_t msr_count, xsave_size;
 	bool good;
-	int rc;
 
-	m->mp_state.mp_state = cursor_u32(&c);
-	m->tsc_khz = cursor_u32(&c);
-	regs_take(&c, &m->regs);
-	good = sregs_take(&c, &m->sregs);
-	debugregs_take(&c, &m->debugregs);
+	m->mp_state.mp_state = cursor_u32(c);
+	m->tsc_khz = cursor_u32(c);
+	regs_take(c, &m->regs);
+	good = sregs_take(c, &m->sregs);
+	debugregs_take(c, &m->debugregs);
 	m->xcrs = (struct kvm_xcrs){0};
-	m->xcrs.xcrs[0].value = cursor_u64(&c);
-	good &= events_take(&c, &m->events);
-	cursor_copy(&c, m->lapic.regs, sizeof(m->lapic.regs));
-	msr_count = cursor_u32(&c);
-	xsave_size = cursor_u32(&c);
-	if (c.bad)
+	m->xcrs.xcrs[0].value = cursor_u64(c);
+	good &= events_take(c, &m->events);
+	cursor_copy(c, m->lapic.regs, sizeof(m->lapic.regs));
+	*msr_count = cursor_u32(c);
+	*xsave_size = cursor_u32(c);
+	if (c->bad)
 		return bad(e, vcpu, "the section is cut off", s->len);
 	if (!good || m->sregs.flags & ~(uint64_t)KVM_SREGS2_FLAGS_PDPTRS_VALID)
 		return bad(e, vcpu, "reserved bits of segments, events or flags are set", 0);
 	if (m->mp_state.mp_state > KVM_MP_STATE_SIPI_RECEIVED)
 		return bad(e, vcpu, "unknown run state", m->mp_state.mp_state);
-	rc = xcr0_check(model, vcpu, &m->xcrs, e);
+	if (*msr_count > STATE_MSRS_MAX)
+		return bad(e, vcpu, "too many MSRs", *msr_count);
+	return 0;
+}
+
+int state_vcpu_decode(const struct state_model *model, const struct state_section *s,
+		      struct vcpu_image *m, struct error *e)
+{
+	struct cursor c = cursor_of(s->data, s->len);
+	uint32_t msr_count, xsave_size;
+	int rc = fixed_take(&c, s, m, &msr_count, &xsave_size, e);
+
 	if (!rc)
-		rc = msrs_take(model, vcpu, &c, msr_count, m, e);
+		rc = xcr0_check(model, s->instance, &m->xcrs, e);
 	if (!rc)
-		rc = xsave_take(model, vcpu, &c, xsave_size, m, e);
+		rc = msrs_take(model, s->instance, &c, msr_count, m, e);
+	if (!rc)
+		rc = xsave_take(model, s->instance, &c, xsave_size, m, e);
 	if (!rc && cursor_finish(&c))
-		rc = bad(e, vcpu, "the section has a wrong length", s->len);
+		rc = bad(e, s->instance, "the section has a wrong length", s->len);
 	return rc;
+}
+
+int state_vcpu_view(const struct state_section *s, struct vcpu_image *m, const uint8_t **xsave,
+		    uint32_t *xsave_size, struct error *e)
+{
+	struct cursor c = cursor_of(s->data, s->len);
+	uint32_t msr_count;
+	int rc = fixed_take(&c, s, m, &msr_count, xsave_size, e);
+
+	if (rc)
+		return rc;
+	m->msrs.head.nmsrs = msr_count;
+	for (unsigned i = 0; i < msr_count; i++) {
+		m->msrs.entries[i].index = cursor_u32(&c);
+		m->msrs.entries[i].data = cursor_u64(&c);
+	}
+	*xsave = cursor_take(&c, *xsave_size);
+	return cursor_finish(&c) ? bad(e, s->instance, "the section has a wrong length", s->len)
+				 : 0;
 }
 
 /* ---- CPUID ---------------------------------------------------------------------- */

@@ -100,10 +100,18 @@ static int do_boot(struct process *p, struct request *q, struct error *e)
 	return rc;
 }
 
+/* The guest stands still, or is about to, and the device lock is not to be had. */
+static int not_dumping(const struct process *p, struct error *e)
+{
+	return p->dump ? error_set(e, -EBUSY, "a core of the vm is being written") : 0;
+}
+
 static int do_protect(struct process *p, struct request *q, struct error *e)
 {
 	if (p->role != ROLE_PRIMARY)
 		return error_set(e, -EINVAL, "only a primary can be protected");
+	if (p->dump)
+		return not_dumping(p, e);
 	return primary_protect(p, q->body, e);
 }
 
@@ -144,6 +152,8 @@ static int do_shutdown(struct process *p, struct request *q, struct error *e)
 	(void)q;
 	if (!p->vm_started)
 		return error_set(e, -EINVAL, "the vm does not run here");
+	if (p->dump)
+		return not_dumping(p, e);
 	vm_power_button(p->vm);
 	return 0;
 }
@@ -172,7 +182,7 @@ static int may_pause(struct process *p, bool paused, struct error *e)
 	if (p->paused == paused)
 		return error_set(e, -EALREADY, "the vm is %s already",
 				 paused ? "paused" : "running");
-	return 0;
+	return not_dumping(p, e);
 }
 
 static int do_pause(struct process *p, struct request *q, struct error *e)
@@ -214,15 +224,35 @@ static int do_console(struct process *p, struct request *q, struct error *e)
 	return rc ? error_set(e, rc, "cannot attach to the console: %s", strerror(-rc)) : 0;
 }
 
+static int do_dump_core(struct process *p, struct request *q, struct error *e)
+{
+	int fd = fd_take(q, 0);
+
+	if (fd < 0)
+		return error_set(e, -EINVAL, "dump-core needs the file's descriptor");
+	return dump_begin(p, q->body, fd, e);
+}
+
+static int do_dump_cancel(struct process *p, struct request *q, struct error *e)
+{
+	(void)q;
+	(void)e;
+	dump_cancel(p);
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	int (*handle)(struct process *p, struct request *q, struct error *e);
 } requests[] = {
-	{"create", do_create},       {"boot", do_boot},       {"protect", do_protect},
-	{"standby", do_standby},     {"stream", do_stream},   {"ownership", do_ownership},
-	{"unprotect", do_unprotect}, {"promote", do_promote}, {"shutdown", do_shutdown},
-	{"quit", do_quit},           {"stats", do_stats},     {"pause", do_pause},
+	{"create", do_create},       {"boot", do_boot},
+	{"protect", do_protect},     {"standby", do_standby},
+	{"stream", do_stream},       {"ownership", do_ownership},
+	{"unprotect", do_unprotect}, {"promote", do_promote},
+	{"shutdown", do_shutdown},   {"quit", do_quit},
+	{"stats", do_stats},         {"pause", do_pause},
 	{"resume", do_resume},       {"console", do_console},
+	{"dump-core", do_dump_core}, {"dump-cancel", do_dump_cancel},
 };
 
 static int request_handle(struct process *p, struct request *q, struct error *e)
@@ -301,6 +331,7 @@ static void director_close(struct process *p)
 static void director_lost(struct process *p)
 {
 	director_close(p);
+	dump_cancel(p); /* who wanted it is gone, and the guest waits */
 	if (p->role == ROLE_PRIMARY && p->vm_started && !p->vm_ended && p->control_path) {
 		log_warn("the director is gone; the vm goes on, listening on %s", p->control_path);
 		return;
@@ -481,6 +512,7 @@ static void posts_finish(struct process *p)
 
 static void process_close(struct process *p)
 {
+	dump_close(p);
 	primary_close(p);
 	standby_close(p);
 	parts_close(p);

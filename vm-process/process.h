@@ -41,6 +41,7 @@ struct process_disk {
 };
 
 struct console;
+struct dump;
 
 struct process {
 	struct loop *control, *io;
@@ -58,6 +59,7 @@ struct process {
 	struct process_nic nics[VM_NICS_MAX];
 	struct process_disk disks[VM_DISKS_MAX];
 	struct console *console;
+	struct dump *dump; /* a core that is being written, or NULL */
 
 	struct replicate_config session;
 	struct precopy *precopy; /* the session is a migration from here; or NULL */
@@ -131,6 +133,13 @@ void console_destroy(struct console *c);
 int console_vm_fd(struct console *c); /* for vm_parts, both directions */
 /* Replay what was kept, then connect; the fds are taken over. in may equal out. */
 int console_attach(struct console *c, int in, int out) MUST_CHECK;
+
+/* ---- dump.c: a core file, written by a thread of its own ---------------------- */
+/* Takes over `fd`. Its end is an event. */
+int dump_begin(struct process *p, const json_t *request, int fd, struct error *e) MUST_CHECK;
+void dump_cancel(struct process *p); /* its end follows; without one nothing happens */
+void dump_close(struct process *p);  /* cancel, and wait */
+json_t *dump_json(const struct process *p);
 
 /* ---- sandbox.c --------------------------------------------------------------- */
 int sandbox_enter(struct error *e) MUST_CHECK;

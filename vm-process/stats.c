@@ -90,6 +90,8 @@ json_t *stats_json(struct process *p)
 		json_object_set_new(o, "term", json_integer((json_int_t)p->session.term));
 	if (p->vm)
 		json_object_set_new(o, "engine", json_string(vm_engine_name(p->vm)));
+	if (p->dump)
+		json_object_set_new(o, "dump", dump_json(p));
 	if (p->replicator)
 		replicator_stats(p->replicator, &s);
 	else if (p->replica)

@@ -34,11 +34,17 @@
  *                                                    process
  *   stats      {}                                    -> see replicate_stats, netbuf, mirror
  *   pause, resume, console {} + fd
+ *   dump-core  {"paging": bool, "live": bool} + fd of a new, empty file
+ *                                                    primary without a session; the reply says
+ *                                                    that it has begun
+ *   dump-cancel {}                                   its end follows, if one is under way
  * events
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
  *    "term": of the session, "frozen_ns": handed, how long the guest has stood still,
  *    "reset": standby, lost: the other host's kernel closed the link}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
+ *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
+ *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}
  *   {"event": "progress", ...the stats of the first copy}       about once a second
  */
 #ifndef POLLUX_VM_PROCESS_H
