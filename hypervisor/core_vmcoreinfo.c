@@ -25,7 +25,7 @@ __attribute__((no_sanitize("thread"))) static bool page_begins_note(const uint8_
 	static const unsigned size_at = 4, size_end = 8;
 
 	for (unsigned i = 0; i < NOTE_HEAD; i++)
-		if (page[i] != head[i] && (i < size_at || i >= size_end))
+		if ((i < size_at || i >= size_end) && page[i] != head[i])
 			return false;
 	return true;
 }

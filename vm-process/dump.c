@@ -99,16 +99,13 @@ static int may_dump(const struct process *p, struct error *e)
 	return 0;
 }
 
-int dump_begin(struct process *p, const json_t *request, int fd, struct error *e)
+static struct dump *dump_new(struct process *p, const json_t *request, int fd)
 {
-	struct dump *d = NULL;
-	int rc = may_dump(p, e);
+	struct dump *d = calloc(1, sizeof *d);
 
-	if (!rc && !(d = calloc(1, sizeof *d)))
-		rc = error_set(e, -ENOMEM, "no memory for a core dump");
-	if (rc) {
+	if (!d) {
 		close(fd);
-		return rc;
+		return NULL;
 	}
 	d->process = p;
 	d->fd = fd;
@@ -118,12 +115,25 @@ int dump_begin(struct process *p, const json_t *request, int fd, struct error *e
 		.go_on = dump_goes_on,
 		.ctx = d,
 	};
-	p->dump = d;
-	rc = thread_start(&d->thread, "dump", dump_main, d);
+	return d;
+}
+
+int dump_begin(struct process *p, const json_t *request, int fd, struct error *e)
+{
+	int rc = may_dump(p, e);
+
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	p->dump = dump_new(p, request, fd);
+	if (!p->dump)
+		return error_set(e, -ENOMEM, "no memory for a core dump");
+	rc = thread_start(&p->dump->thread, "dump", dump_main, p->dump);
 	if (!rc)
 		return 0;
+	dump_free(p->dump);
 	p->dump = NULL;
-	dump_free(d);
 	return error_set(e, rc, "cannot start a thread for a core dump: %s", strerror(-rc));
 }
 
