@@ -53,7 +53,8 @@ struct migration {
 /* What an operator may choose for one. */
 struct migrate_options {
 	bool with_disks, overwrite;
-	unsigned streams, downtime_ms, most_downtime_ms, most_s, throttle_max, rounds_max;
+	unsigned bandwidth_mb, streams, downtime_ms, most_downtime_ms, most_s, throttle_max,
+		rounds_max;
 	char compression[16], stuck[16];
 };
 
@@ -167,6 +168,8 @@ int migrate_options_parse(const json_t *o, struct migrate_options *out, struct e
 int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
 		  const char **hint) MUST_CHECK;
 int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+/* Into the request for the session. */
+void guest_migration_put(const struct guest *g, json_t *request);
 /* What the process says of its state, before it is acted upon. */
 void guest_migration_note(struct guest *g, const json_t *message);
 void guest_migrated(struct guest *g);      /* the other host owns it */

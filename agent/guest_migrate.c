@@ -19,6 +19,7 @@ static const struct number_option {
 	size_t offset;
 	unsigned least, most;
 } numbers[] = {
+	{"bandwidth_mb", offsetof(struct migrate_options, bandwidth_mb), 1, 1u << 20},
 	{"streams", offsetof(struct migrate_options, streams), 1, STREAMS_MOST},
 	{"downtime_ms", offsetof(struct migrate_options, downtime_ms), 1, 600000},
 	{"most_downtime_ms", offsetof(struct migrate_options, most_downtime_ms), 1, 600000},
@@ -115,6 +116,8 @@ static json_t *wishes_json(const struct migrate_options *o)
 
 	if (w && o->most_downtime_ms)
 		json_object_set_new(w, "most_downtime_ms", json_integer(o->most_downtime_ms));
+	if (w && o->bandwidth_mb)
+		json_object_set_new(w, "bandwidth_mb", json_integer(o->bandwidth_mb));
 	if (w && o->most_s)
 		json_object_set_new(w, "most_s", json_integer(o->most_s));
 	if (w && o->rounds_max)
@@ -217,6 +220,15 @@ int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
 	/* Also before a session has begun: then there is nothing to end, and it says ok. */
 	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), CANCEL_NS, cancelled);
 	return 0;
+}
+
+void guest_migration_put(const struct guest *g, json_t *request)
+{
+	json_t *bandwidth = json_object_get(g->migration.wishes, "bandwidth_mb");
+
+	json_object_set(request, "migrate", g->migration.wishes);
+	if (bandwidth)
+		json_object_set(request, "bandwidth_mb", bandwidth);
 }
 
 /* ---- how it goes ---------------------------------------------------------------------- */

@@ -343,7 +343,7 @@ void guest_session_start(struct guest *g, uint64_t term)
 	json_object_set_new(request, "address", json_string(peer_config(p)->address));
 	json_object_set_new(request, "port", json_integer(peer_config(p)->port));
 	if (g->session.options.handover)
-		json_object_set_new(request, "migrate", json_incref(g->migration.wishes));
+		guest_migration_put(g, request);
 	snprintf(g->child_state, sizeof(g->child_state), "connecting");
 	guest_child_ask(g, request, QUICK_NS, session_begun);
 }

@@ -402,11 +402,15 @@ static void hear_drop(struct ownership *o, const struct ownership_input *in,
 	o->drop_term = most(o->drop_term, in->term);
 }
 
+/* Who has no copy under a newer term has none under an older one. What comes next has to
+ * be newer than all that was known there. */
 static void hear_dropped(struct ownership *o, const struct ownership_input *in,
 			 struct ownership_actions *out)
 {
-	if (in->term == o->record.term)
-		o->dropped_term = in->term;
+	if (in->term < o->record.term)
+		return;
+	o->dropped_term = o->record.term;
+	o->gone_term = most(o->gone_term, in->term);
 }
 
 /* A term that this host has outgrown. RELEASED says by how much, when nothing lives here

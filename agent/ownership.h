@@ -159,7 +159,7 @@ struct ownership {
 	bool start, forced; /* an operator's word, for the state it was given in */
 	bool waiting_told;
 	uint64_t owner_term; /* the newest that the peer is known to own */
-	uint64_t released_term, dropped_term, drop_term, offer_term, dead_term;
+	uint64_t released_term, dropped_term, gone_term, drop_term, offer_term, dead_term;
 	uint64_t lost_at, say_at, fence_at, fence_wait;
 	unsigned fence_id;
 	bool fencing, fenced;

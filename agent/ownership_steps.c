@@ -56,6 +56,12 @@ static uint64_t later(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
+/* Of an owner without a standby: newer than what the peer has said it once knew. */
+static uint64_t alone_term(const struct ownership *o)
+{
+	return later(o->record.term, o->gone_term) + TERM_UNPROTECTED;
+}
+
 /* ---- what needs no answer ------------------------------------------------- */
 
 static void say(struct ownership *o, uint64_t now, struct ownership_actions *out,
@@ -160,7 +166,7 @@ static bool primary_hands_over(struct ownership *o, struct ownership_actions *ou
 	if (o->handed)
 		ownership_store(o, ROLE_RELEASED, o->record.term, OWN_HANDED, out);
 	else if (o->handover && o->session_lost)
-		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_ALONE, out);
+		ownership_store(o, ROLE_OWNER, alone_term(o), OWN_ALONE, out);
 	else
 		return false;
 	return true;
@@ -171,7 +177,7 @@ static bool step_primary(struct ownership *o, uint64_t now, struct ownership_act
 	bool dropped = o->dropped_term == o->record.term;
 
 	if (o->session_over || (dropped && !o->session_started)) {
-		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_ALONE, out);
+		ownership_store(o, ROLE_OWNER, alone_term(o), OWN_ALONE, out);
 		return true;
 	}
 	if (!o->vm_alive) {
@@ -213,7 +219,7 @@ static bool step_asking(struct ownership *o, uint64_t now, struct ownership_acti
 		return true;
 	}
 	if (alone || (o->vm_alive && (o->forced || standby_cannot_fence(o, now)))) {
-		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_ALONE, out);
+		ownership_store(o, ROLE_OWNER, alone_term(o), OWN_ALONE, out);
 		return true;
 	}
 	if (!o->vm_alive) {
@@ -237,8 +243,8 @@ static bool step_handed(struct ownership *o, uint64_t now, struct ownership_acti
 	}
 	if (dropped || o->forced) {
 		ownership_store(o, ROLE_OWNER,
-				o->record.term + (dropped ? TERM_UNPROTECTED : TERM_FORCED),
-				OWN_ALONE, out);
+				dropped ? alone_term(o) : o->record.term + TERM_FORCED, OWN_ALONE,
+				out);
 		return true;
 	}
 	say(o, now, out, WORD_RELEASED);
@@ -249,7 +255,7 @@ static bool step_handed(struct ownership *o, uint64_t now, struct ownership_acti
 static bool step_released(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
 	if (o->dropped_term == o->record.term || o->fenced) {
-		ownership_store(o, ROLE_OWNER, o->record.term + TERM_UNPROTECTED, OWN_IDLE, out);
+		ownership_store(o, ROLE_OWNER, alone_term(o), OWN_IDLE, out);
 		return true;
 	}
 	say(o, now, out, WORD_RELEASED);

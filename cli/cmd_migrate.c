@@ -8,8 +8,11 @@ static const struct number_option {
 	const char *option, *key;
 	long least, most;
 } numbers[] = {
-	{"downtime", "downtime_ms", 1, 600000}, {"streams", "streams", 1, 16},
-	{"throttle", "throttle_max", 0, 99},    {"most-downtime", "most_downtime_ms", 1, 600000},
+	{"bandwidth", "bandwidth_mb", 1, 1 << 20},
+	{"downtime", "downtime_ms", 1, 600000},
+	{"streams", "streams", 1, 16},
+	{"throttle", "throttle_max", 0, 99},
+	{"most-downtime", "most_downtime_ms", 1, 600000},
 	{"timeout", "most_s", 1, 86400},
 };
 static const char *const words[] = {"compression", "stuck"};

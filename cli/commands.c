@@ -105,6 +105,7 @@ const struct command commands[] = {
 	  {"downtime", "MS", "stop the guest when the forecast pause is within this (30)", NULL},
 	  {"streams", "N", "parallel streams, 1 to 16 (2)", NULL},
 	  {"compression", "HOW", "of pages: none, lz4 or zlib", "none lz4 zlib"},
+	  {"bandwidth", "MB", "use at most so many megabytes a second (no limit)", NULL},
 	  {"throttle", "PERCENT",
 	   "slow a guest that writes too fast by at most this much, 0 to 99 (80)", NULL},
 	  {"stuck", "POLICY",

@@ -161,7 +161,13 @@ static void do_load(struct replica *r)
 	struct standby_input in = {.type = STANDBY_EV_LOADED};
 	struct error e = {0};
 
-	if (vm_state_load(r->vm, r->state.data, r->state.len, &e)) {
+	int rc = fault_point("replica.load");
+
+	if (rc)
+		error_set(&e, rc, "load the state: %s", strerror(-rc));
+	else
+		rc = vm_state_load(r->vm, r->state.data, r->state.len, &e);
+	if (rc) {
 		log_error("%s", e.text);
 		in.type = STANDBY_EV_LOAD_FAILED;
 		in.why = replica_why(r, e.text);

@@ -52,6 +52,7 @@ struct replicate_config {
 	unsigned streams;      /* bulk streams, 1..16 */
 	unsigned window;       /* epochs sealed but not acknowledged, at most */
 	uint64_t delta_bytes;  /* memory for the last version sent of pages; 0 = no XOR delta */
+	uint64_t bytes_per_second;      /* of memory, first copy; 0 = no limit */
 	uint64_t disk_bytes_per_second; /* initial copy, 0 = no limit */
 	bool handover; /* a migration: epoch 1 is the last, and leaves the guest standing still */
 	/* With handover: on the epoch thread, no lock held. */

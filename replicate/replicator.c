@@ -299,6 +299,7 @@ static int memory_setup(struct replicator *r, struct error *e)
 		.compression = r->config.compression,
 		.delta_bytes = r->config.delta_bytes,
 		.send_ns = r->answer_ns,
+		.bytes_per_second = r->config.bytes_per_second,
 		.ram = vm_ram(r->vm),
 		.ram_pages = vm_ram_pages(r->vm),
 		.sent = on_sent,

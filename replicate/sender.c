@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "replicate/pages.h"
+#include "replicate/waits.h"
 
 #define POSTED_MAX     128u        /* more than the largest window */
 #define BATCH_NOW      (64u << 10) /* so that the standby works on it meanwhile */
@@ -40,12 +41,13 @@ struct stream {
 struct sender {
 	struct sender_config config;
 	pthread_mutex_t lock;
-	pthread_cond_t work, room, done;
+	pthread_cond_t work, room, done, paced;
 	bool dead;
 	struct capture *posted[POSTED_MAX];
 	uint64_t posted_count;
 	struct member_record *first, **last;
-	size_t queued; /* bytes */
+	size_t queued;    /* bytes */
+	uint64_t pace_at; /* when the next batch of a round may go */
 	struct stream streams[CHANNEL_STREAMS_MAX - 1];
 	atomic_bool failure_told;
 	_Atomic uint64_t pages, bytes_raw, round_pages;
@@ -90,8 +92,25 @@ static int epoch_end(struct stream *t, uint64_t epoch)
 	return scratch_send(t, channel_send, RECORD_EPOCH_END);
 }
 
-/* `last`: no record is sure to follow soon. */
-static int batch_send(struct stream *t, uint64_t epoch, bool last)
+/* Batches of a round go at the average rate that is allowed. Ends early with the session. */
+static void pace(struct sender *s, size_t bytes)
+{
+	uint64_t now = clock_ns(), at;
+	struct timespec until;
+
+	if (!s->config.bytes_per_second)
+		return;
+	pthread_mutex_lock(&s->lock);
+	at = s->pace_at > now ? s->pace_at : now;
+	s->pace_at = at + (uint64_t)((double)bytes * 1e9 / (double)s->config.bytes_per_second);
+	deadline_monotonic(at, &until);
+	while (!s->dead && !pthread_cond_timedwait(&s->paced, &s->lock, &until))
+		;
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* `last`: no record is sure to follow soon. `paced`: it keeps to the rate that is allowed. */
+static int batch_send(struct stream *t, uint64_t epoch, bool last, bool paced)
 {
 	struct pages_encoded batch = {0};
 	bool now;
@@ -105,6 +124,8 @@ static int batch_send(struct stream *t, uint64_t epoch, bool last)
 	epoch_sum_pages(&t->sum, batch.count, batch.hash);
 	atomic_fetch_add(&t->sender->pages, batch.count);
 	now = last || batch.iov[1].iov_len >= BATCH_NOW;
+	if (paced)
+		pace(t->sender, batch.iov[1].iov_len);
 	return stream_send(t, now ? channel_send : channel_send_more, RECORD_PAGES, batch.iov,
 			   ARRAY_LEN(batch.iov));
 }
@@ -112,7 +133,7 @@ static int batch_send(struct stream *t, uint64_t epoch, bool last)
 static int page_add(struct stream *t, const struct capture *c, uint64_t page, const uint8_t *bytes)
 {
 	pages_encode(t->encoder, c->epoch, page, bytes, c->remember);
-	return pages_full(t->encoder) ? batch_send(t, c->epoch, false) : 0;
+	return pages_full(t->encoder) ? batch_send(t, c->epoch, false, c->round) : 0;
 }
 
 static bool stream_has(const struct stream *t, uint64_t page)
@@ -150,7 +171,7 @@ static int checkpoint_send(struct stream *t, const struct capture *c)
 	}
 	atomic_fetch_add(&t->sender->bytes_raw, mine * VM_PAGE_SIZE);
 	if (!rc)
-		rc = batch_send(t, c->epoch, false);
+		rc = batch_send(t, c->epoch, false, false);
 	if (!rc && t->index == 0)
 		rc = state_send(t, c);
 	return rc ? rc : epoch_end(t, c->epoch);
@@ -183,7 +204,7 @@ static int round_send(struct stream *t, const struct capture *c)
 	     page = bitmap_next(c->round, bits, page + 1))
 		if (stream_has(t, page))
 			rc = round_page(t, c, page);
-	return rc ? rc : batch_send(t, c->epoch, true);
+	return rc ? rc : batch_send(t, c->epoch, true, true);
 }
 
 /* ---- one stream: its thread -------------------------------------------------- */
@@ -312,6 +333,7 @@ int sender_create(const struct sender_config *c, struct sender **out)
 	pthread_cond_init(&s->work, NULL);
 	pthread_cond_init(&s->room, NULL);
 	pthread_cond_init(&s->done, NULL);
+	cond_setup(&s->paced);
 	for (unsigned i = 0; i < c->streams && !rc; i++)
 		rc = stream_setup(s, i);
 	if (rc) {
@@ -435,6 +457,7 @@ void sender_kill(struct sender *s)
 	pthread_cond_broadcast(&s->work);
 	pthread_cond_broadcast(&s->room);
 	pthread_cond_broadcast(&s->done);
+	pthread_cond_broadcast(&s->paced);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -459,6 +482,7 @@ void sender_destroy(struct sender *s)
 	pthread_cond_destroy(&s->work);
 	pthread_cond_destroy(&s->room);
 	pthread_cond_destroy(&s->done);
+	pthread_cond_destroy(&s->paced);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }

@@ -20,6 +20,7 @@ struct sender_config {
 	unsigned streams;
 	enum page_compression compression;
 	uint64_t delta_bytes;
+	uint64_t bytes_per_second; /* of rounds, on all streams together; 0 = no limit */
 	uint64_t send_ns; /* a record that is not taken within this time ends the session */
 	const uint8_t *ram;
 	uint64_t ram_pages;

@@ -118,6 +118,9 @@ int session_parse(const json_t *q, struct replicate_config *out, struct error *e
 		return error_set(e, -EINVAL,
 				 "loss_ms must be at least twice heartbeat_ms, or one late "
 				 "heartbeat would count as a loss");
+	if ((rc = parse_number(q, "bandwidth_mb", 1, 1 << 20, 1000000, &out->bytes_per_second, e)))
+		return rc;
+	out->disk_bytes_per_second = out->bytes_per_second;
 	out->handover = json_is_true(json_object_get(q, "handover"));
 	out->mode = mode;
 	out->policy = policy;

@@ -20,8 +20,8 @@
  *   protect    {"session": hex, "key": hex, "term": n, "address": a, "port": p,
  *               "mode": "interval"|"event", "interval_ms": n, "policy": "continue"|"stall",
  *               "heartbeat_ms", "loss_ms", "streams", "window", "compression": "none"|"lz4"|"zlib",
- *               "delta_mb", "handover": true in a migration, "storage": "mirror"|"shared",
- *               "migrate": {"downtime_ms", "most_downtime_ms", "fixed_us", "most_s",
+ *               "delta_mb", "bandwidth_mb", "handover": true in a migration, "storage":
+ * "mirror"|"shared", "migrate": {"downtime_ms", "most_downtime_ms", "fixed_us", "most_s",
  *               "throttle_max", "rounds_max", "stuck": "give-up"|"stop"|"postcopy"}}  primary
  *   standby    {the same without address}            standby: get ready for streams
  *   stream     {"stream": n} + the accepted socket   standby

@@ -58,11 +58,12 @@ peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
   fence = {{ command = "{t.path("fence")}"; options = {{ plug = "{peer}"; }}; timeout_s = 20; }}; }} );
 ''')
 
-    def up(self):
+    def up(self, faults=""):
         with open(self.log, "a") as log:
             self.daemon = subprocess.Popen(
                 [f"{self.t.build}/polluxd", "--config", self.config], stderr=log,
-                stdin=subprocess.DEVNULL, start_new_session=True)
+                stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, "POLLUX_FAULTS": faults})
         with open(self.t.path(f"{self.name}.pid"), "w") as f:
             f.write(str(self.daemon.pid))
         wait_until(lambda: self.pollux("status").returncode == 0, 20, f"{self.name} answers")

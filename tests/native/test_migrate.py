@@ -1,28 +1,207 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pollux migrate` between two polluxd: the guest goes on there, and nowhere else."""
+"""`pollux migrate` between two polluxd: the guest goes on there, and nowhere else; or, when
+anything fails before it is handed over, here."""
 import json
+import os
+import signal
+import time
 
 from case import case
 from hosts import Hosts, passes, wait_until
 
+SLOW = ("--bandwidth", "1", "--compression", "none")  # a first round of seconds, for what is to happen meanwhile
 
-def guest_goes_on(host):
+
+def goes_on(host):
     before = max(passes(host.console()), default=0)
     wait_until(lambda: max(passes(host.console()), default=0) > before, 20, "the guest goes on")
     assert "FAIL" not in host.console()
 
 
-@case("migrate-there-and-back")
-def there_and_back(t):
+def connected(hosts):
+    wait_until(lambda: '"connected": true' in hosts.a.do("list", "--peers", "--json"), 20,
+               "the peers are connected")
+
+
+def started(t, faults_a="", faults_b="", **vm):
     hosts = Hosts(t)
-    hosts.a.do("start", hosts.vm_file())
-    guest_goes_on(hosts.a)
+    for host, faults in ((hosts.a, faults_a), (hosts.b, faults_b)):
+        if faults:
+            host.down()
+            host.up(faults)
+    connected(hosts)
+    vm.setdefault("cmdline", "pages=1500 rate=20000 report=5")
+    hosts.a.do("start", hosts.vm_file(**vm))
+    goes_on(hosts.a)
+    return hosts
+
+
+def copying(hosts, *options):
+    """A migration that is in its first round."""
+    command = hosts.a.pollux("migrate", "demo", "hostb", *SLOW, *options, background=True)
+    wait_until(lambda: ((hosts.a.vm().get("stats") or {}).get("replication") or {})
+               .get("bytes_sent", 0) > 1 << 17, 20, "memory is being copied")
+    return command
+
+
+def ended(command, code, text=""):
+    out, err = command.communicate(timeout=60)
+    assert command.returncode == code, (command.returncode, out, err)
+    assert text in err, err
+    return out
+
+
+def stays(hosts):
+    """On the source, alone, as if nothing had been tried."""
+    hosts.a.wait("running")
+    hosts.b.wait("none")
+    goes_on(hosts.a)
+    assert not hosts.fenced()
+    assert hosts.b.vm_pids() == []
+
+
+def moves(hosts, *options):
+    print(hosts.a.do("migrate", "demo", "hostb", *options).strip())
+    hosts.b.wait("running")
+    hosts.a.wait("none")
+    goes_on(hosts.b)
+    assert hosts.a.vm_pids() == []
+
+
+@case("migrate-there-and-back")
+@case("migrate-there-and-back-4-streams", options=("--streams", "4"))
+@case("migrate-there-and-back-with-disks", options=("--with-disks", "--overwrite"),
+      vm={"disk": "demo.img"})
+@case("migrate-there-and-back-shared-disk", vm={"disk": "demo.img"})
+def there_and_back(t, options=(), vm=None):
+    hosts = started(t, **(vm or {}))
     here, there = hosts.a, hosts.b
     for _ in range(4):
-        print(here.do("migrate", "demo", there.name).strip())
+        print(here.do("migrate", "demo", there.name, *options).strip())
         there.wait("running")
         here.wait("none")
-        guest_goes_on(there)
+        goes_on(there)
         assert json.loads(here.do("list", "--json"))["vms"] == []
         here, there = there, here
     assert not hosts.fenced()
+
+
+@case("migrate-cancel")
+def cancel(t):
+    hosts = started(t)
+    command = copying(hosts)
+    began = time.monotonic()
+    hosts.a.do("migrate", "demo", "--cancel")
+    ended(command, 1, "cancelled")
+    took = time.monotonic() - began
+    stays(hosts)
+    print(f"cancelled within {took:.2f} s")
+    hosts.a.refuses(3, "migrate", "demo", "--cancel")
+    moves(hosts)
+
+
+@case("migrate-interrupted")
+def interrupted(t):
+    hosts = started(t)
+    command = copying(hosts)
+    command.send_signal(signal.SIGINT)
+    ended(command, 1, "interrupted")
+    stays(hosts)
+
+
+@case("migrate-target-process-dies")
+def target_process_dies(t):
+    hosts = started(t)
+    command = copying(hosts)
+    os.kill(hosts.b.vm_pids()[0], signal.SIGKILL)
+    ended(command, 1, "the VM runs on here")
+    stays(hosts)
+    moves(hosts)
+
+
+@case("migrate-target-polluxd-dies")
+def target_polluxd_dies(t):
+    hosts = started(t)
+    command = copying(hosts)
+    hosts.b.daemon.kill()
+    hosts.b.daemon.wait()
+    ended(command, 1, "the VM runs on here")
+    hosts.a.wait("running")
+    goes_on(hosts.a)
+    hosts.b.up()
+    stays(hosts)
+
+
+@case("migrate-target-host-falls-silent")
+def target_host_silent(t):
+    hosts = started(t)
+    command = copying(hosts)
+    pids = hosts.b.kill()
+    ended(command, 1, "the VM runs on here")
+    hosts.a.wait("running")
+    goes_on(hosts.a)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    stays(hosts)
+
+
+@case("migrate-source-polluxd-dies")
+def source_polluxd_dies(t):
+    """The process goes on with what it was told; the next polluxd hands over."""
+    hosts = started(t)
+    command = copying(hosts)
+    hosts.a.daemon.kill()
+    hosts.a.daemon.wait()
+    ended(command, 4)
+    hosts.a.up()
+    hosts.b.wait("running", 40)
+    hosts.a.wait("none")
+    goes_on(hosts.b)
+    assert not hosts.fenced()
+
+
+@case("migrate-source-process-dies")
+def source_process_dies(t):
+    """Before the last epoch: the VM has died with its process, as without a migration."""
+    hosts = started(t)
+    command = copying(hosts)
+    os.kill(hosts.a.vm_pids()[0], signal.SIGKILL)
+    ended(command, 1)
+    hosts.b.wait("none")
+    hosts.a.wait("stopped")
+    hosts.a.do("start", hosts.vm_file())
+    goes_on(hosts.a)
+
+
+@case("migrate-target-disk-full")
+def target_disk_full(t):
+    hosts = started(t, faults_b="mirror.write:3:28", disk="demo.img")
+    with open(t.path("demo.img"), "r+b") as f:
+        f.write(os.urandom(4 << 20))
+    hosts.a.refuses(1, "migrate", "demo", "hostb", "--with-disks", "--overwrite")
+    stays(hosts)
+
+
+@case("migrate-source-cannot-store", nth=4)
+def source_cannot_store(t, nth):
+    """The record that gives the VM away: tried again, while the guest stands still."""
+    hosts = started(t, faults_a=f"file.replace.fsync:{nth}")
+    moves(hosts)
+
+
+@case("migrate-target-cannot-store")
+def target_cannot_store(t):
+    hosts = started(t, faults_b="guest.store:2")
+    moves(hosts)
+
+
+@case("migrate-target-cannot-load")
+def target_cannot_load(t):
+    """After the source has given the VM up: it is given back."""
+    hosts = started(t, faults_b="replica.load:1")
+    assert "load the state" in hosts.a.refuses(1, "migrate", "demo", "hostb")
+    stays(hosts)
+    hosts.b.down()
+    hosts.b.up()
+    connected(hosts)
+    moves(hosts)

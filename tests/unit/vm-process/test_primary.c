@@ -59,6 +59,11 @@ int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 	return fake.stop_rc ? error_set(e, fake.stop_rc, "told to fail") : 0;
 }
 
+uint64_t replicator_frozen_at(struct replicator *r)
+{
+	return 0;
+}
+
 void replicator_stats(struct replicator *r, struct replicate_stats *out)
 {
 	*out = (struct replicate_stats){0};
