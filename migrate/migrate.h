@@ -101,13 +101,16 @@ struct image_progress {
 	atomic_bool cancel;     /* ends it with -ECANCELED, within a part of a second */
 };
 
-/* Write the vm, which is paused by the calling thread, to an empty file, and sync that.
- * `info` needs all but ram_pages, vcpus, cpu, engine, software, time and encrypted.
- * -ENOSPC, -ECANCELED and others: the file is of no use. */
+/* Write the vm to an empty file, and sync that. Pauses the vm on the calling thread: on success
+ * it is paused still, after an error (-ENOSPC, -ECANCELED...) it runs on and the file is of no
+ * use. `info` needs all but ram_pages, vcpus, cpu, engine, software, saved_ns and encrypted. */
 struct image_save_options {
 	const struct image_info *info;
 	const struct image_key *key; /* NULL: in the clear */
 	enum page_compression compression;
+	bool live; /* most of it before the pause; else the file is smaller */
+	int (*paused)(void *ctx, struct error *e); /* called in the pause; or NULL */
+	void *ctx;
 	struct image_progress *progress;
 };
 int image_save(struct vm *vm, int fd, const struct image_save_options *o,

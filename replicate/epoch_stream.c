@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "replicate/capture.h"
@@ -17,6 +18,26 @@ _Static_assert((int)EPOCH_RECORD_BEGIN == RECORD_EPOCH_BEGIN &&
 		       (int)EPOCH_RECORD_STATE == RECORD_STATE &&
 		       (int)EPOCH_RECORD_END == RECORD_EPOCH_END,
 	       "the types of docs/protocol.md");
+
+/* To read a page that nobody has ever touched would allocate it. What is touched from now on
+ * is logged, by whoever copies a guest that runs. */
+void epoch_pages_touched(const struct vm *vm, uint64_t *map)
+{
+	uint64_t pages = vm_ram_pages(vm);
+	off_t end = (off_t)(pages * VM_PAGE_SIZE), data = 0, hole;
+	int fd = vm_ram_fd(vm);
+
+	while (data < end && (data = lseek(fd, data, SEEK_DATA)) >= 0) {
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole <= data)
+			break;
+		bitmap_set_range(map, (uint64_t)data / VM_PAGE_SIZE,
+				 (uint64_t)(hole - data + VM_PAGE_SIZE - 1) / VM_PAGE_SIZE);
+		data = hole;
+	}
+	if (data < end && errno != ENXIO) /* no such thing as a hole there */
+		bitmap_set_range(map, 0, pages);
+}
 
 /* ---- write ------------------------------------------------------------------- */
 

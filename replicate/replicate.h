@@ -201,6 +201,9 @@ enum epoch_record {
 	EPOCH_RECORD_END = 20,
 };
 
+/* Set the bits of pages that may be other than zero: those that are no holes of the memfd. */
+void epoch_pages_touched(const struct vm *vm, uint64_t *map);
+
 struct epoch_writer;
 struct epoch_emitted {
 	enum epoch_record type;

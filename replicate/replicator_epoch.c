@@ -93,25 +93,6 @@ static void round_begin(struct replicator *r)
 	sender_post(r->sender, &r->round);
 }
 
-/* Pages that nobody has ever touched are holes of the memfd, and zero on both sides. To
- * read one would allocate it. What is touched from now on is logged. */
-static void data_set(struct replicator *r, uint64_t *map, uint64_t pages)
-{
-	off_t end = (off_t)(pages * VM_PAGE_SIZE), data = 0, hole;
-	int fd = vm_ram_fd(r->vm);
-
-	while (data < end && (data = lseek(fd, data, SEEK_DATA)) >= 0) {
-		hole = lseek(fd, data, SEEK_HOLE);
-		if (hole <= data)
-			break;
-		bitmap_set_range(map, (uint64_t)data / VM_PAGE_SIZE,
-				 (uint64_t)(hole - data + VM_PAGE_SIZE - 1) / VM_PAGE_SIZE);
-		data = hole;
-	}
-	if (data < end && errno != ENXIO) /* no such thing as a hole there */
-		bitmap_set_range(map, 0, pages);
-}
-
 static void copy_begin(struct replicator *r)
 {
 	uint64_t pages = vm_ram_pages(r->vm);
@@ -124,7 +105,7 @@ static void copy_begin(struct replicator *r)
 		replicator_lost(r, rc, "begin the first copy");
 		return;
 	}
-	data_set(r, r->round.round, pages);
+	epoch_pages_touched(r->vm, r->round.round);
 	r->round_count = bitmap_count(r->round.round, pages);
 	r->copy_began = clock_ns();
 	round_begin(r);

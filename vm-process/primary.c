@@ -205,7 +205,7 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	if (p->replicator && p->replicator_state != REPLICATOR_LOST)
 		return error_set(e, -EBUSY,
 				 "the vm has a replication session already: unprotect first");
-	if (!p->vm_started || p->vm_ended || p->paused)
+	if (!p->vm_started || p->vm_ended || p->paused || p->image)
 		return error_set(e, -EINVAL, "only a running vm can be protected");
 	/* After a loss without a verdict, what is held stays held into the new session. */
 	c.held = p->replicator_state == REPLICATOR_LOST;

@@ -91,7 +91,7 @@ static int do_boot(struct process *p, struct request *q, struct error *e)
 	int rc;
 
 	(void)q;
-	if (!p->vm || p->role != ROLE_PRIMARY || p->vm_started)
+	if (!p->vm || p->role != ROLE_PRIMARY || p->vm_started || p->image || p->image_loaded)
 		return error_set(e, -EINVAL, "only a new primary can boot");
 	rc = vm_boot(p->vm, e);
 	if (!rc)
@@ -154,6 +154,8 @@ static int do_shutdown(struct process *p, struct request *q, struct error *e)
 		return error_set(e, -EINVAL, "the vm does not run here");
 	if (p->dump)
 		return not_dumping(p, e);
+	if (p->image || p->image_saved)
+		return error_set(e, -EBUSY, "the vm is being saved");
 	vm_power_button(p->vm);
 	return 0;
 }
@@ -163,6 +165,30 @@ static int do_quit(struct process *p, struct request *q, struct error *e)
 	(void)q;
 	(void)e;
 	p->quitting = true;
+	return 0;
+}
+
+static int do_save(struct process *p, struct request *q, struct error *e)
+{
+	return image_save_begin(p, q->body, fd_take(q, 0), e);
+}
+
+static int do_restore(struct process *p, struct request *q, struct error *e)
+{
+	return image_restore_begin(p, q->body, fd_take(q, 0), e);
+}
+
+static int do_go(struct process *p, struct request *q, struct error *e)
+{
+	(void)q;
+	return image_go(p, e);
+}
+
+static int do_image_cancel(struct process *p, struct request *q, struct error *e)
+{
+	(void)q;
+	(void)e;
+	image_cancel(p);
 	return 0;
 }
 
@@ -179,6 +205,8 @@ static int may_pause(struct process *p, bool paused, struct error *e)
 		return error_set(e, -EINVAL, "the vm does not run here");
 	if (p->replicator)
 		return error_set(e, -EBUSY, "a protected vm cannot be paused: unprotect first");
+	if (p->image)
+		return error_set(e, -EBUSY, "the vm is being saved");
 	if (p->paused == paused)
 		return error_set(e, -EALREADY, "the vm is %s already",
 				 paused ? "paused" : "running");
@@ -205,7 +233,7 @@ static int do_resume(struct process *p, struct request *q, struct error *e)
 	if (rc)
 		return rc;
 	vm_unstall(p->vm);
-	p->paused = false;
+	p->paused = p->image_saved = false;
 	return 0;
 }
 
@@ -253,6 +281,8 @@ static const struct {
 	{"stats", do_stats},         {"pause", do_pause},
 	{"resume", do_resume},       {"console", do_console},
 	{"dump-core", do_dump_core}, {"dump-cancel", do_dump_cancel},
+	{"save", do_save},           {"restore", do_restore},
+	{"go", do_go},               {"image-cancel", do_image_cancel},
 };
 
 static int request_handle(struct process *p, struct request *q, struct error *e)
@@ -332,6 +362,7 @@ static void director_lost(struct process *p)
 {
 	director_close(p);
 	dump_cancel(p); /* who wanted it is gone, and the guest waits */
+	image_cancel(p); /* nobody would take what comes of it */
 	if (p->role == ROLE_PRIMARY && p->vm_started && !p->vm_ended && p->control_path) {
 		log_warn("the director is gone; the vm goes on, listening on %s", p->control_path);
 		return;
@@ -444,6 +475,12 @@ static void on_announce(void *ctx)
 			       clock_ns() + announce_after_ms[p->announced] * NS_PER_MS);
 }
 
+void process_announce(struct process *p)
+{
+	p->announced = 0;
+	loop_timer_set(p->announce, clock_ns());
+}
+
 static void on_progress(void *ctx)
 {
 	struct process *p = ctx;
@@ -513,6 +550,7 @@ static void posts_finish(struct process *p)
 static void process_close(struct process *p)
 {
 	dump_close(p);
+	image_end(p);
 	primary_close(p);
 	standby_close(p);
 	parts_close(p);

@@ -42,6 +42,7 @@ struct process_disk {
 
 struct console;
 struct dump;
+struct image_job;
 
 struct process {
 	struct loop *control, *io;
@@ -74,6 +75,10 @@ struct process {
 	enum replicator_state replicator_state;
 	enum replica_state replica_state;
 	char state_why[256];
+
+	struct image_job *image; /* a save or a restore that is under way */
+	bool image_loaded;       /* a restore is done: vCPUs may start */
+	bool image_saved;        /* a save is done, and the vm paused until it is ended */
 
 	struct loop_timer *announce;
 	unsigned announced;
@@ -110,6 +115,16 @@ void members_fill(struct process *p, const json_t *request);
 int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e) MUST_CHECK;
 json_t *migrate_json(struct process *p);
 
+/* ---- image.c: saved images ------------------------------------------------ */
+/* `fd` is taken over. */
+int image_save_begin(struct process *p, const json_t *request, int fd, struct error *e) MUST_CHECK;
+int image_restore_begin(struct process *p, const json_t *request, int fd,
+			struct error *e) MUST_CHECK;
+int image_go(struct process *p, struct error *e) MUST_CHECK;
+void image_cancel(struct process *p);
+json_t *image_json(const struct process *p); /* progress, or NULL */
+void image_end(struct process *p);           /* cancel, and wait */
+
 /* ---- stats.c ------------------------------------------------------------- */
 json_t *stats_json(struct process *p);
 const char *replicator_state_name(enum replicator_state s);
@@ -124,6 +139,12 @@ void process_event(struct process *p, json_t *event);
 void process_post(struct process *p, loop_fn *fn, void *ctx);
 /* For an event: JSON takes no character that was cut in two, so ASCII alone is kept. */
 void text_copy(char *to, size_t room, const char *from);
+/* A number of hexadecimal digits: `n` octets. */
+int hex_parse(const json_t *request, const char *key, uint8_t *out, size_t n,
+	      struct error *e) MUST_CHECK;
+int compression_parse(const json_t *request, int *out, struct error *e) MUST_CHECK;
+/* Tell switches where the guest is now. */
+void process_announce(struct process *p);
 /* From the main thread only. */
 void process_vm_event(struct process *p, enum vm_event event, const char *detail);
 

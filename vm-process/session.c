@@ -60,8 +60,7 @@ static int parse_unsigned(const json_t *request, const char *key, unsigned least
 	return rc;
 }
 
-static int parse_hex(const json_t *request, const char *key, uint8_t *out, size_t n,
-		     struct error *e)
+int hex_parse(const json_t *request, const char *key, uint8_t *out, size_t n, struct error *e)
 {
 	const char *text = json_string_value(json_object_get(request, key));
 
@@ -91,6 +90,11 @@ static int parse_address(const json_t *request, struct replicate_config *out, st
 	return rc;
 }
 
+int compression_parse(const json_t *request, int *out, struct error *e)
+{
+	return parse_name(request, "compression", compressions, out, e);
+}
+
 int session_parse(const json_t *q, struct replicate_config *out, struct error *e)
 {
 	int mode, policy, compression, rc;
@@ -99,11 +103,11 @@ int session_parse(const json_t *q, struct replicate_config *out, struct error *e
 	mode = out->mode;
 	policy = out->policy;
 	compression = out->compression;
-	if ((rc = parse_hex(q, "session", out->session, sizeof out->session, e)) ||
-	    (rc = parse_hex(q, "key", out->key, sizeof out->key, e)) ||
+	if ((rc = hex_parse(q, "session", out->session, sizeof out->session, e)) ||
+	    (rc = hex_parse(q, "key", out->key, sizeof out->key, e)) ||
 	    (rc = parse_address(q, out, e)) || (rc = parse_name(q, "mode", modes, &mode, e)) ||
 	    (rc = parse_name(q, "policy", policies, &policy, e)) ||
-	    (rc = parse_name(q, "compression", compressions, &compression, e)) ||
+	    (rc = compression_parse(q, &compression, e)) ||
 	    (rc = parse_number(q, "interval_ms", 1, 60000, NS_PER_MS, &out->interval_ns, e)) ||
 	    (rc = parse_number(q, "heartbeat_ms", 1, 60000, NS_PER_MS, &out->heartbeat_ns, e)) ||
 	    (rc = parse_number(q, "loss_ms", 10, 600000, NS_PER_MS, &out->loss_ns, e)) ||

@@ -106,8 +106,7 @@ int standby_promote(struct process *p, const json_t *request, json_t *reply, str
 	p->vm_started = true;
 	p->role = ROLE_PRIMARY;
 	p->replicator_state = REPLICATOR_UNPROTECTED;
-	p->announced = 0;
-	loop_timer_set(p->announce, began);
+	process_announce(p);
 	replica_stats(p->replica, &stats);
 	json_object_set_new(reply, "epoch", json_integer((json_int_t)stats.acknowledged));
 	json_object_set_new(reply, "ms", json_real((double)(clock_ns() - began) / 1e6));

@@ -81,9 +81,10 @@ json_t *stats_json(struct process *p)
 {
 	static const char *const roles[] = {"none", "primary", "standby"};
 	struct replicate_stats s = {0};
-	json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b}", "role", roles[p->role], "state",
+	json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b}", "role", roles[p->role], "state",
 			      state_name(p), "why", p->state_why, "running",
-			      p->vm && p->vm_started && vm_is_running(p->vm), "ended", p->vm_ended);
+			      p->vm && p->vm_started && vm_is_running(p->vm), "ended", p->vm_ended,
+			      "saved", p->image_saved);
 	json_t *nics = json_array(), *disks = json_array();
 
 	if (p->session.term)
@@ -102,6 +103,8 @@ json_t *stats_json(struct process *p)
 		json_array_append_new(nics, nic_json(&p->nics[i]));
 	for (unsigned i = 0; p->vm && i < p->config.disk_count; i++)
 		json_array_append_new(disks, disk_json(&p->disks[i]));
+	if (p->image)
+		json_object_set_new(o, "image", image_json(p));
 	json_object_set_new(o, "nics", nics);
 	json_object_set_new(o, "disks", disks);
 	return o;

@@ -38,6 +38,12 @@
  *                                                    primary without a session; the reply says
  *                                                    that it has begun
  *   dump-cancel {}                                   its end follows, if one is under way
+ *   save       {"config", "origin", "identity", "term", "keep": goes on afterwards, "key": hex,
+ *               "compression"} + an empty file       primary: save an image; event "image" follows
+ *   restore    {"key": hex} + a file                 new primary: load an image, instead of boot;
+ *                                                    event "image" follows
+ *   go         {}                                    ...and then start
+ *   image-cancel {}                                  the save or restore that is under way
  * events
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
  *    "term": of the session, "frozen_ns": handed, how long the guest has stood still,
@@ -45,7 +51,9 @@
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
  *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}
- *   {"event": "progress", ...the stats of the first copy}       about once a second
+ *   {"event": "progress", ...the stats of the first copy or image}  about once a second
+ *   {"event": "image", "what": "save"|"restore", "ok": bool, "code", "error", "pages", "bytes",
+ *    "ms", "pause_ms"}                               after a save the vm is paused, unless "keep"
  */
 #ifndef POLLUX_VM_PROCESS_H
 #define POLLUX_VM_PROCESS_H
