@@ -35,8 +35,8 @@ static const struct {
 	int rc;
 	unsigned status;
 } statuses[] = {
-	{-EINVAL, 400},   {-EBADMSG, 400}, {-ENOENT, 404},   {-EPERM, 409},  {-EBUSY, 409},
-	{-EALREADY, 409}, {-EAGAIN, 409},  {-ENOTCONN, 409}, {-ENOSPC, 507},
+	{-EINVAL, 400},   {-EBADMSG, 400}, {-ENOENT, 404}, {-EPERM, 409},    {-EBUSY, 409},
+	{-EALREADY, 409}, {-EAGAIN, 409},  {-EEXIST, 409}, {-ENOTCONN, 409}, {-ENOSPC, 507},
 };
 
 static void reply_failure(struct http_reply *out, int rc, const struct error *e, const char *hint)
@@ -351,6 +351,72 @@ static void post_dump_core(struct call *c)
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
+/* ---- saved images ---------------------------------------------------------------------------- */
+
+static const char *text_or_null(const json_t *body, const char *key)
+{
+	return json_string_value(json_object_get(body, key));
+}
+
+static void post_save(struct call *c)
+{
+	static const struct body_key keys[] = {
+		{"file", JSON_STRING, true},         {"key_file", JSON_STRING, false},
+		{"compression", JSON_STRING, false}, {"keep_running", JSON_TRUE, false},
+		{"overwrite", JSON_TRUE, false},     {0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, keys, &body, &e);
+
+	if (!rc) {
+		const struct save_options o = {
+			.file = text_or_null(body, "file"),
+			.key_file = text_or_null(body, "key_file"),
+			.compression = text_or_null(body, "compression"),
+			.keep = json_is_true(json_object_get(body, "keep_running")),
+			.overwrite = json_is_true(json_object_get(body, "overwrite"))};
+
+		rc = guest_save(c->guest, &o, &e, &hint);
+	}
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
+static void post_restore(struct call *c)
+{
+	static const struct body_key keys[] = {{"file", JSON_STRING, true},
+					       {"key_file", JSON_STRING, false},
+					       {"force", JSON_TRUE, false},
+					       {0}};
+	struct guest *g = NULL;
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, keys, &body, &e);
+
+	if (!rc)
+		rc = guest_restore(c->agent, text_or_null(body, "file"),
+				   text_or_null(body, "key_file"),
+				   json_is_true(json_object_get(body, "force")), &g, &e, &hint);
+	json_decref(body);
+	reply_operation(c, g, rc, &e, hint);
+}
+
+static void post_image_cancel(struct call *c)
+{
+	static const struct body_key none[] = {{0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, none, &body, &e);
+
+	if (!rc)
+		rc = guest_image_cancel(c->guest, &e, &hint);
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
 /* ---- routes
  * -------------------------------------------------------------------------------------------- */
 
@@ -371,6 +437,9 @@ static const struct route {
 	{"POST", "/v1/vms/NAME/migrate/cancel", post_migrate_cancel},
 	{"POST", "/v1/vms/NAME/stop", post_stop},
 	{"POST", "/v1/vms/NAME/dump-core", post_dump_core},
+	{"POST", "/v1/vms/NAME/save", post_save},
+	{"POST", "/v1/vms/NAME/image-cancel", post_image_cancel},
+	{"POST", "/v1/restore", post_restore},
 	{"GET", "/metrics", get_metrics},
 };
 

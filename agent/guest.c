@@ -57,8 +57,15 @@ typedef void action_fn(struct guest *g, const struct ownership_action *a);
 static void act_store(struct guest *g, const struct ownership_action *a)
 {
 	struct error e = {0};
-	int rc = guest_store(g, &a->record, &e);
+	int rc;
 
+	/* Until an image is loaded whole, nothing has touched the disks. */
+	if (!guest_image_restoring(g)) {
+		g->disks_term = a->record.term;
+		free(g->saved);
+		g->saved = NULL;
+	}
+	rc = guest_store(g, &a->record, &e);
 	if (rc) {
 		log_error("%s", e.text);
 		guest_why(g, "the ownership record could not be stored: %s", e.text);
@@ -343,6 +350,8 @@ void guest_free(struct guest *g)
 	loop_timer_free(g->tick);
 	loop_timer_free(g->stop_timer);
 	loop_timer_free(g->again_timer);
+	guest_image_drop(g);
+	free(g->saved);
 	session_wipe(&g->session);
 	offer_free(g->offer);
 	json_decref(g->stats);

@@ -71,6 +71,8 @@ struct guest_dump {
 	json_t *result; /* of the last one that was written; or NULL */
 };
 
+struct guest_image; /* guest_image.c */
+
 enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_LEAVING };
 
 struct guest_event;
@@ -110,6 +112,9 @@ struct guest {
 	bool stopping;
 	bool retiring; /* it runs elsewhere, this copy ends */
 	struct migration migration;
+	struct guest_image *image; /* a save or restore that is under way */
+	char *saved;               /* the file in which it is; NULL: it is not */
+	uint64_t disks_term;       /* the term under which its disks were last written */
 	int console_fd;
 	struct loop_watch *console_watch;
 
@@ -147,6 +152,9 @@ int guest_config_set(struct guest *g, const char *text, const char *origin) MUST
 
 /* ---- guest_vm.c: its process --------------------------------------------------- */
 void guest_vm_start(struct guest *g, uint64_t term);
+/* fn(): of "boot" or "go"; and what ends a start that has failed. */
+void guest_vm_booted(void *ctx, int rc, const json_t *reply, const char *text);
+void guest_start_failed(struct guest *g, int code, const char *text, const char *hint);
 void guest_vm_kill(struct guest *g);
 void guest_vm_end(struct guest *g); /* the guest is off: end the process in good order */
 void guest_session_start(struct guest *g, uint64_t term);
@@ -176,6 +184,26 @@ void guest_migrated(struct guest *g);      /* the other host owns it */
 void guest_migrate_check(struct guest *g); /* has the operation ended? */
 json_t *guest_migration_json(const struct guest *g);
 void guest_migration_free(struct guest *g);
+
+/* ---- guest_image.c: saved images ------------------------------------------------------- */
+struct save_options {
+	const char *file, *key_file; /* key_file NULL: in the clear */
+	const char *compression;     /* NULL: a default */
+	bool keep, overwrite;
+};
+int guest_save(struct guest *g, const struct save_options *o, struct error *e,
+	       const char **hint) MUST_CHECK;
+int guest_restore(struct agent *a, const char *file, const char *key_file, bool forced,
+		  struct guest **out, struct error *e, const char **hint) MUST_CHECK;
+int guest_image_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+void guest_image_event(struct guest *g, const json_t *message);
+bool guest_image_restoring(const struct guest *g);
+void guest_image_load(struct guest *g); /* instead of a boot */
+void guest_image_check(struct guest *g);
+/* The process has ended: whatever was not done never will be. */
+void guest_image_drop(struct guest *g);
+/* polluxd was restarted after a save was decided, and before all of it was done. */
+void guest_image_finish(struct guest *g);
 
 /* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
 void guest_again_note(struct guest *g);   /* it is protected */
@@ -226,6 +254,10 @@ int guest_peer_ready(struct guest *g, const char *to, struct error *e,
 /* Set error and hint; `rc` again. */
 int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text, const char *fmt,
 		 ...) PRINTF(5, 6);
+int guest_of_config(struct agent *a, const char *text, const char *origin, struct guest **out,
+		    struct error *e) MUST_CHECK;
+int guest_identity_draw(struct guest *g) MUST_CHECK;
+int guest_start_refused(struct guest *g, int rc, struct error *e, const char **hint) MUST_CHECK;
 /* 0: begun, see g->operation. -errno with the reason in `e` and perhaps a hint. */
 int guest_start(struct agent *a, const char *config, const char *origin, bool forced,
 		struct guest **out, struct error *e, const char **hint) MUST_CHECK;

@@ -120,6 +120,8 @@ static const struct {
 	{"stop", check_stop},
 	{"migrate", guest_migrate_check},
 	{"dump-core", guest_dump_check},
+	{"save", guest_image_check},
+	{"restore", check_start},
 };
 
 void guest_operation_check(struct guest *g)
@@ -151,7 +153,7 @@ int guest_busy(const struct guest *g, struct error *e, const char **hint)
 
 /* ---- start ---------------------------------------------------------------------------------- */
 
-static int start_refused(struct guest *g, int rc, struct error *e, const char **hint)
+int guest_start_refused(struct guest *g, int rc, struct error *e, const char **hint)
 {
 	if (rc == -EAGAIN)
 		return guest_refuse(
@@ -170,8 +172,8 @@ static int start_refused(struct guest *g, int rc, struct error *e, const char **
 		"%s does not belong to this host: another host owns it", g->name);
 }
 
-static int guest_of_config(struct agent *a, const char *text, const char *origin,
-			   struct guest **out, struct error *e)
+int guest_of_config(struct agent *a, const char *text, const char *origin, struct guest **out,
+		    struct error *e)
 {
 	struct vm_config *c = malloc(sizeof(*c));
 	int rc;
@@ -191,11 +193,11 @@ static int guest_of_config(struct agent *a, const char *text, const char *origin
 }
 
 /* Only for a VM that this host has never heard of: else it is the one of before. */
-static int identity_draw(struct guest *g)
+int guest_identity_draw(struct guest *g)
 {
 	uint8_t random[VM_IDENTITY_LEN / 2];
 
-	if (g->own.record.term || g->own.state != OWN_NONE)
+	if (g->own.record.term || g->own.state != OWN_NONE || g->identity[0])
 		return 0;
 	if (RAND_bytes(random, sizeof(random)) != 1)
 		return -EIO;
@@ -216,8 +218,8 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 	if (rc)
 		return rc;
 	if (g->child)
-		return start_refused(g, -EBUSY, e, hint);
-	rc = identity_draw(g);
+		return guest_start_refused(g, -EBUSY, e, hint);
+	rc = guest_identity_draw(g);
 	if (rc)
 		return error_set(e, rc, "OpenSSL has no random numbers");
 	/* Stored with the new term: the file that a later start of polluxd will know. */
@@ -229,7 +231,7 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 				 &(struct ownership_input){.type = OWN_EV_RUN, .forced = forced});
 	if (rc) {
 		g->operation.state = OPERATION_NONE;
-		return start_refused(g, rc, e, hint);
+		return guest_start_refused(g, rc, e, hint);
 	}
 	*out = g;
 	return 0;

@@ -38,14 +38,19 @@ int guest_config_set(struct guest *g, const char *text, const char *origin)
 
 static json_t *record_json(const struct guest *g, const struct ownership_record *record)
 {
-	json_t *o = json_pack("{s:i, s:s, s:I, s:s, s:s, s:b, s:b}", "version", RECORD_VERSION,
+	json_t *o = json_pack("{s:i, s:s, s:I, s:s, s:s, s:b, s:b, s:I}", "version", RECORD_VERSION,
 			      "name", g->name, "term", (json_int_t)record->term, "role",
 			      ownership_role_name(record->role), "peer", g->peer, "copy", g->copy,
-			      "continue_alone", g->own.config.continue_alone);
+			      "continue_alone", g->own.config.continue_alone, "disks_term",
+			      (json_int_t)g->disks_term);
 
 	if (o && g->config &&
 	    (json_object_set_new(o, "config", json_text(g->config)) ||
 	     json_object_set_new(o, "origin", json_text(g->origin)))) {
+		json_decref(o);
+		return NULL;
+	}
+	if (o && g->saved && json_object_set_new(o, "saved", json_text(g->saved))) {
 		json_decref(o);
 		return NULL;
 	}
@@ -117,6 +122,9 @@ static int record_take(const json_t *o, struct guest *g, struct ownership_record
 		rc = guest_config_set(g, json_text_of(o, "config"), json_text_of(o, "origin"));
 	if (rc)
 		return rc;
+	if (*json_text_of(o, "saved") && !(g->saved = strdup(json_text_of(o, "saved"))))
+		return -ENOMEM;
+	g->disks_term = (uint64_t)json_integer_of(o, "disks_term", (json_int_t)record->term);
 	snprintf(g->peer, sizeof(g->peer), "%s", json_text_of(o, "peer"));
 	snprintf(g->identity, sizeof(g->identity), "%s", json_text_of(o, "identity"));
 	g->copy = json_is_true(json_object_get(o, "copy"));
@@ -171,6 +179,8 @@ static int record_load(struct agent *a, const char *name, struct error *e)
 	guest_peer_set(g, g->peer);
 	guest_feed(g, &(struct ownership_input){
 			      .type = OWN_EV_START, .record = record, .alive = alive});
+	if (g->saved)
+		guest_image_finish(g);
 	/* Nobody but this host has ever held this VM: there is nobody to ask. */
 	if (!g->peer[0] && g->own.state == OWN_UNSURE)
 		guest_feed(g, &(struct ownership_input){.type = OWN_EV_WORD,

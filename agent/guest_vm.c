@@ -11,6 +11,7 @@
 
 #define LOG_MODULE   "guest"
 #define SLOW_NS      (120 * NS_PER_SEC) /* create and boot: memory is filled, kernels are read */
+#define START_HINT   "correct the VM file and start it again"
 #define QUICK_NS     (10 * NS_PER_SEC)
 #define ATTACH_TRIES 50
 #define HUNG_NS      (5 * NS_PER_SEC)  /* a process that is not busy answers in microseconds */
@@ -110,6 +111,8 @@ static void child_event(void *ctx, const json_t *message)
 		guest_replica_event(g, message);
 	else if (g->child_role != CHILD_VM)
 		return;
+	else if (!strcmp(event, "image"))
+		guest_image_event(g, message);
 	else if (!strcmp(event, "vm"))
 		vm_event_take(g, message);
 	else if (!strcmp(event, "dump"))
@@ -162,6 +165,7 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	guest_console_close(g);
 	guest_dump_end(g);
 	guest_again_forget(g);
+	guest_image_drop(g);
 	if (role == CHILD_VM && g->retiring)
 		guest_feed_type(g, OWN_EV_VM_DEAD);
 	else if (role == CHILD_VM)
@@ -256,26 +260,28 @@ json_t *guest_session_request(const struct session *s, const char *what)
 
 /* ---- start ------------------------------------------------------------------------------ */
 
-static void start_failed(struct guest *g, int code, const char *text)
+void guest_start_failed(struct guest *g, int code, const char *text, const char *hint)
 {
 	guest_why(g, "the vm has ended: it did not start: %s", text);
 	timeline_add(&g->timeline, "start failed", "%s", text);
-	guest_operation_fail(g, code, text, "correct the VM file and start it again");
+	guest_operation_fail(g, code, text, hint);
 	g->stopping = true;
-	if (g->child)
+	if (g->child) {
 		vm_child_kill(g->child);
-	else
-		guest_feed_type(g, OWN_EV_VM_DEAD);
+		return;
+	}
+	guest_image_drop(g);
+	guest_feed_type(g, OWN_EV_VM_DEAD);
 }
 
-static void booted(void *ctx, int rc, const json_t *reply, const char *text)
+void guest_vm_booted(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
 
 	if (rc == -EPIPE)
 		return; /* its end says more */
 	if (rc) {
-		start_failed(g, rc, text);
+		guest_start_failed(g, rc, text, START_HINT);
 		return;
 	}
 	g->why[0] = '\0';
@@ -292,12 +298,15 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 	if (rc == -EPIPE)
 		return;
 	if (rc) {
-		start_failed(g, rc, text);
+		guest_start_failed(g, rc, text, START_HINT);
 		return;
 	}
 	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(reply, "engine"));
 	guest_console_open(g);
-	guest_child_ask(g, json_pack("{s:s}", "do", "boot"), SLOW_NS, booted);
+	if (guest_image_restoring(g))
+		guest_image_load(g);
+	else
+		guest_child_ask(g, json_pack("{s:s}", "do", "boot"), SLOW_NS, guest_vm_booted);
 }
 
 void guest_vm_start(struct guest *g, uint64_t term)
@@ -310,7 +319,7 @@ void guest_vm_start(struct guest *g, uint64_t term)
 		return;
 	}
 	if (rc)
-		start_failed(g, rc, e.text);
+		guest_start_failed(g, rc, e.text, START_HINT);
 	else
 		guest_child_ask(g, guest_create_request(g, "primary"), SLOW_NS, created);
 }
@@ -445,6 +454,9 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	}
 	stats_take(g, stats);
 	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(stats, "engine"));
+	/* That save was not decided upon: the VM goes on. */
+	if (json_is_true(json_object_get(stats, "saved")) && !g->saved)
+		guest_child_ask(g, json_pack("{s:s}", "do", "resume"), QUICK_NS, NULL);
 	if (json_is_true(json_object_get(stats, "ended")))
 		guest_vm_ended(g);
 	vm_state_take(g, json_text_of(stats, "state"),
