@@ -299,6 +299,20 @@ static void post_unprotect(struct call *c)
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
+static void post_upgrade(struct call *c)
+{
+	static const struct body_key none[] = {{0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, none, &body, &e);
+
+	if (!rc)
+		rc = guest_upgrade(c->guest, &e, &hint);
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
 static void post_failover(struct call *c)
 {
 	static const struct body_key keys[] = {{"force", JSON_TRUE, false}, {0}};
@@ -440,6 +454,7 @@ static const struct route {
 	{"POST", "/v1/vms/NAME/save", post_save},
 	{"POST", "/v1/vms/NAME/image-cancel", post_image_cancel},
 	{"POST", "/v1/restore", post_restore},
+	{"POST", "/v1/vms/NAME/upgrade", post_upgrade},
 	{"GET", "/metrics", get_metrics},
 };
 

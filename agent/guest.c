@@ -342,6 +342,7 @@ void guest_free(struct guest *g)
 		STAILQ_REMOVE_HEAD(&g->events, entry);
 		free(event);
 	}
+	guest_upgrade_free(g);
 	vm_child_free(g->child);
 	guest_dump_free(g);
 	loop_unwatch(g->console_watch);

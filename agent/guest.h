@@ -12,6 +12,7 @@
 #define POLLUX_AGENT_GUEST_H
 
 #include <jansson.h>
+#include <limits.h>
 #include <sys/queue.h>
 
 #include "agent/host.h"
@@ -32,7 +33,8 @@ struct operation {
 	enum operation_state state;
 	int code;
 	char error[512];
-	const char *hint; /* static */
+	const char *hint;     /* static */
+	uint64_t downtime_ns; /* of an upgrade that is done */
 };
 
 /* How it was protected, for a standby that is lost and comes back. */
@@ -75,6 +77,7 @@ struct guest_image; /* guest_image.c */
 
 enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_LEAVING };
 
+struct upgrade;
 struct guest_event;
 STAILQ_HEAD(guest_event_list, guest_event);
 
@@ -99,6 +102,8 @@ struct guest {
 	struct vm_child *child;
 	enum child_role child_role;
 	char child_state[24], child_why[256], engine[16]; /* as the process reported */
+	char build[64];                                   /* the process's */
+	struct upgrade *upgrade;                          /* under way, or NULL */
 	bool quit_asked, cut_asked, stats_asked;          /* not yet answered */
 	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */
 	bool replica_up;     /* the replica waits for its streams */
@@ -204,6 +209,15 @@ void guest_image_check(struct guest *g);
 void guest_image_drop(struct guest *g);
 /* polluxd was restarted after a save was decided, and before all of it was done. */
 void guest_image_finish(struct guest *g);
+const struct vm_child_events *guest_child_events(struct guest *g, struct vm_child_events *out);
+void guest_control_path(const struct guest *g, char out[PATH_MAX]);
+
+/* ---- guest_upgrade.c: another VM process takes the VM over ------------------------------- */
+int guest_upgrade_begin(struct guest *g, struct error *e) MUST_CHECK;
+/* g->child has ended. True: it was not the VM any more, or g->child is another one now. */
+bool guest_upgrade_ended(struct guest *g);
+void guest_upgrade_kill(struct guest *g); /* the VM is to end, whichever process has it */
+void guest_upgrade_free(struct guest *g);
 
 /* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
 void guest_again_note(struct guest *g);   /* it is protected */
@@ -213,6 +227,8 @@ void guest_again_forget(struct guest *g); /* and nobody wants it */
 /* ---- guest_console.c: run_dir/NAME.console hands each who connects to the VM process ---- */
 void guest_console_open(struct guest *g);
 void guest_console_close(struct guest *g);
+/* Who connects waits until it is `on` again. */
+void guest_console_serve(struct guest *g, bool on);
 
 /* ---- guest_dump.c: a core of the VM -------------------------------------------------------- */
 int guest_dump_core(struct guest *g, bool paging, bool live, struct error *e,
@@ -265,6 +281,7 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 		  const char **hint) MUST_CHECK;
 int guest_unprotect(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 int guest_failover(struct guest *g, bool forced, struct error *e, const char **hint) MUST_CHECK;
+int guest_upgrade(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e,
 	       const char **hint) MUST_CHECK;
 /* Look whether what happened ends the operation under way. */

@@ -35,6 +35,23 @@ static void console_ready(void *ctx, uint32_t events)
 	close(fd);
 }
 
+void guest_console_serve(struct guest *g, bool on)
+{
+	int rc = 0;
+
+	if (g->console_fd < 0 || on == !!g->console_watch)
+		return;
+	if (on)
+		rc = loop_watch(g->agent->loop, g->console_fd, EPOLLIN, console_ready, g,
+				&g->console_watch);
+	else
+		loop_unwatch(g->console_watch);
+	if (rc || !on)
+		g->console_watch = NULL;
+	if (rc)
+		log_warn_rc(rc, "%s: no console", g->name);
+}
+
 void guest_console_open(struct guest *g)
 {
 	char path[256];

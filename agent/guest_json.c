@@ -47,6 +47,8 @@ static json_t *operation_json(const struct operation *o)
 	json_t *json = json_pack("{s:I, s:s, s:s}", "id", (json_int_t)o->id, "what",
 				 o->what ? o->what : "", "state", states[o->state]);
 
+	if (json && o->downtime_ns)
+		json_object_set_new(json, "downtime_ms", json_real((double)o->downtime_ns / 1e6));
 	if (json && o->state == OPERATION_FAILED) {
 		json_object_set_new(json, "code", json_integer(o->code));
 		json_object_set_new(json, "error", json_text(o->error));
@@ -86,11 +88,11 @@ static void details_put(json_t *o, const struct guest *g)
 json_t *guest_json(const struct guest *g, bool full)
 {
 	json_t *o = json_pack(
-		"{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:s}", "name", g->name, "state",
+		"{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:i, s:s}", "name", g->name, "state",
 		guest_state_name(g), "ownership", ownership_state_name(g->own.state), "role",
 		ownership_role_name(g->own.record.role), "term", (json_int_t)g->own.record.term,
-		"peer", g->peer, "process", g->child_state, "engine", g->engine, "pid",
-		g->child ? (int)vm_child_pid(g->child) : 0, "host", g->agent->config.name);
+		"peer", g->peer, "process", g->child_state, "engine", g->engine, "build", g->build,
+		"pid", g->child ? (int)vm_child_pid(g->child) : 0, "host", g->agent->config.name);
 
 	if (o && full)
 		details_put(o, g);

@@ -109,6 +109,13 @@ static void check_stop(struct guest *g)
 		guest_operation_done(g);
 }
 
+/* A failure was told when it was found out. */
+static void check_upgrade(struct guest *g)
+{
+	if (!g->upgrade)
+		guest_operation_done(g);
+}
+
 static const struct {
 	const char *what;
 	void (*check)(struct guest *g);
@@ -122,6 +129,7 @@ static const struct {
 	{"dump-core", guest_dump_check},
 	{"save", guest_image_check},
 	{"restore", check_start},
+	{"upgrade", check_upgrade},
 };
 
 void guest_operation_check(struct guest *g)
@@ -284,6 +292,39 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 		guest_operation_fail(g, rc, strerror(-rc), NULL);
 	guest_operation_check(g);
 	return rc ? error_set(e, rc, "%s cannot be protected now: %s", g->name, strerror(-rc)) : 0;
+}
+
+/* ---- upgrade --------------------------------------------------------------------------------
+ */
+
+int guest_upgrade(struct guest *g, struct error *e, const char **hint)
+{
+	int rc = guest_busy(g, e, hint);
+
+	if (rc)
+		return rc;
+	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_ASKING || is_stalled(g))
+		return guest_refuse(
+			e, hint, -EPERM, "unprotect it first, and protect it again afterwards",
+			"%s is protected, and its twin follows the old process", g->name);
+	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || !g->child_state[0] ||
+	    g->vm_ended || g->stopping)
+		return guest_refuse(
+			e, hint, -EPERM,
+			g->child_role == CHILD_REPLICA
+				? "only a VM that runs is upgraded; a twin is made anew by "
+				  "the next protect"
+				: "`pollux list` shows what runs",
+			"%s does not run on this host", g->name);
+	if (g->upgrade)
+		return guest_refuse(e, hint, -EBUSY, "try again in a moment",
+				    "the last upgrade of %s is not over yet", g->name);
+	guest_operation_begin(g, "upgrade");
+	rc = guest_upgrade_begin(g, e);
+	if (rc)
+		g->operation.state = OPERATION_NONE;
+	*hint = "is vm_program of polluxd's configuration right?";
+	return rc;
 }
 
 /* ---- unprotect

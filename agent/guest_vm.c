@@ -17,7 +17,7 @@
 #define HUNG_NS      (5 * NS_PER_SEC)  /* a process that is not busy answers in microseconds */
 #define ENDING_NS    (12 * NS_PER_SEC) /* ...one that ends a session, in at most 10 s */
 
-static void control_path(const struct guest *g, char out[PATH_MAX])
+void guest_control_path(const struct guest *g, char out[PATH_MAX])
 {
 	snprintf(out, PATH_MAX, "%s/%s.control", g->agent->config.run_dir, g->name);
 }
@@ -149,6 +149,8 @@ static void replica_gone(struct guest *g, const char *how)
 		   &(struct ownership_input){.type = OWN_EV_REPLICA_GONE, .term = g->session.term});
 }
 
+static bool successor_attach(struct guest *g);
+
 static void child_exited(void *ctx, bool clean, const char *how)
 {
 	struct guest *g = ctx;
@@ -157,8 +159,10 @@ static void child_exited(void *ctx, bool clean, const char *how)
 
 	vm_child_free(g->child);
 	g->child = NULL;
+	if (guest_upgrade_ended(g) || (role == CHILD_VM && successor_attach(g)))
+		return;
 	g->child_role = CHILD_NONE;
-	g->child_state[0] = g->child_why[0] = '\0';
+	g->child_state[0] = g->child_why[0] = g->build[0] = '\0';
 	g->start_owed = 0;
 	json_decref(g->stats);
 	g->stats = NULL;
@@ -180,7 +184,7 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	guest_operation_check(g);
 }
 
-static const struct vm_child_events *child_events(struct guest *g, struct vm_child_events *events)
+const struct vm_child_events *guest_child_events(struct guest *g, struct vm_child_events *events)
 {
 	*events = (struct vm_child_events){.event = child_event, .exited = child_exited, .ctx = g};
 	return events;
@@ -208,9 +212,9 @@ int guest_child_start(struct guest *g, enum child_role role, struct error *e)
 
 	if (g->child)
 		return -EAGAIN;
-	control_path(g, path);
+	guest_control_path(g, path);
 	rc = vm_child_start(g->agent->loop, g->agent->config.vm_program, path,
-			    child_events(g, &events), &g->child, e);
+			    guest_child_events(g, &events), &g->child, e);
 	if (rc)
 		return rc;
 	g->child_role = role;
@@ -302,6 +306,7 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 		return;
 	}
 	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(reply, "engine"));
+	snprintf(g->build, sizeof(g->build), "%s", json_text_of(reply, "build"));
 	guest_console_open(g);
 	if (guest_image_restoring(g))
 		guest_image_load(g);
@@ -401,6 +406,7 @@ void guest_vm_kill(struct guest *g)
 	if (!g->child)
 		return;
 	g->stopping = true;
+	guest_upgrade_kill(g);
 	vm_child_kill(g->child);
 }
 
@@ -457,6 +463,10 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	/* That save was not decided upon: the VM goes on. */
 	if (json_is_true(json_object_get(stats, "saved")) && !g->saved)
 		guest_child_ask(g, json_pack("{s:s}", "do", "resume"), QUICK_NS, NULL);
+	snprintf(g->build, sizeof(g->build), "%s", json_text_of(stats, "build"));
+	/* Of an upgrade that another polluxd began; as a rule it has found that out itself. */
+	if (json_is_true(json_object_get(stats, "yielded")))
+		guest_child_ask(g, json_pack("{s:s}", "do", "unyield"), QUICK_NS, NULL);
 	if (json_is_true(json_object_get(stats, "ended")))
 		guest_vm_ended(g);
 	vm_state_take(g, json_text_of(stats, "state"),
@@ -475,7 +485,8 @@ static int child_attach(struct guest *g, const char *path, struct error *e)
 		if (i)
 			nanosleep(&(struct timespec){.tv_nsec = 20 * NS_PER_MS}, NULL);
 		*e = (struct error){0};
-		rc = vm_child_attach(g->agent->loop, path, child_events(g, &events), &g->child, e);
+		rc = vm_child_attach(g->agent->loop, path, guest_child_events(g, &events),
+				     &g->child, e);
 	}
 	return rc == -ECONNREFUSED || rc == -ESRCH || rc == -ENAMETOOLONG ? -ENOENT : rc;
 }
@@ -487,7 +498,7 @@ int guest_vm_attach(struct guest *g, bool *alive, struct error *e)
 	int rc;
 
 	*alive = false;
-	control_path(g, path);
+	guest_control_path(g, path);
 	rc = child_attach(g, path, &why);
 	if (rc == -ENOENT) {
 		log_debug("%s: %s", g->name, why.text);
@@ -508,4 +519,17 @@ int guest_vm_attach(struct guest *g, bool *alive, struct error *e)
 	guest_console_open(g);
 	guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, attached);
 	return 0;
+}
+
+/* A process that had yielded to another one ends when it learns that this one has the VM. */
+static bool successor_attach(struct guest *g)
+{
+	struct error e = {0};
+	bool alive = false;
+
+	if (g->vm_ended || g->stopping || g->quit_asked)
+		return false;
+	if (guest_vm_attach(g, &alive, &e))
+		log_error("%s", e.text);
+	return alive;
 }

@@ -43,6 +43,8 @@ struct vm_child {
 	struct loop_watch *control_watch, *exit_watch;
 	struct request_list requests;
 	json_int_t last_id;
+	int fds[CONTROL_FDS_MAX]; /* of the message that is being taken */
+	unsigned fd_count;
 	unsigned busy;
 	bool dead;
 };
@@ -131,22 +133,20 @@ static void message_take(struct vm_child *c, const json_t *message)
 /* One message; 1 when there may be more. */
 static int control_take(struct vm_child *c)
 {
-	int fds[CONTROL_FDS_MAX];
-	unsigned fd_count = 0;
 	json_t *message = NULL;
 	struct error e = {0};
 	int rc;
 
-	rc = control_receive(c->control, &message, fds, &fd_count, &e);
+	rc = control_receive(c->control, &message, c->fds, &c->fd_count, &e);
 	if (rc == -EBADMSG) {
 		log_warn("VM process %d: %s", (int)c->pid, e.text);
 		return 1;
 	}
 	if (rc)
 		return rc;
-	while (fd_count)
-		close(fds[--fd_count]);
 	message_take(c, message);
+	while (c->fd_count)
+		close(c->fds[--c->fd_count]);
 	json_decref(message);
 	return 1;
 }
@@ -378,6 +378,20 @@ int vm_child_ask(struct vm_child *c, json_t *request, const int *fds, unsigned f
 		request_free(r);
 	json_decref(request);
 	return rc;
+}
+
+unsigned vm_child_fds(struct vm_child *c, int out[CONTROL_FDS_MAX])
+{
+	unsigned count = c->fd_count;
+
+	memcpy(out, c->fds, count * sizeof(out[0]));
+	c->fd_count = 0;
+	return count;
+}
+
+void vm_child_tell(struct vm_child *c, const struct vm_child_events *events)
+{
+	c->events = *events;
 }
 
 void vm_child_kill(struct vm_child *c)

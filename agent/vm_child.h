@@ -34,6 +34,10 @@ typedef void vm_child_reply_fn(void *ctx, int rc, const json_t *reply, const cha
  * `timeout_ns` is -ETIMEDOUT. On an error return fn is not called. */
 int vm_child_ask(struct vm_child *c, json_t *request, const int *fds, unsigned fd_count,
 		 uint64_t timeout_ns, vm_child_reply_fn *fn, void *ctx) MUST_CHECK;
+/* Only in fn: the descriptors that came beside the reply become the caller's. Their number. */
+unsigned vm_child_fds(struct vm_child *c, int out[CONTROL_FDS_MAX]);
+/* Who is told from now on. */
+void vm_child_tell(struct vm_child *c, const struct vm_child_events *events);
 void vm_child_kill(struct vm_child *c); /* SIGKILL; exited() follows */
 pid_t vm_child_pid(const struct vm_child *c);
 /* Let go of it: the process is not touched, open requests are dropped unanswered. */

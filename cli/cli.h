@@ -74,6 +74,7 @@ int command_failover(const struct invocation *v);
 int command_dump_core(const struct invocation *v);
 int command_save(const struct invocation *v);
 int command_restore(const struct invocation *v);
+int command_upgrade(const struct invocation *v);
 int command_console(const struct invocation *v);
 int command_pki(const struct invocation *v);
 int command_version(const struct invocation *v);

@@ -70,13 +70,9 @@ static void table_print(const json_t *rows, const struct column *columns)
 
 int command_list(const struct invocation *v)
 {
-	static const struct column vms[] = {{"NAME", "name"},
-					    {"STATE", "state"},
-					    {"PEER", "peer"},
-					    {"TERM", "term"},
-					    {"ENGINE", "engine"},
-					    {"PID", "pid"},
-					    {0}};
+	static const struct column vms[] = {
+		{"NAME", "name"},     {"STATE", "state"}, {"PEER", "peer"},   {"TERM", "term"},
+		{"ENGINE", "engine"}, {"PID", "pid"},     {"BUILD", "build"}, {0}};
 	static const struct column peers[] = {{"NAME", "name"},
 					      {"CONNECTED", "connected"},
 					      {"FENCE", "fence"},
@@ -189,6 +185,7 @@ static void vm_print(const json_t *vm)
 	line("ownership", term);
 	line("other host", json_word(vm, "peer"));
 	line("engine", json_word(vm, "engine"));
+	line("build", json_word(vm, "build"));
 	session_print(vm);
 	replication_print(json_object_get(json_object_get(vm, "stats"), "replication"));
 	operation_print(vm);

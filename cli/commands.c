@@ -183,6 +183,20 @@ const struct command commands[] = {
 	  {"force", NULL,
 	   "I have put its disks back, or another host may own it: two copies may then run", NULL}},
 	 command_restore},
+	{"upgrade",
+	 "[VM]",
+	 0,
+	 1,
+	 true,
+	 "move a running VM into a new process of the pollux-vm that is installed now",
+	 "Its memory is passed on, not copied: the guest stands still for some milliseconds, at "
+	 "any "
+	 "size, and keeps its connections and its console. If the new process fails, the VM runs "
+	 "on "
+	 "in the old one. A protected VM is refused: unprotect it first. 'pollux list' shows the "
+	 "build of each.",
+	 {{"all", NULL, "all VMs that run on this host, one after another, until one fails", NULL}},
+	 command_upgrade},
 	{"console",
 	 "VM",
 	 1,

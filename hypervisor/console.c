@@ -110,6 +110,12 @@ static void out_append(struct console *c, const uint8_t *data, size_t n)
 	}
 }
 
+size_t console_flush(struct console *c)
+{
+	out_flush(c);
+	return c->count;
+}
+
 void console_write(struct console *c, const void *data, size_t n)
 {
 	if (c->out_fd < 0)

@@ -32,6 +32,8 @@ void console_close(struct console *c);
 int console_deterministic(struct console *c, struct vm *vm) MUST_CHECK;
 /* Device lock held, any thread. */
 void console_write(struct console *c, const void *data, size_t n);
+/* Hand on what is buffered, as far as it is taken: what is left. Device lock held. */
+size_t console_flush(struct console *c);
 /* The device has room again. Device lock held, any thread. */
 void console_pull(struct console *c);
 

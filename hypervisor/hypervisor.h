@@ -95,6 +95,17 @@ struct net_backend {
 
 int net_backend_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
 		     struct error *e) MUST_CHECK;
+/* A back end from process to process, each with its loop standing still: a tap is open but
+ * once, and what was received or sent of a frame must not be lost.
+ *   make    as open, but connected to nothing: only for a net_backend_adopt()
+ *   yield   its descriptor (it stays this one's; -1: none now) in *fd, and in `out` what it
+ *           has half done; nothing changes here: it may go on, if nobody else does
+ *   adopt   go on with those; takes over `fd` if it succeeds */
+int net_backend_make(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		     struct error *e) MUST_CHECK;
+void net_backend_yield(const struct nic_config *c, struct net_backend *b, int *fd, struct buf *out);
+int net_backend_adopt(const struct nic_config *c, struct net_backend *b, int fd, const void *data,
+		      size_t n, struct error *e) MUST_CHECK;
 
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
 struct disk_request {
@@ -168,7 +179,11 @@ struct vm_parts {
 	struct loop *io;
 	struct net_backend *nets[VM_NICS_MAX];
 	struct disk_backend *disks[VM_DISKS_MAX];
-	int console_in, console_out;                  /* serial console; -1 = none */
+	int console_in, console_out; /* serial console; -1 = none */
+	/* > 0: vm_ram_fd() of a vm whose place this one will take: it has the same memory. Until
+	 * the other one stands still for good nothing may be loaded or started here. It stays
+	 * the caller's. */
+	int ram_fd;
 	const struct vm_deterministic *deterministic; /* NULL: as fast as it goes */
 	/* Called on any thread, device lock not held. */
 	void (*on_event)(void *ctx, enum vm_event event, const char *detail);
@@ -185,8 +200,13 @@ int vm_boot(struct vm *vm, struct error *e) MUST_CHECK;
 /* Start the vCPU threads: after vm_boot(), or after vm_state_load() on a twin
  * (then every queue and interrupt is signalled again). */
 int vm_start(struct vm *vm, struct error *e) MUST_CHECK;
+/* All of vm_start() that can fail; without it vm_start() does it. */
+int vm_prepare(struct vm *vm, struct error *e) MUST_CHECK;
 /* Ask the guest to shut down (ACPI power button). */
 void vm_power_button(struct vm *vm);
+/* Hand on to console_out what the guest has said, as far as there is room: the bytes left.
+ * Not while paused. */
+size_t vm_console_flush(struct vm *vm);
 const char *vm_engine_name(const struct vm *vm);
 /* What its guest sees of CPUs: it can only go on where that is the same. */
 enum vm_cpu { VM_CPU_NONE /* engine sim */, VM_CPU_HOST, VM_CPU_BASE };
@@ -228,6 +248,7 @@ void vm_unstall(struct vm *vm);
  * calls vm_step() sets the pace. */
 void vm_throttle(struct vm *vm, unsigned percent);
 bool vm_is_running(const struct vm *vm);
+bool vm_has_ended(const struct vm *vm); /* powered off or crashed */
 
 /* The complete machine state but for RAM and disks, in sections (docs/state-format.md).
  * Only while paused, or before vm_start(). Load checks everything before it acts;

@@ -42,6 +42,7 @@ void bus_access(struct bus *b, uint64_t address, uint8_t *data, unsigned size, b
 
 /* ---- devices --------------------------------------------------------- */
 
+struct console;
 struct device;
 struct device_ops {
 	const char *name;
@@ -81,6 +82,7 @@ struct vm {
 	unsigned disk_requests;    /* submitted, done() not called yet; device lock */
 	pthread_cond_t disks_idle; /* there is none any more */
 	struct pci_bus *pci;
+	struct console *consoles[2];         /* serial's, virtio-console's; NULL: not made */
 	struct run_state *run;               /* vCPU threads, pause state: run.c */
 	struct throttle *throttle;           /* run_throttle.c */
 	struct deterministic *deterministic; /* NULL: it is not; deterministic.h */

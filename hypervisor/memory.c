@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/hypervisor.h"
@@ -31,6 +32,23 @@ static int memory_file(uint64_t size, int *out, struct error *e)
 	return 0;
 }
 
+/* Memory that another vm has made, and seals as ours: nobody can make it smaller under us. */
+static int memory_file_adopt(int theirs, uint64_t size, int *out, struct error *e)
+{
+	const int needed = F_SEAL_SHRINK | F_SEAL_GROW;
+	int seals = fcntl(theirs, F_GET_SEALS);
+	struct stat st;
+
+	if (seals < 0 || (seals & needed) != needed || fstat(theirs, &st))
+		return error_set(e, -EINVAL, "the memory that was passed on is not sealed");
+	if ((uint64_t)st.st_size != size)
+		return error_set(e, -EINVAL,
+				 "the memory that was passed on has %llu bytes in place of %llu",
+				 (unsigned long long)st.st_size, (unsigned long long)size);
+	*out = fcntl(theirs, F_DUPFD_CLOEXEC, 0);
+	return *out < 0 ? error_set(e, -errno, "guest memory: %s", strerror(errno)) : 0;
+}
+
 static int memory_map(struct memory *m, struct error *e)
 {
 	void *base =
@@ -49,12 +67,17 @@ static int memory_map(struct memory *m, struct error *e)
 
 int memory_create(struct memory *m, uint64_t size, struct error *e)
 {
+	return memory_adopt(m, size, -1, e);
+}
+
+int memory_adopt(struct memory *m, uint64_t size, int fd, struct error *e)
+{
 	int rc;
 
 	*m = (struct memory){.fd = -1, .size = size};
 	if (!size || size % MEMORY_ALIGN)
 		return error_set(e, -EINVAL, "guest memory must be a multiple of 64 KiB");
-	rc = memory_file(size, &m->fd, e);
+	rc = fd > 0 ? memory_file_adopt(fd, size, &m->fd, e) : memory_file(size, &m->fd, e);
 	if (rc)
 		return rc;
 	rc = memory_map(m, e);

@@ -172,8 +172,8 @@ static void none_destroy(struct net_backend *b)
 
 static const struct net_backend_ops none_ops = {none_send, none_set_receiving, none_destroy};
 
-static int net_none_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
-			 struct error *e)
+static int none_make(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		     struct error *e)
 {
 	*out = calloc(1, sizeof(**out));
 	if (!*out)
@@ -182,15 +182,59 @@ static int net_none_open(const struct nic_config *c, struct loop *io, struct net
 	return 0;
 }
 
+static int none_connect(struct net_backend *b, const struct nic_config *c, struct error *e)
+{
+	return 0;
+}
+
+static int none_yield(struct net_backend *b, struct buf *out)
+{
+	return -1;
+}
+
+static int none_adopt(struct net_backend *b, int fd, struct cursor in)
+{
+	return fd >= 0 ? -EBADMSG : cursor_finish(&in);
+}
+
+static const struct net_kind net_none = {none_make, none_connect, none_yield, none_adopt};
+
+/* ---- all kinds ------------------------------------------------------------------------ */
+
+static const struct net_kind *const kinds[] = {
+	[NIC_TAP] = &net_tap, [NIC_STREAM] = &net_stream, [NIC_NONE] = &net_none};
+
+int net_backend_make(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		     struct error *e)
+{
+	return kinds[c->kind]->make(c, io, out, e);
+}
+
 int net_backend_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
 		     struct error *e)
 {
-	static int (*const open[])(const struct nic_config *c, struct loop *io,
-				   struct net_backend **out, struct error *e) = {
-		[NIC_TAP] = net_tap_open,
-		[NIC_STREAM] = net_stream_open,
-		[NIC_NONE] = net_none_open,
-	};
+	struct net_backend *b;
+	int rc = kinds[c->kind]->make(c, io, &b, e);
 
-	return open[c->kind](c, io, out, e);
+	if (rc)
+		return rc;
+	rc = kinds[c->kind]->connect(b, c, e);
+	if (rc)
+		b->ops->destroy(b);
+	else
+		*out = b;
+	return rc;
+}
+
+void net_backend_yield(const struct nic_config *c, struct net_backend *b, int *fd, struct buf *out)
+{
+	*fd = kinds[c->kind]->yield(b, out);
+}
+
+int net_backend_adopt(const struct nic_config *c, struct net_backend *b, int fd, const void *data,
+		      size_t n, struct error *e)
+{
+	int rc = kinds[c->kind]->adopt(b, fd, cursor_of(data, n));
+
+	return rc ? error_set(e, rc, "what was passed on of a network back end is damaged") : 0;
 }

@@ -50,9 +50,15 @@ void net_port_block(struct net_port *p);
 void net_port_unblock(struct net_port *p);
 void net_port_set_receiving(struct net_backend *b, bool on);
 
-int net_tap_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
-		 struct error *e) MUST_CHECK;
-int net_stream_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
-		    struct error *e) MUST_CHECK;
+/* A kind of back end; see net_backend_yield(). */
+struct net_kind {
+	int (*make)(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		    struct error *e);
+	int (*connect)(struct net_backend *b, const struct nic_config *c, struct error *e);
+	int (*yield)(struct net_backend *b, struct buf *out); /* its descriptor, or -1 */
+	/* 0 or -EBADMSG */
+	int (*adopt)(struct net_backend *b, int fd, struct cursor in);
+};
+extern const struct net_kind net_tap, net_stream;
 
 #endif

@@ -244,8 +244,8 @@ static const struct net_backend_ops stream_ops = {stream_send, net_port_set_rece
 						  stream_destroy};
 static const struct net_port_ops stream_port_ops = {stream_input, stream_output};
 
-int net_stream_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
-		    struct error *e)
+static int stream_make(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		       struct error *e)
 {
 	struct stream *s = calloc(1, sizeof(*s));
 	int rc;
@@ -262,11 +262,53 @@ int net_stream_open(const struct nic_config *c, struct loop *io, struct net_back
 		if (rc)
 			error_set(e, rc, "network: %s", strerror(-rc));
 	}
-	if (rc) {
+	if (rc)
 		stream_destroy(&s->port.base);
-		return rc;
-	}
-	stream_try(s);
-	*out = &s->port.base;
+	else
+		*out = &s->port.base;
+	return rc;
+}
+
+static int stream_open(struct net_backend *b, const struct nic_config *c, struct error *e)
+{
+	stream_try(stream_of(b));
 	return 0;
 }
+
+/* ---- from process to process ---------------------------------------------------------------- */
+
+static int stream_yield(struct net_backend *b, struct buf *out)
+{
+	struct stream *s = stream_of(b);
+
+	buf_put_u32(out, (uint32_t)s->out_len);
+	buf_put(out, s->out + s->out_at, s->out_len);
+	buf_put(out, s->in + s->in_at, s->in_len);
+	return s->fd;
+}
+
+static int stream_adopt(struct net_backend *b, int fd, struct cursor in)
+{
+	struct stream *s = stream_of(b);
+	uint32_t out_len = cursor_u32(&in);
+
+	if (out_len > sizeof(s->out) || out_len > in.left || in.left - out_len > sizeof(s->in))
+		return -EBADMSG;
+	cursor_copy(&in, s->out, out_len);
+	s->in_len = in.left;
+	cursor_copy(&in, s->in, in.left);
+	if (fd < 0) {
+		s->in_len = 0;
+		stream_try(s);
+		return 0;
+	}
+	s->fd = fd;
+	s->out_len = out_len;
+	net_port_attach(&s->port, fd);
+	if (out_len)
+		net_port_block(&s->port);
+	net_port_set_receiving(b, true); /* whole frames may be here already */
+	return 0;
+}
+
+const struct net_kind net_stream = {stream_make, stream_open, stream_yield, stream_adopt};

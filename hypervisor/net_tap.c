@@ -143,26 +143,52 @@ static int interface_set(const struct nic_config *c, struct error *e)
 	return rc;
 }
 
-int net_tap_open(const struct nic_config *c, struct loop *io, struct net_backend **out,
-		 struct error *e)
+static int tap_make(const struct nic_config *c, struct loop *io, struct net_backend **out,
+		    struct error *e)
 {
 	struct tap *t = calloc(1, sizeof(*t));
-	int rc, fd = -1;
+	int rc;
 
 	if (!t)
 		return error_set(e, -ENOMEM, "network: out of memory");
 	t->port.base.ops = &tap_ops;
 	rc = net_port_open(&t->port, io, &tap_port_ops, e);
-	if (!rc)
-		rc = tap_attach(c->tap, &fd, e);
-	if (!rc) {
-		net_port_attach(&t->port, fd);
-		rc = interface_set(c, e);
-	}
-	if (rc) {
+	if (rc)
 		tap_destroy(&t->port.base);
+	else
+		*out = &t->port.base;
+	return rc;
+}
+
+static int tap_connect(struct net_backend *b, const struct nic_config *c, struct error *e)
+{
+	int fd = -1, rc = tap_attach(c->tap, &fd, e);
+
+	if (rc)
 		return rc;
-	}
-	*out = &t->port.base;
+	net_port_attach(&tap_of(b)->port, fd);
+	return interface_set(c, e);
+}
+
+/* ---- from process to process ---------------------------------------------------------- */
+
+static int tap_yield(struct net_backend *b, struct buf *out)
+{
+	buf_put(out, tap_of(b)->frame, tap_of(b)->held);
+	return tap_of(b)->port.fd;
+}
+
+static int tap_adopt(struct net_backend *b, int fd, struct cursor in)
+{
+	struct tap *t = tap_of(b);
+
+	if (fd < 0 || in.left > sizeof(t->frame))
+		return -EBADMSG;
+	t->held = in.left;
+	cursor_copy(&in, t->frame, in.left);
+	net_port_attach(&t->port, fd);
+	net_port_set_receiving(b, true); /* the descriptor does not announce that frame */
 	return 0;
 }
+
+const struct net_kind net_tap = {tap_make, tap_connect, tap_yield, tap_adopt};

@@ -36,6 +36,7 @@ enum request {
 	REQUEST_QUIT = 8,
 	REQUEST_STALL = 16,
 	REQUEST_THROTTLE = 32,
+	REQUEST_START = 64, /* vm_start() has yet to let the threads go */
 };
 
 enum action { ACTION_NONE, ACTION_RESET, ACTION_POWEROFF, ACTION_CRASH };
@@ -303,7 +304,7 @@ static int threads_start(struct vm *vm)
 	int rc = 0;
 
 	pthread_mutex_lock(&run->lock);
-	atomic_fetch_or(&run->requests, REQUEST_PAUSE);
+	atomic_fetch_or(&run->requests, REQUEST_START);
 	for (unsigned i = 0; !rc && i < vm->config.vcpus; i++) {
 		struct vcpu_thread *t = &run->vcpus[i];
 		char name[16];
@@ -316,12 +317,10 @@ static int threads_start(struct vm *vm)
 		if (!rc)
 			run->threads++;
 	}
-	if (!rc)
-		request_clear(vm, REQUEST_PAUSE);
 	pthread_mutex_unlock(&run->lock);
 	if (rc) {
 		threads_end(vm);
-		atomic_fetch_and(&run->requests, ~(unsigned)(REQUEST_QUIT | REQUEST_PAUSE));
+		atomic_fetch_and(&run->requests, ~(unsigned)(REQUEST_QUIT | REQUEST_START));
 	}
 	return rc;
 }
@@ -369,7 +368,7 @@ static void engine_tell_paused(struct vm *vm)
 		log_warn_rc(rc, "the guest may take the pause for a lockup");
 }
 
-int vm_start(struct vm *vm, struct error *e)
+int vm_prepare(struct vm *vm, struct error *e)
 {
 	struct run_state *run = vm->run;
 	int rc = 0;
@@ -378,16 +377,27 @@ int vm_start(struct vm *vm, struct error *e)
 		return error_set(e, -EBUSY, "the vm has been started already");
 	if (vm->torn)
 		return error_set(e, -EBADMSG, "the vm holds half of a state");
+	if (!vm->engine_ops->stepped && !run->threads)
+		rc = threads_start(vm);
+	return rc ? error_set(e, rc, "cannot start the vCPU threads: %s", strerror(-rc)) : 0;
+}
+
+int vm_start(struct vm *vm, struct error *e)
+{
+	struct run_state *run = vm->run;
+	int rc = vm_prepare(vm, e);
+
+	if (rc)
+		return rc;
 	pthread_mutex_lock(&vm->lock);
 	if (run->loaded) /* the guest's clock goes on by the time that it was nowhere */
 		engine_tell_paused(vm);
 	devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
-	if (!vm->engine_ops->stepped)
-		rc = threads_start(vm);
-	if (rc)
-		return error_set(e, rc, "cannot start the vCPU threads: %s", strerror(-rc));
 	atomic_store(&run->started, true);
+	pthread_mutex_lock(&run->lock);
+	request_clear(vm, REQUEST_START);
+	pthread_mutex_unlock(&run->lock);
 	return 0;
 }
 
@@ -399,6 +409,11 @@ bool run_is_paused(const struct vm *vm)
 bool run_is_started(const struct vm *vm)
 {
 	return atomic_load(&vm->run->started);
+}
+
+bool vm_has_ended(const struct vm *vm)
+{
+	return atomic_load(&vm->run->requests) & REQUEST_STOPPED;
 }
 
 bool vm_is_running(const struct vm *vm)

@@ -297,6 +297,7 @@ static void serial_destroy(struct device *d)
 	struct serial *s = serial_of(d);
 
 	bus_remove(&d->vm->ports, s, PORT);
+	d->vm->consoles[0] = NULL;
 	if (s->console)
 		console_close(s->console);
 	free(s);
@@ -337,5 +338,6 @@ int serial_create(struct vm *vm, struct error *e)
 		serial_destroy(&s->device);
 		return error_set(e, rc, "serial: cannot make the device");
 	}
+	vm->consoles[0] = s->console;
 	return 0;
 }

@@ -118,6 +118,7 @@ static void port_load(struct virtio_device *v, struct cursor *in,
 
 static void port_destroy(struct virtio_device *v)
 {
+	v->device.vm->consoles[1] = NULL;
 	if (port_of(v)->console)
 		console_close(port_of(v)->console);
 	free(port_of(v));
@@ -159,6 +160,7 @@ int virtio_console_create(struct vm *vm, struct error *e)
 
 	if (!p)
 		return error_set(e, -ENOMEM, "virtio-console: out of memory");
+	p->virtio.device.vm = vm;
 	rc = console_open(vm->parts.io, &vm->lock, in_fd, vm->parts.console_out, &front,
 			  &p->console, e);
 	if (!rc && vm->deterministic)
@@ -167,5 +169,7 @@ int virtio_console_create(struct vm *vm, struct error *e)
 		rc = virtio_add(vm, &p->virtio, &port_ops, &console_device_ops, 0, e);
 	if (rc)
 		port_destroy(&p->virtio);
+	else
+		vm->consoles[1] = p->console;
 	return rc;
 }

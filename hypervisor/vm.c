@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hypervisor/console.h"
 #include "hypervisor/deterministic.h"
 
 #define LOG_MODULE "vm"
@@ -97,7 +98,7 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 	pthread_cond_init(&vm->disks_idle, NULL);
 	rc = run_create(vm);
 	if (!rc)
-		rc = memory_create(&vm->memory, c->memory, e);
+		rc = memory_adopt(&vm->memory, c->memory, parts->ram_fd, e);
 	if (!rc && parts->deterministic)
 		rc = deterministic_create(vm, parts->deterministic, e);
 	if (!rc)
@@ -239,6 +240,18 @@ uint64_t vm_ram_pages(const struct vm *vm)
 int vm_ram_fd(const struct vm *vm)
 {
 	return vm->memory.fd;
+}
+
+size_t vm_console_flush(struct vm *vm)
+{
+	size_t left = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	for (unsigned i = 0; i < ARRAY_LEN(vm->consoles); i++)
+		if (vm->consoles[i])
+			left += console_flush(vm->consoles[i]);
+	pthread_mutex_unlock(&vm->lock);
+	return left;
 }
 
 /* ---- log-dirty ----------------------------------------------------------------------------- */

@@ -25,6 +25,7 @@ struct console {
 	size_t shown;   /* of it, the viewer has had or has missed so much */
 	int in, out;    /* -1: nobody looks */
 	bool one;       /* in and out are the same: its end is the viewer's */
+	bool yielded;   /* another process may be at them: they are let alone */
 	struct loop_watch *viewer, *room;
 };
 
@@ -175,10 +176,12 @@ void console_destroy(struct console *c)
 {
 	if (!c)
 		return;
-	on_guest(c, 0);
-	viewer_finish(c);
+	if (!c->yielded) {
+		on_guest(c, 0);
+		viewer_finish(c);
+	}
 	viewer_detach(c);
-	loop_unwatch(c->guest);
+	watch_end(&c->guest);
 	close(c->our_fd);
 	close(c->vm_fd);
 	free(c);
@@ -227,4 +230,101 @@ int console_attach(struct console *c, int in, int out)
 	c->shown = c->written < HISTORY_SIZE ? 0 : c->written - HISTORY_SIZE;
 	viewer_update(c);
 	return 0;
+}
+
+/* ---- from process to process ----------------------------------------------------
+ * u64 written, u64 shown, u8 one, u32 length of what was typed and not read, that, and
+ * the history. */
+
+/* What the guest has not read stays for it also here: it is written back. */
+static void typed_put(struct console *c, struct buf *out)
+{
+	char data[4096];
+	size_t at = out->len;
+	ssize_t n;
+
+	buf_put_u32(out, 0);
+	while ((n = read(c->vm_fd, data, sizeof data)) > 0)
+		buf_put(out, data, (size_t)n);
+	if (buf_check(out))
+		return;
+	n = (ssize_t)(out->len - at - sizeof(uint32_t));
+	buf_patch_u32(out, at, (uint32_t)n);
+	n = write(c->our_fd, out->data + at + sizeof(uint32_t), (size_t)n);
+	(void)n;
+}
+
+void console_yield(struct console *c, struct vm *vm, struct buf *out, int fds[2])
+{
+	size_t before = SIZE_MAX, left = vm ? vm_console_flush(vm) : 0;
+
+	/* The socket is too small for what the guest may have said while we were busy. */
+	for (; left && left < before; left = vm_console_flush(vm)) {
+		before = left;
+		on_guest(c, 0);
+	}
+	on_guest(c, 0);
+	watch_end(&c->guest);
+	watch_end(&c->viewer);
+	watch_end(&c->room);
+	c->yielded = true;
+	fds[0] = c->in;
+	fds[1] = c->out;
+	buf_put_u64(out, c->written);
+	buf_put_u64(out, c->shown);
+	buf_put_u8(out, c->one);
+	typed_put(c, out);
+	left = c->written < HISTORY_SIZE ? c->written : HISTORY_SIZE;
+	for (size_t i = c->written - left; i < c->written; i++)
+		buf_put_u8(out, (uint8_t)c->history[i % HISTORY_SIZE]);
+}
+
+static int watches_begin(struct console *c)
+{
+	int rc = loop_watch(c->control, c->our_fd, EPOLLIN, on_guest, c, &c->guest);
+
+	if (!rc && c->in >= 0)
+		rc = loop_watch(c->control, c->in, EPOLLIN, on_viewer, c, &c->viewer);
+	viewer_update(c);
+	return rc == -EPERM ? 0 : rc;
+}
+
+void console_unyield(struct console *c)
+{
+	int rc;
+
+	c->yielded = false;
+	rc = watches_begin(c);
+	if (rc)
+		log_error_rc(rc, "the console cannot be watched");
+}
+
+static int history_take(struct console *c, struct cursor *in)
+{
+	uint64_t written = cursor_u64(in), shown = cursor_u64(in);
+	bool one = cursor_u8(in);
+	uint32_t typed_len = cursor_u32(in);
+	const uint8_t *typed = cursor_take(in, typed_len);
+	size_t kept = in->left;
+
+	if (in->bad || kept > HISTORY_SIZE || kept > written || shown > written)
+		return -EBADMSG;
+	c->written = written - kept;
+	history_add(c, (const char *)cursor_take(in, kept), kept);
+	c->shown = shown;
+	c->one = one;
+	if (typed_len && write(c->our_fd, typed, typed_len) < 0)
+		log_warn("what was typed is lost");
+	return 0;
+}
+
+int console_adopt(struct console *c, const void *data, size_t n, int in, int out)
+{
+	struct cursor at = cursor_of(data, n);
+
+	viewer_detach(c);
+	watch_end(&c->guest);
+	c->in = in;
+	c->out = out;
+	return history_take(c, &at) ? -EBADMSG : watches_begin(c);
 }

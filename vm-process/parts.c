@@ -29,7 +29,8 @@ static int nic_open(struct process *p, unsigned i, struct error *e)
 {
 	struct process_nic *n = &p->nics[i];
 	struct netbuf_config c = {.on_output = nic_output, .on_release = nic_audit, .ctx = n};
-	int rc = net_backend_open(&p->config.nics[i], p->io, &n->wire, e);
+	int rc = p->successor ? net_backend_make(&p->config.nics[i], p->io, &n->wire, e)
+			      : net_backend_open(&p->config.nics[i], p->io, &n->wire, e);
 
 	n->process = p;
 	if (rc)
@@ -116,8 +117,11 @@ static void *io_main(void *ctx)
 int parts_open(struct process *p, int console_in, int console_out,
 	       const struct vm_deterministic *deterministic, struct error *e)
 {
-	struct vm_parts parts = {
-		.io = p->io, .deterministic = deterministic, .on_event = on_vm_event, .ctx = p};
+	struct vm_parts parts = {.io = p->io,
+				 .ram_fd = p->ram_fd,
+				 .deterministic = deterministic,
+				 .on_event = on_vm_event,
+				 .ctx = p};
 	int rc = console_create(p->control, &p->console, e);
 
 	for (unsigned i = 0; !rc && i < p->config.nic_count; i++) {
@@ -157,11 +161,53 @@ int parts_run(struct process *p, struct error *e)
 	return 0;
 }
 
+static void io_hold(void *ctx)
+{
+	struct process *p = ctx;
+
+	pthread_mutex_lock(&p->hold_lock);
+	p->io_held = true;
+	pthread_cond_broadcast(&p->hold_change);
+	while (p->io_hold)
+		pthread_cond_wait(&p->hold_change, &p->hold_lock);
+	p->io_held = false;
+	pthread_mutex_unlock(&p->hold_lock);
+}
+
+/* Its callbacks may want the device lock: not for a caller that has it. */
+int parts_hold(struct process *p)
+{
+	int rc;
+
+	pthread_mutex_lock(&p->hold_lock);
+	p->io_hold = true;
+	pthread_mutex_unlock(&p->hold_lock);
+	rc = loop_post(p->io, io_hold, p);
+	if (rc) {
+		p->io_hold = false;
+		return rc;
+	}
+	pthread_mutex_lock(&p->hold_lock);
+	while (!p->io_held)
+		pthread_cond_wait(&p->hold_change, &p->hold_lock);
+	pthread_mutex_unlock(&p->hold_lock);
+	return 0;
+}
+
+void parts_release(struct process *p)
+{
+	pthread_mutex_lock(&p->hold_lock);
+	p->io_hold = false;
+	pthread_cond_broadcast(&p->hold_change);
+	pthread_mutex_unlock(&p->hold_lock);
+}
+
 /* The reverse of parts_open(), from wherever that got to. */
 void parts_close(struct process *p)
 {
 	if (p->io_running) {
 		loop_stop(p->io);
+		parts_release(p);
 		pthread_join(p->io_thread, NULL);
 		p->io_running = false;
 	}

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -20,14 +21,7 @@
 
 /* ---- requests ----------------------------------------------------------------- */
 
-struct request {
-	const json_t *body;
-	int fds[CONTROL_FDS_MAX]; /* a handler that keeps one sets it to -1 */
-	unsigned fd_count;
-	json_t *reply;
-};
-
-static int fd_take(struct request *q, unsigned i)
+int request_fd(struct request *q, unsigned i)
 {
 	int fd = i < q->fd_count ? q->fds[i] : -1;
 
@@ -50,39 +44,77 @@ static bool deterministic_parse(const json_t *request, struct vm_deterministic *
 	return o;
 }
 
+/* Taps and disks are open: no privilege is needed now. Threads come after, for each thread
+ * has capabilities of its own. */
+static int parts_begin(struct process *p, const int console[2], const struct vm_deterministic *how,
+		       struct error *e)
+{
+	int rc = parts_open(p, console[0], console[1], how, e);
+
+	if (!rc)
+		rc = sandbox_enter(e);
+	if (!rc)
+		rc = parts_run(p, e);
+	if (!rc && p->successor)
+		rc = upgrade_hold(p, e);
+	if (rc) {
+		parts_close(p);
+		p->role = ROLE_NONE;
+	}
+	return rc;
+}
+
+static int create_parts(struct process *p, struct request *q, struct error *e)
+{
+	struct vm_deterministic how;
+	bool deterministic = deterministic_parse(q->body, &how);
+	int first = request_fd(q, 0), second = request_fd(q, 1), rc;
+	int console[2] = {first, second < 0 ? first : second};
+
+	if (!p->successor)
+		return parts_begin(p, console, deterministic ? &how : NULL, e);
+	if (first < 0 || deterministic)
+		return error_set(e, -EINVAL, "a successor needs the memory of a running vm");
+	console[0] = console[1] = -1;
+	p->ram_fd = first;
+	rc = fault_point("upgrade.create");
+	if (!rc)
+		rc = parts_begin(p, console, NULL, e);
+	p->ram_fd = 0;
+	close(first);
+	return rc;
+}
+
+static int role_parse(const char *role, struct process *p)
+{
+	if (!role ||
+	    (strcmp(role, "primary") && strcmp(role, "standby") && strcmp(role, "successor")))
+		return -EINVAL;
+	p->role = strcmp(role, "standby") ? ROLE_PRIMARY : ROLE_STANDBY;
+	p->successor = !strcmp(role, "successor");
+	return 0;
+}
+
 static int do_create(struct process *p, struct request *q, struct error *e)
 {
 	const char *text = json_string_value(json_object_get(q->body, "config"));
 	const char *origin = json_string_value(json_object_get(q->body, "origin"));
 	const char *role = json_string_value(json_object_get(q->body, "role"));
-	struct vm_deterministic how;
-	bool deterministic = deterministic_parse(q->body, &how);
-	int in, out, rc;
+	int rc;
 
 	if (p->vm)
 		return error_set(e, -EBUSY, "this process holds a vm already");
-	if (!text || !role || (strcmp(role, "primary") && strcmp(role, "standby")))
+	if (!text || role_parse(role, p))
 		return error_set(e, -EINVAL, "create needs \"config\" and \"role\"");
 	rc = vm_config_parse(text, origin ? origin : "config", &p->config, e);
 	if (rc)
 		return rc;
 	log_context_vm(p->config.name);
-	p->role = strcmp(role, "primary") ? ROLE_STANDBY : ROLE_PRIMARY;
-	in = fd_take(q, 0);
-	out = fd_take(q, 1);
-	rc = parts_open(p, in, out < 0 ? in : out, deterministic ? &how : NULL, e);
-	/* Taps and disks are open: no privilege is needed now. Threads come after,
-	 * for each thread has capabilities of its own. */
-	if (!rc)
-		rc = sandbox_enter(e);
-	if (!rc)
-		rc = parts_run(p, e);
-	if (rc) {
-		parts_close(p);
-		p->role = ROLE_NONE;
+	rc = create_parts(p, q, e);
+	if (rc)
 		return rc;
-	}
 	json_object_set_new(q->reply, "engine", json_string(vm_engine_name(p->vm)));
+	json_object_set_new(q->reply, "build", json_string(version_text));
 	return 0;
 }
 
@@ -91,7 +123,8 @@ static int do_boot(struct process *p, struct request *q, struct error *e)
 	int rc;
 
 	(void)q;
-	if (!p->vm || p->role != ROLE_PRIMARY || p->vm_started || p->image || p->image_loaded)
+	if (!p->vm || p->role != ROLE_PRIMARY || p->successor || p->vm_started || p->image ||
+	    p->image_loaded)
 		return error_set(e, -EINVAL, "only a new primary can boot");
 	rc = vm_boot(p->vm, e);
 	if (!rc)
@@ -124,7 +157,7 @@ static int do_standby(struct process *p, struct request *q, struct error *e)
 
 static int do_stream(struct process *p, struct request *q, struct error *e)
 {
-	int fd = fd_take(q, 0);
+	int fd = request_fd(q, 0);
 
 	if (fd < 0)
 		return error_set(e, -EINVAL, "stream needs the accepted socket");
@@ -170,12 +203,12 @@ static int do_quit(struct process *p, struct request *q, struct error *e)
 
 static int do_save(struct process *p, struct request *q, struct error *e)
 {
-	return image_save_begin(p, q->body, fd_take(q, 0), e);
+	return image_save_begin(p, q->body, request_fd(q, 0), e);
 }
 
 static int do_restore(struct process *p, struct request *q, struct error *e)
 {
-	return image_restore_begin(p, q->body, fd_take(q, 0), e);
+	return image_restore_begin(p, q->body, request_fd(q, 0), e);
 }
 
 static int do_go(struct process *p, struct request *q, struct error *e)
@@ -239,7 +272,7 @@ static int do_resume(struct process *p, struct request *q, struct error *e)
 
 static int do_console(struct process *p, struct request *q, struct error *e)
 {
-	int in = fd_take(q, 0), out = fd_take(q, 1), rc;
+	int in = request_fd(q, 0), out = request_fd(q, 1), rc;
 
 	if (!p->console || in < 0) {
 		if (in >= 0)
@@ -254,7 +287,7 @@ static int do_console(struct process *p, struct request *q, struct error *e)
 
 static int do_dump_core(struct process *p, struct request *q, struct error *e)
 {
-	int fd = fd_take(q, 0);
+	int fd = request_fd(q, 0);
 
 	if (fd < 0)
 		return error_set(e, -EINVAL, "dump-core needs the file's descriptor");
@@ -272,26 +305,45 @@ static int do_dump_cancel(struct process *p, struct request *q, struct error *e)
 static const struct {
 	const char *name;
 	int (*handle)(struct process *p, struct request *q, struct error *e);
+	bool yielded; /* also while another process may have the vm */
 } requests[] = {
-	{"create", do_create},       {"boot", do_boot},
-	{"protect", do_protect},     {"standby", do_standby},
-	{"stream", do_stream},       {"ownership", do_ownership},
-	{"unprotect", do_unprotect}, {"promote", do_promote},
-	{"shutdown", do_shutdown},   {"quit", do_quit},
-	{"stats", do_stats},         {"pause", do_pause},
-	{"resume", do_resume},       {"console", do_console},
-	{"dump-core", do_dump_core}, {"dump-cancel", do_dump_cancel},
-	{"save", do_save},           {"restore", do_restore},
-	{"go", do_go},               {"image-cancel", do_image_cancel},
+	{"create", do_create, false},
+	{"boot", do_boot, false},
+	{"protect", do_protect, false},
+	{"standby", do_standby, false},
+	{"stream", do_stream, false},
+	{"ownership", do_ownership, false},
+	{"unprotect", do_unprotect, false},
+	{"promote", do_promote, false},
+	{"shutdown", do_shutdown, false},
+	{"quit", do_quit, true},
+	{"stats", do_stats, true},
+	{"pause", do_pause, false},
+	{"resume", do_resume, false},
+	{"console", do_console, false},
+	{"dump-core", do_dump_core, false},
+	{"dump-cancel", do_dump_cancel, false},
+	{"save", do_save, false},
+	{"restore", do_restore, false},
+	{"go", do_go, false},
+	{"image-cancel", do_image_cancel, false},
+	{"lend", upgrade_lend, false},
+	{"yield", upgrade_yield, false},
+	{"adopt", upgrade_adopt, false},
+	{"unyield", upgrade_unyield, true},
 };
 
 static int request_handle(struct process *p, struct request *q, struct error *e)
 {
 	const char *name = json_string_value(json_object_get(q->body, "do"));
 
-	for (size_t i = 0; name && i < ARRAY_LEN(requests); i++)
-		if (!strcmp(name, requests[i].name))
-			return requests[i].handle(p, q, e);
+	for (size_t i = 0; name && i < ARRAY_LEN(requests); i++) {
+		if (strcmp(name, requests[i].name) != 0)
+			continue;
+		if (p->yielded && !requests[i].yielded)
+			return error_set(e, -EBUSY, "the vm is being handed to another process");
+		return requests[i].handle(p, q, e);
+	}
 	return error_set(e, -EINVAL, "unknown request \"%s\"", name ? name : "");
 }
 
@@ -310,7 +362,11 @@ static void request_reply(struct process *p, struct request *q)
 		json_object_set_new(q->reply, "error",
 				    json_string(e.text[0] ? e.text : strerror(-rc)));
 	}
-	sent = p->director_fd >= 0 ? control_send(p->director_fd, q->reply, NULL, 0) : 0;
+	sent = p->director_fd >= 0
+		       ? control_send(p->director_fd, q->reply, q->reply_fds, q->reply_fd_count)
+		       : 0;
+	if (q->reply_fd_close)
+		close(q->reply_fds[0]);
 	if (sent && sent != -EPIPE) /* a director that left is noticed by the next read */
 		log_warn_rc(sent, "cannot answer the director");
 	json_decref(q->reply);
@@ -361,8 +417,12 @@ static void director_close(struct process *p)
 static void director_lost(struct process *p)
 {
 	director_close(p);
-	dump_cancel(p); /* who wanted it is gone, and the guest waits */
+	dump_cancel(p);  /* who wanted it is gone, and the guest waits */
 	image_cancel(p); /* nobody would take what comes of it */
+	if (upgrade_orphaned(p) == -EALREADY) {
+		loop_stop(p->control);
+		return;
+	}
 	if (p->role == ROLE_PRIMARY && p->vm_started && !p->vm_ended && p->control_path) {
 		log_warn("the director is gone; the vm goes on, listening on %s", p->control_path);
 		return;
@@ -387,11 +447,36 @@ static void on_listen(void *ctx, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
+	if (upgrade_orphaned(p) == -EALREADY) {
+		close(fd);
+		loop_stop(p->control);
+		return;
+	}
 	rc = director_set(p, fd);
 	if (rc)
 		log_error_rc(rc, "cannot serve a new director");
 	else
 		log_info("a director has connected");
+}
+
+bool process_is_found(const struct process *p)
+{
+	struct stat st;
+
+	return p->control_path && !stat(p->control_path, &st) && st.st_dev == p->control_dev &&
+	       st.st_ino == p->control_ino;
+}
+
+/* A socket keeps its inode for as long as it is bound: no other one can have it meanwhile. */
+static int path_note(struct process *p)
+{
+	struct stat st;
+
+	if (stat(p->control_path, &st))
+		return -errno;
+	p->control_dev = st.st_dev;
+	p->control_ino = st.st_ino;
+	return 0;
 }
 
 static int listen_open(struct process *p, struct error *e)
@@ -410,7 +495,9 @@ static int listen_open(struct process *p, struct error *e)
 	if (p->listen_fd < 0 || bind(p->listen_fd, (struct sockaddr *)&a, sizeof a) ||
 	    listen(p->listen_fd, 4))
 		return error_set(e, -errno, "--control %s: %s", p->control_path, strerror(errno));
-	rc = loop_watch(p->control, p->listen_fd, EPOLLIN, on_listen, p, &p->listen_watch);
+	rc = path_note(p);
+	if (!rc)
+		rc = loop_watch(p->control, p->listen_fd, EPOLLIN, on_listen, p, &p->listen_watch);
 	return rc ? error_set(e, rc, "--control %s: %s", p->control_path, strerror(-rc)) : 0;
 }
 
@@ -470,7 +557,9 @@ static void on_announce(void *ctx)
 	if (p->vm_ended)
 		return;
 	vm_announce(p->vm);
-	if (++p->announced < ANNOUNCEMENTS)
+	if (++p->announced == ANNOUNCEMENTS)
+		p->announced = 0;
+	else
 		loop_timer_set(p->announce,
 			       clock_ns() + announce_after_ms[p->announced] * NS_PER_MS);
 }
@@ -558,8 +647,9 @@ static void process_close(struct process *p)
 	if (p->listen_watch)
 		loop_unwatch(p->listen_watch);
 	if (p->listen_fd >= 0) {
+		if (process_is_found(p))
+			unlink(p->control_path);
 		close(p->listen_fd);
-		unlink(p->control_path);
 	}
 	if (p->signal_watch)
 		loop_unwatch(p->signal_watch);
@@ -574,6 +664,8 @@ static void process_close(struct process *p)
 		loop_destroy(p->io);
 	if (p->control)
 		loop_destroy(p->control);
+	pthread_cond_destroy(&p->hold_change);
+	pthread_mutex_destroy(&p->hold_lock);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
@@ -586,6 +678,8 @@ int process_run(int director_fd, const char *control_path, struct error *e)
 	if (!p)
 		return error_set(e, -ENOMEM, "no memory");
 	pthread_mutex_init(&p->lock, NULL);
+	pthread_mutex_init(&p->hold_lock, NULL);
+	pthread_cond_init(&p->hold_change, NULL);
 	p->listen_fd = p->director_fd = p->signal_fd = -1;
 	p->control_path = control_path;
 	p->replicator_state = REPLICATOR_UNPROTECTED;

@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #include "base/base.h"
 #include "disk-mirror/disk-mirror.h"
@@ -19,6 +20,7 @@
 #include "migrate/migrate.h"
 #include "netbuf/netbuf.h"
 #include "replicate/replicate.h"
+#include "vm-process/vm-process.h"
 
 enum process_role { ROLE_NONE, ROLE_PRIMARY, ROLE_STANDBY };
 
@@ -48,15 +50,24 @@ struct process {
 	struct loop *control, *io;
 	pthread_t io_thread;
 	bool io_running;
+	pthread_mutex_t hold_lock; /* guards the next two */
+	pthread_cond_t hold_change;
+	bool io_hold, io_held; /* the device loop is to stand still; it does */
 
 	int listen_fd, director_fd, signal_fd; /* -1: none */
 	struct loop_watch *listen_watch, *director_watch, *signal_watch;
 	const char *control_path;
+	dev_t control_dev; /* the socket that was bound there is this one */
+	ino_t control_ino;
 
 	enum process_role role;
 	struct vm_config config;
 	struct vm *vm;
 	bool vm_started, vm_ended, paused;
+	bool successor; /* created on the memory of a process that has not given it up yet */
+	bool yielded;   /* this is that process, and stands still */
+	int ram_fd;     /* in a create of a successor; 0: none */
+	char own_path[108], next_path[108];
 	struct process_nic nics[VM_NICS_MAX];
 	struct process_disk disks[VM_DISKS_MAX];
 	struct console *console;
@@ -81,12 +92,24 @@ struct process {
 	bool image_saved;        /* a save is done, and the vm paused until it is ended */
 
 	struct loop_timer *announce;
-	unsigned announced;
+	unsigned announced;     /* 0: not begun, or all done */
 	pthread_t flush_thread; /* after a promotion: the twin's disks to stable storage */
 	bool flush_running;
 	struct loop_timer *progress;
 	bool quitting;
 };
+
+/* A request and its reply, with their descriptors. */
+struct request {
+	const json_t *body;
+	int fds[CONTROL_FDS_MAX]; /* a handler that keeps one sets it to -1 */
+	unsigned fd_count;
+	json_t *reply;
+	int reply_fds[CONTROL_FDS_MAX]; /* stay the process's, but for reply_fds[0]... */
+	unsigned reply_fd_count;
+	bool reply_fd_close; /* ...which is closed when it was sent */
+};
+int request_fd(struct request *q, unsigned i); /* takes it over; -1: there is none */
 
 /* ---- parts.c: back ends and the vm --------------------------------------- */
 /* `deterministic` may be NULL; it is looked at in the call only. */
@@ -94,6 +117,9 @@ int parts_open(struct process *p, int console_in, int console_out,
 	       const struct vm_deterministic *deterministic, struct error *e) MUST_CHECK;
 /* Run the device loop: its watches were set by parts_open(), before it has a thread. */
 int parts_run(struct process *p, struct error *e) MUST_CHECK;
+/* The device loop stands still between two callbacks, with its thread kept. */
+int parts_hold(struct process *p) MUST_CHECK;
+void parts_release(struct process *p);
 void parts_close(struct process *p);
 
 /* ---- primary.c, standby.c ------------------------------------------------- */
@@ -125,6 +151,15 @@ void image_cancel(struct process *p);
 json_t *image_json(const struct process *p); /* progress, or NULL */
 void image_end(struct process *p);           /* cancel, and wait */
 
+/* ---- upgrade.c: to another process of this host, by its memory ---------------- */
+int upgrade_hold(struct process *p, struct error *e) MUST_CHECK; /* a new successor */
+int upgrade_lend(struct process *p, struct request *q, struct error *e) MUST_CHECK;
+int upgrade_yield(struct process *p, struct request *q, struct error *e) MUST_CHECK;
+int upgrade_unyield(struct process *p, struct request *q, struct error *e) MUST_CHECK;
+int upgrade_adopt(struct process *p, struct request *q, struct error *e) MUST_CHECK;
+/* Whoever asked for the yield is gone. -EALREADY: the successor has the vm. */
+int upgrade_orphaned(struct process *p) MUST_CHECK;
+
 /* ---- stats.c ------------------------------------------------------------- */
 json_t *stats_json(struct process *p);
 const char *replicator_state_name(enum replicator_state s);
@@ -145,6 +180,8 @@ int hex_parse(const json_t *request, const char *key, uint8_t *out, size_t n,
 int compression_parse(const json_t *request, int *out, struct error *e) MUST_CHECK;
 /* Tell switches where the guest is now. */
 void process_announce(struct process *p);
+/* Is it this process that is found at the control path? */
+bool process_is_found(const struct process *p);
 /* From the main thread only. */
 void process_vm_event(struct process *p, enum vm_event event, const char *detail);
 
@@ -154,6 +191,12 @@ void console_destroy(struct console *c);
 int console_vm_fd(struct console *c); /* for vm_parts, both directions */
 /* Replay what was kept, then connect; the fds are taken over. in may equal out. */
 int console_attach(struct console *c, int in, int out) MUST_CHECK;
+/* From process to process, while the vm stands still and its loop is held: `vm` may be NULL.
+ * The viewer's descriptors (-1: none) stay this one's, unwatched until console_unyield(). */
+void console_yield(struct console *c, struct vm *vm, struct buf *out, int fds[2]);
+void console_unyield(struct console *c);
+/* Takes over the descriptors, also when it fails. */
+int console_adopt(struct console *c, const void *data, size_t n, int in, int out) MUST_CHECK;
 
 /* ---- dump.c: a core file, written by a thread of its own ---------------------- */
 /* Takes over `fd`. Its end is an event. */

@@ -81,10 +81,11 @@ json_t *stats_json(struct process *p)
 {
 	static const char *const roles[] = {"none", "primary", "standby"};
 	struct replicate_stats s = {0};
-	json_t *o = json_pack("{s:s, s:s, s:s, s:b, s:b, s:b}", "role", roles[p->role], "state",
-			      state_name(p), "why", p->state_why, "running",
-			      p->vm && p->vm_started && vm_is_running(p->vm), "ended", p->vm_ended,
-			      "saved", p->image_saved);
+	json_t *o =
+		json_pack("{s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:s}", "role", roles[p->role],
+			  "state", state_name(p), "why", p->state_why, "running",
+			  p->vm && p->vm_started && vm_is_running(p->vm), "ended", p->vm_ended,
+			  "saved", p->image_saved, "yielded", p->yielded, "build", version_text);
 	json_t *nics = json_array(), *disks = json_array();
 
 	if (p->session.term)

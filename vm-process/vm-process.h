@@ -12,7 +12,8 @@
  * socket (--control PATH); a standby ends.
  *
  * requests
- *   create     {"config": text of the VM file, "origin": path, "role": "primary"|"standby"}
+ *   create     {"config": text of the VM file, "origin": path,
+ *               "role": "primary"|"standby"|"successor"}
  *                                                    console fds may come beside it;
  *              "deterministic": {"seed": n, "hash_every": n, "record": path, "replay": path}
  *                                                    each of them if wanted
@@ -44,6 +45,14 @@
  *                                                    event "image" follows
  *   go         {}                                    ...and then start
  *   image-cancel {}                                  the save or restore that is under way
+ * requests of an upgrade (docs/architecture.md): "successor" is a primary whose descriptor of
+ * memory comes beside its create; it runs nothing before adopt
+ *   lend       {} -> descriptor of the memory        primary: for a successor's create
+ *   yield      {"next": control path of the successor} -> {"handover": {...}} + descriptors
+ *                                                    primary: stand still, for another to go on
+ *   adopt      {"handover": {...}, "control": path} + the descriptors -> {"downtime_ns": n}
+ *                                                    successor: take the vm, and the path
+ *   unyield    {}                                    primary: go on. -EALREADY: it has been taken
  * events
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
  *    "term": of the session, "frozen_ns": handed, how long the guest has stood still,
@@ -63,7 +72,7 @@
 #include "base/base.h"
 
 #define CONTROL_MESSAGE_MAX (128u * 1024)
-#define CONTROL_FDS_MAX     4
+#define CONTROL_FDS_MAX     16
 
 /* Send one message; blocks at most a second. 0 or -errno. */
 int control_send(int fd, const json_t *message, const int *fds, unsigned fd_count) MUST_CHECK;

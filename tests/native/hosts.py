@@ -197,7 +197,7 @@ class Hosts:
         disks = f'disks = ( {{ path = "{self.t.path(disk)}"; size = "8M"; }} );' if disk else ""
         with open(path, "w") as f:
             f.write(f'name = "demo"; memory = "{memory}"; vcpus = 1; engine = "{engine}";\n'
-                    f'{kernel if engine == "kvm" else "seed = 3;"}\n{disks}\n')
+                    f'{kernel if engine != "sim" else "seed = 3;"}\n{disks}\n')
         return path
 
     def protected(self, *options, **vm):
