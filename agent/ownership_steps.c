@@ -274,7 +274,9 @@ static bool replica_is_unwanted(const struct ownership *o)
 {
 	if (!o->replica || (!o->replica_ready && o->replica_lost))
 		return true;
-	if (o->released_term == o->record.term && !o->replica_ready)
+	/* In a migration the word may be here before our own process has said that it holds all:
+	 * it will, or lose its link. */
+	if (o->released_term == o->record.term && !o->replica_ready && !o->handover)
 		return true;
 	return !o->fencing && (o->drop_term >= o->record.term || o->offer_term > o->record.term);
 }

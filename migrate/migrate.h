@@ -56,7 +56,7 @@ struct precopy;
 int precopy_create(struct vm *vm, const struct migrate_config *c, struct precopy **out) MUST_CHECK;
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *round);
 void precopy_progress(struct precopy *p, struct migrate_progress *out);
-void precopy_destroy(struct precopy *p);
+void precopy_destroy(struct precopy *p); /* the guest at full speed again */
 
 /* ---- saved images: docs/image-format.md ------------------------------------------
  * Memory, machine state and VM file of a vm that stood still; not its disks. Whoever

@@ -87,6 +87,7 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 	if (verdict.throttle != p->throttle)
 		log_info("the guest is throttled by %u %%", verdict.throttle);
 	p->throttle = verdict.throttle;
+	vm_throttle(p->vm, p->throttle);
 	log_debug("round %u: %lu pages in %.1f ms, %lu dirty, forecast %.1f ms", in->round,
 		  in->pages, (double)in->ns / 1e6, in->dirty, (double)verdict.forecast_ns / 1e6);
 	progress_note(p, in, &verdict);
@@ -104,6 +105,7 @@ void precopy_destroy(struct precopy *p)
 {
 	if (!p)
 		return;
+	vm_throttle(p->vm, 0);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }

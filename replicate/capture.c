@@ -17,6 +17,7 @@ void capture_free(struct capture *c)
 		munmap(c->copies, copies_bytes(c->room));
 	free(c->pages);
 	buf_free(&c->state);
+	free(c->missing);
 	*c = (struct capture){0};
 }
 
@@ -68,6 +69,20 @@ int capture_list(struct capture *c, const uint64_t *map, uint64_t bits)
 	c->room = 0;
 	c->pages = list;
 	c->count = pages_list(list, map, bits);
+	c->in_place = true;
+	return 0;
+}
+
+int capture_missing(struct capture *c, const uint64_t *map, uint64_t bits)
+{
+	size_t bytes = bitmap_words(bits) * sizeof(*map);
+
+	free(c->missing);
+	c->missing = malloc(bytes);
+	if (!c->missing)
+		return -ENOMEM;
+	memcpy(c->missing, map, bytes);
+	c->count = 0;
 	c->in_place = true;
 	return 0;
 }

@@ -21,6 +21,7 @@ struct capture {
 	bool in_place;
 	uint64_t room; /* pages that fit */
 	struct buf state;
+	uint64_t *missing; /* pages that are told of instead; bits; NULL = none */
 	/* A round of the first copy: bits to be sent from RAM as it is. */
 	uint64_t *round; /* NULL: a checkpoint */
 	bool remember;   /* keep the pages as bases for deltas */
@@ -46,6 +47,8 @@ int capture_begin(struct capture *c, struct copier *copier, const uint8_t *ram, 
 		  uint64_t bits) MUST_CHECK;
 /* The same without copies. */
 int capture_list(struct capture *c, const uint64_t *map, uint64_t bits) MUST_CHECK;
+/* No pages, but which ones are missing. */
+int capture_missing(struct capture *c, const uint64_t *map, uint64_t bits) MUST_CHECK;
 /* Copy a page that the guest may be writing: torn is fine, it is dirty again then. */
 void capture_live_page(uint8_t *to, const uint8_t *from);
 

@@ -240,6 +240,11 @@ void epoch_sum_state(struct epoch_sum *s, uint64_t hash)
 	chain_add(s, hash);
 }
 
+void epoch_sum_missing(struct epoch_sum *s, uint64_t hash)
+{
+	chain_add(s, hash);
+}
+
 void epoch_end_encode(uint64_t epoch, const struct epoch_sum *s, struct buf *out)
 {
 	buf_put_u64(out, epoch);
@@ -267,4 +272,34 @@ bool epoch_sum_equal(const struct epoch_sum *a, const struct epoch_sum *b)
 {
 	return a->batches == b->batches && a->pages == b->pages && a->members == b->members &&
 	       a->states == b->states && a->chain == b->chain;
+}
+
+/* ---- MISSING -------------------------------------------------------------------- */
+
+void missing_encode(uint64_t epoch, uint64_t first_page, const uint64_t *words, size_t count,
+		    struct buf *out)
+{
+	buf_put_u64(out, epoch);
+	buf_put_u64(out, first_page);
+	for (size_t i = 0; i < count; i++)
+		buf_put_u64(out, words[i]);
+}
+
+int missing_decode(const uint8_t *data, size_t n, uint64_t pages, uint64_t *epoch, uint64_t *map)
+{
+	struct cursor c = cursor_of(data, n);
+	uint64_t first, word, all = bitmap_words(pages);
+
+	*epoch = cursor_u64(&c);
+	first = cursor_u64(&c);
+	if (n <= MISSING_HEADER_SIZE || c.left % 8 || first % 64 || first / 64 > all ||
+	    c.left / 8 > all - first / 64)
+		return -EBADMSG;
+	for (uint64_t i = first / 64; c.left; i++) {
+		word = cursor_u64(&c);
+		if (i == all - 1 && pages % 64 && word >> pages % 64)
+			return -EBADMSG;
+		map[i] |= word;
+	}
+	return 0;
 }

@@ -24,6 +24,7 @@ enum record_type {
 	RECORD_MEMBER = 18,
 	RECORD_STATE = 19,
 	RECORD_EPOCH_END = 20,
+	RECORD_MISSING = 21,
 };
 
 enum refuse_code {
@@ -74,6 +75,15 @@ int epoch_decode(const uint8_t *data, size_t n, uint64_t *epoch) MUST_CHECK;
 void member_encode(uint64_t epoch, uint16_t member, uint8_t out[MEMBER_HEADER_SIZE]);
 int member_decode(struct cursor *c, uint64_t *epoch, uint16_t *member) MUST_CHECK;
 
+/* MISSING: a part of the bitmap of pages that are not sent, whole words of it. */
+#define MISSING_HEADER_SIZE 16u
+#define MISSING_WORDS_MAX   131072u
+void missing_encode(uint64_t epoch, uint64_t first_page, const uint64_t *words, size_t count,
+		    struct buf *out);
+/* ORs it into `map` of `pages` bits. */
+int missing_decode(const uint8_t *data, size_t n, uint64_t pages, uint64_t *epoch,
+		   uint64_t *map) MUST_CHECK;
+
 /* What a stream carried in an epoch: kept by both sides, compared at its end. */
 struct epoch_sum {
 	uint64_t batches, pages, members, states;
@@ -82,6 +92,7 @@ struct epoch_sum {
 void epoch_sum_pages(struct epoch_sum *s, uint32_t pages, uint64_t hash);
 void epoch_sum_member(struct epoch_sum *s, uint64_t hash);
 void epoch_sum_state(struct epoch_sum *s, uint64_t hash);
+void epoch_sum_missing(struct epoch_sum *s, uint64_t hash);
 void epoch_end_encode(uint64_t epoch, const struct epoch_sum *s, struct buf *out);
 int epoch_end_decode(const uint8_t *data, size_t n, uint64_t *epoch,
 		     struct epoch_sum *out) MUST_CHECK;

@@ -436,6 +436,11 @@ int replica_promote(struct replica *r, uint64_t new_term, struct error *e)
 	return 0;
 }
 
+const uint64_t *replica_missing(struct replica *r)
+{
+	return r->missing;
+}
+
 void replica_stats(struct replica *r, struct replicate_stats *out)
 {
 	*out = (struct replicate_stats){
@@ -482,6 +487,7 @@ void replica_destroy(struct replica *r)
 		channel_close(r->streams[i].channel);
 	buf_free(&r->state);
 	free(r->versions);
+	free(r->missing);
 	if (r->end_fd >= 0)
 		close(r->end_fd);
 	pthread_cond_destroy(&r->changed);

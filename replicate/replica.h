@@ -76,8 +76,9 @@ struct replica {
 			*/
 	char why[512]; /* what the core points to: written once */
 	struct staged_state states[CORE_WINDOW_MAX + 2]; /* epoch n: [n % its length] */
-	struct buf state;                                /* of the last committed epoch */
-	uint64_t commit;                                 /* for the worker; 0 = none */
+	uint64_t *missing; /* pages that come later, bits; by the first bulk stream */
+	struct buf state;  /* of the last committed epoch */
+	uint64_t commit;   /* for the worker; 0 = none */
 	bool load, discard;
 	struct core_action reports[16];
 	unsigned report_count;

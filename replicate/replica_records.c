@@ -196,6 +196,34 @@ static int on_member(struct replica_stream *s, const struct record *record, stru
 	return 0;
 }
 
+/* Once for the first part; the stream's thread alone writes it. */
+static int missing_room(struct replica *r, struct error *e)
+{
+	if (!r->missing)
+		r->missing = calloc(bitmap_words(r->ram_pages), sizeof(*r->missing));
+	return r->missing ? 0 : error_set(e, -ENOMEM, "out of memory for the missing pages");
+}
+
+static int on_missing(struct replica_stream *s, const struct record *record, struct error *e)
+{
+	uint64_t epoch;
+	bool direct;
+	int rc;
+
+	if (!s->r->config.handover)
+		return error_set(e, -EBADMSG, "pages are missing, and this is no migration");
+	rc = missing_room(s->r, e);
+	if (rc)
+		return rc;
+	if (missing_decode(record->payload, record->len, s->r->ram_pages, &epoch, s->r->missing))
+		return error_set(e, -EBADMSG, "a damaged map of missing pages");
+	rc = data_begin(s, epoch, &direct, e);
+	if (rc)
+		return rc;
+	epoch_sum_missing(&s->sum, XXH3_64bits(record->payload + 8, record->len - 8));
+	return 0;
+}
+
 static int on_state(struct replica_stream *s, const struct record *record, struct error *e)
 {
 	struct cursor c = cursor_of(record->payload, record->len);
@@ -256,6 +284,8 @@ static const struct {
 	{RECORD_PAGES, ON_BULK, PAGES_HEADER_SIZE, PAGES_HEADER_SIZE + PAGES_BODY_MAX, on_pages},
 	{RECORD_MEMBER, ON_FIRST, MEMBER_HEADER_SIZE, CHANNEL_RECORD_MAX, on_member},
 	{RECORD_STATE, ON_FIRST, 8, CHANNEL_RECORD_MAX, on_state},
+	{RECORD_MISSING, ON_FIRST, MISSING_HEADER_SIZE, MISSING_HEADER_SIZE + 8 * MISSING_WORDS_MAX,
+	 on_missing},
 	{RECORD_EPOCH_END, ON_BULK, 48, 48, on_end},
 };
 

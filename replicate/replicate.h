@@ -36,10 +36,12 @@ struct replicate_round {
 	bool members_synced; /* disks are copied, and what they gave has been sent */
 };
 enum replicate_next {
-	NEXT_ROUND, /* send what is dirty */
-	NEXT_WAIT,  /* nothing for a moment, then ask again */
-	NEXT_SEAL,  /* the last epoch; only when members_synced */
-	NEXT_STOP,  /* give up, in good order */
+	NEXT_ROUND,    /* send what is dirty */
+	NEXT_WAIT,     /* nothing for a moment, then ask again */
+	NEXT_SEAL,     /* the last epoch; only when members_synced */
+	NEXT_POSTCOPY, /* the same, without the pages that are dirty: the other side is told
+			  which they are, and gets them afterwards, by other means */
+	NEXT_STOP,     /* give up, in good order */
 };
 
 struct replicate_config {
@@ -150,6 +152,9 @@ void replicator_cut(struct replicator *r);
 /* End in good order: tells the standby (I6), waits until it has confirmed or is gone,
  * releases output. Then only replicator_destroy() is left. */
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e) MUST_CHECK;
+/* After REPLICATOR_HANDED: the pages that the other side lacks (vm_ram_pages() bits), NULL =
+ * none. Until replicator_destroy(). */
+const uint64_t *replicator_missing(struct replicator *r);
 /* clock_ns() of the pause that a handover left behind. */
 uint64_t replicator_frozen_at(struct replicator *r);
 void replicator_stats(struct replicator *r, struct replicate_stats *out);
@@ -186,6 +191,8 @@ int replica_add_stream(struct replica *r, uint16_t stream, int fd) MUST_CHECK;
  * then calls vm_start() and vm_announce(). -EAGAIN: there is no whole epoch. */
 int replica_promote(struct replica *r, uint64_t new_term, struct error *e) MUST_CHECK;
 void replica_stats(struct replica *r, struct replicate_stats *out);
+/* The pages that are still to come, after a promotion; NULL = none. Until replica_destroy(). */
+const uint64_t *replica_missing(struct replica *r);
 /* After REPLICA_LOST: the primary's kernel closed the connection, so that its host lives
  * though the process that held the vm may not. False: it just fell silent. */
 bool replica_peer_closed(struct replica *r);

@@ -215,6 +215,11 @@ uint64_t bytes_sent(struct replicator *r)
 	return n;
 }
 
+const uint64_t *replicator_missing(struct replicator *r)
+{
+	return capture_of(r, 1)->missing;
+}
+
 uint64_t replicator_frozen_at(struct replicator *r)
 {
 	return atomic_load(&r->frozen_at);

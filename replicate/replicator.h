@@ -74,6 +74,7 @@ struct replicator {
 	bool members_sent; /* a round was begun after all members had given all they have */
 	uint64_t round_count, round_at;
 	_Atomic uint64_t round_pages; /* of the current round */
+	bool postcopy;                /* the last epoch leaves the dirty pages behind */
 	bool logging, frozen;         /* frozen: in the pause that a handover left behind */
 	uint64_t copy_began, round_began, round_bytes, round_pages_begun;
 

@@ -158,6 +158,8 @@ static void round_next(struct replicator *r)
 	}
 	r->round_count = bitmap_count(r->dirty, bits);
 	switch (round_decide(r)) {
+	case NEXT_POSTCOPY:
+		r->postcopy = true; /* fall through */
 	case NEXT_SEAL:
 		r->sync = SYNC_DONE;
 		replicator_event(r, PRIMARY_EV_SYNCED, 0);
@@ -216,6 +218,8 @@ static int pages_take(struct replicator *r, struct capture *c)
 {
 	uint64_t bits = vm_ram_pages(r->vm);
 
+	if (r->postcopy)
+		return capture_missing(c, r->dirty, bits);
 	if (r->config.handover)
 		return capture_list(c, r->dirty, bits);
 	return capture_begin(c, &r->copier, vm_ram(r->vm), r->dirty, bits);
@@ -260,7 +264,9 @@ static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold,
 	int rc, rc_resume;
 
 	t[0] = clock_ns();
-	rc = vm_pause(r->vm);
+	/* Requests in flight are part of the state and are made again on the other side: here
+	 * they must not write to shared storage after that. */
+	rc = r->config.handover ? vm_pause_idle(r->vm) : vm_pause(r->vm);
 	if (rc)
 		return error_set(e, rc, "pause the vm: %s", strerror(-rc));
 	t[1] = clock_ns();

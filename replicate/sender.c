@@ -158,6 +158,23 @@ static const uint8_t *capture_page(const struct stream *t, const struct capture 
 			   : c->copies + i * VM_PAGE_SIZE;
 }
 
+static int missing_send(struct stream *t, const struct capture *c)
+{
+	size_t words = bitmap_words(t->sender->config.ram_pages), part;
+	int rc = 0;
+
+	for (size_t at = 0; at < words && !rc; at += part) {
+		part = words - at < MISSING_WORDS_MAX ? words - at : MISSING_WORDS_MAX;
+		buf_reset(&t->scratch);
+		missing_encode(c->epoch, at * 64, c->missing + at, part, &t->scratch);
+		if (!buf_check(&t->scratch))
+			epoch_sum_missing(&t->sum,
+					  XXH3_64bits(t->scratch.data + 8, t->scratch.len - 8));
+		rc = scratch_send(t, channel_send_more, RECORD_MISSING);
+	}
+	return rc;
+}
+
 static int checkpoint_send(struct stream *t, const struct capture *c)
 {
 	uint64_t mine = 0;
@@ -172,6 +189,8 @@ static int checkpoint_send(struct stream *t, const struct capture *c)
 	atomic_fetch_add(&t->sender->bytes_raw, mine * VM_PAGE_SIZE);
 	if (!rc)
 		rc = batch_send(t, c->epoch, false, false);
+	if (!rc && t->index == 0 && c->missing)
+		rc = missing_send(t, c);
 	if (!rc && t->index == 0)
 		rc = state_send(t, c);
 	return rc ? rc : epoch_end(t, c->epoch);
