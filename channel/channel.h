@@ -26,13 +26,14 @@
 #define RECORD_HEADER_SIZE  8
 #define CHANNEL_RECORD_MAX  (8u << 20) /* payload bytes of one record */
 #define CHANNEL_STREAMS_MAX 17         /* control and 16 bulk streams */
+#define CHANNEL_LATER_FIRST 32         /* postcopy: as many streams, numbered from here */
 
 /* ---- before TLS ------------------------------------------------------- */
 
 enum preamble_kind { PREAMBLE_PEER = 1, PREAMBLE_DATA = 2 };
 struct preamble {
 	enum preamble_kind kind;
-	uint16_t stream;                  /* PREAMBLE_DATA: 0 = control, 1.. = bulk */
+	uint16_t stream;                  /* PREAMBLE_DATA: 0 = control, 1.. = bulk; 32.. */
 	uint8_t session[SESSION_ID_SIZE]; /* PREAMBLE_PEER: zero */
 };
 #define PREAMBLE_SIZE 32

@@ -24,6 +24,12 @@ void preamble_encode(const struct preamble *p, uint8_t out[PREAMBLE_SIZE])
 	memcpy(out + 16, p->session, SESSION_ID_SIZE);
 }
 
+static bool stream_valid(uint16_t stream)
+{
+	return stream < CHANNEL_STREAMS_MAX || (stream >= CHANNEL_LATER_FIRST &&
+						stream < CHANNEL_LATER_FIRST + CHANNEL_STREAMS_MAX);
+}
+
 static int preamble_check(const struct preamble *p, uint16_t kind, struct error *e)
 {
 	static const uint8_t none[SESSION_ID_SIZE];
@@ -31,7 +37,7 @@ static int preamble_check(const struct preamble *p, uint16_t kind, struct error 
 
 	if (kind == PREAMBLE_PEER && !session && !p->stream)
 		return 0;
-	if (kind == PREAMBLE_DATA && session && p->stream < CHANNEL_STREAMS_MAX)
+	if (kind == PREAMBLE_DATA && session && stream_valid(p->stream))
 		return 0;
 	return error_set(e, -EBADMSG, "preamble of kind %u with stream %u %s a session", kind,
 			 p->stream, session ? "and" : "without");

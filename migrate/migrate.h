@@ -58,6 +58,101 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *ro
 void precopy_progress(struct precopy *p, struct migrate_progress *out);
 void precopy_destroy(struct precopy *p); /* the guest at full speed again */
 
+/* ---- postcopy --------------------------------------------------------------------
+ * The guest goes on at the target before all of its memory is there. The source, where it
+ * stands still for good, keeps what is missing and sends it over a link of its own (section
+ * "Postcopy" of docs/protocol.md): what the guest waits for at once and on a stream of its
+ * own, the rest over the push streams, first what lies behind the page asked for last.
+ *
+ * A link that is cut ends nothing: the target asks its vCPUs to stop, and the source may
+ * connect again, as often as it takes. Until POSTCOPY_DONE each side holds a part of the
+ * guest that is nowhere else.
+ *
+ *   source  create, connect  (the guest runs)   serve  (it stands still)          DONE, destroy
+ *   target  create, streams, start  (vm_lazy_begin())  vm_start(), go  (it runs)  DONE, destroy
+ *
+ * Threads. Any may call; events come on one thread, in order, no lock held: do not destroy
+ *          from there. */
+
+#define POSTCOPY_STREAM      CHANNEL_LATER_FIRST /* control; the push streams follow it */
+#define POSTCOPY_STREAMS_MAX (CHANNEL_STREAMS_MAX - 1)
+
+struct postcopy_config {
+	uint8_t session[SESSION_ID_SIZE];
+	uint8_t key[SESSION_KEY_SIZE];
+	uint64_t term;
+	char address[256]; /* source: where the target's polluxd listens */
+	uint16_t port;
+	unsigned streams; /* that push: 1..POSTCOPY_STREAMS_MAX; the same on both sides, for good */
+	enum page_compression compression; /* source, of what is pushed */
+	uint64_t bytes_per_second;         /* source, of memory that is pushed; 0 = no limit */
+	uint64_t heartbeat_ns, loss_ns;    /* silence for loss_ns cuts the link */
+};
+void postcopy_config_defaults(struct postcopy_config *c);
+
+enum postcopy_state {
+	POSTCOPY_WAITING, /* for the first link */
+	POSTCOPY_READY,   /* linked; the guest runs at the source */
+	POSTCOPY_RUNNING, /* linked, and pages are on their way */
+	POSTCOPY_CUT,     /* no link: connect again. Once the target has started: its vCPUs stop */
+	POSTCOPY_DONE,    /* nothing is missing any more; only destroy is left */
+};
+const char *postcopy_state_name(enum postcopy_state s);
+struct postcopy_events {
+	void (*state)(void *ctx, enum postcopy_state s, const char *why); /* why: "" = none */
+	void *ctx;
+};
+
+struct postcopy_stats {
+	enum postcopy_state state;
+	uint64_t missing, left; /* pages at the switch; now (source: when the target last said) */
+	uint64_t faults;        /* pages that were waited for; source: that were asked for */
+	uint64_t pushed;        /* pages that came (source: went) without being asked for */
+	uint64_t bytes;         /* on the wire, of all links */
+	uint64_t links;         /* that were complete */
+	uint64_t wait_ns, wait_max_ns; /* target: what faults waited, in all and at most */
+};
+
+/* The vm outlives it. */
+struct postcopy_source;
+int postcopy_source_create(struct vm *vm, const struct postcopy_config *c,
+			   const struct postcopy_events *events, struct postcopy_source **out,
+			   struct error *e) MUST_CHECK;
+/* Make a link, before the switch or after a cut; `c` NULL: as before, else another session,
+ * key, term or address. Waits until the target has welcomed all streams. -EBUSY: there is a
+ * link. -EKEYREJECTED: the target refused; e says why. */
+int postcopy_source_connect(struct postcopy_source *p, const struct postcopy_config *c,
+			    uint64_t deadline, struct error *e) MUST_CHECK;
+/* From here on, and until postcopy_source_destroy(), nothing writes the vm's memory: it is read
+ * with no lock. `missing` (vm_ram_pages() bits) is what the target was told that it misses. */
+int postcopy_source_serve(struct postcopy_source *p, const uint64_t *missing) MUST_CHECK;
+void postcopy_source_stats(struct postcopy_source *p, struct postcopy_stats *out);
+/* The owner knows better: the link is cut now. */
+void postcopy_source_cut(struct postcopy_source *p, const char *why);
+/* A connect that is under way on another thread ends with -ESHUTDOWN, and is waited for. */
+void postcopy_source_destroy(struct postcopy_source *p);
+
+/* After vm_lazy_prepare(). The vm is destroyed after it. */
+struct postcopy_target;
+int postcopy_target_create(struct vm *vm, const struct postcopy_config *c,
+			   const struct postcopy_events *events, struct postcopy_target **out,
+			   struct error *e) MUST_CHECK;
+/* An accepted socket for `stream` (POSTCOPY_STREAM...; preamble read); taken over. A control
+ * stream that proves to have the key begins a new link, in place of an old one. */
+int postcopy_target_add_stream(struct postcopy_target *t, uint16_t stream, int fd) MUST_CHECK;
+/* Session, key and term of links to come. */
+void postcopy_target_session(struct postcopy_target *t, const struct postcopy_config *c);
+/* vm_lazy_begin(): after the state was loaded, before vm_start(). From here on what is touched
+ * is asked for. After a failure the vm can only be destroyed. */
+int postcopy_target_start(struct postcopy_target *t, const uint64_t *missing,
+			  struct error *e) MUST_CHECK;
+/* After vm_start(): the rest may come too. */
+void postcopy_target_go(struct postcopy_target *t);
+void postcopy_target_stats(struct postcopy_target *t, struct postcopy_stats *out);
+void postcopy_target_cut(struct postcopy_target *t, const char *why);
+/* With pages missing this is the guest's end: vm_lazy_abandon(). */
+void postcopy_target_destroy(struct postcopy_target *t);
+
 /* ---- saved images: docs/image-format.md ------------------------------------------
  * Memory, machine state and VM file of a vm that stood still; not its disks. Whoever
  * restores it must see that the disks are what they were then. With a key the file is
