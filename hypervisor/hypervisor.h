@@ -280,8 +280,55 @@ int vm_ram_fd(const struct vm *vm);
 /* Log-dirty. A harvest ORs the pages written since the last harvest into `map`
  * (vm_ram_pages() bits) and protects them again; it is destructive: merge `map`
  * back yourself when the epoch fails. Includes what devices wrote. */
+/* On has one user at a time, who turns it off: -EBUSY for another, and while memory is still
+ * to come (vm_lazy_begin()). */
 int vm_log_dirty(struct vm *vm, bool on) MUST_CHECK;
 int vm_dirty_harvest(struct vm *vm, uint64_t *map) MUST_CHECK;
+/* Log for `ns` and count: how many pages were written in that time. The calling thread
+ * sleeps meanwhile. -EBUSY as above; and so is vm_log_dirty(), until it has ended. */
+int vm_dirty_sample(struct vm *vm, uint64_t ns, uint64_t *pages) MUST_CHECK;
+
+/* ---- memory that comes later ------------------------------------------------
+ * A guest that starts before its memory is there: postcopy, lazy restore. Whoever touches a
+ * page that is missing waits until vm_lazy_put() brings it: a vCPU, or a thread with the
+ * device lock (then all vCPUs that need a device wait too; engine soft: all vCPUs).
+ *
+ * So vm_pause(), vm_stall() and what takes the device lock may wait for pages, without a
+ * limit, and so may vm_start(), which looks at the rings. Whoever brings the pages waits for
+ * none of these. When they will never come, vm_lazy_abandon() ends all such waits. It comes
+ * before anything that waits for a thread of the vm or of its loop.
+ *
+ * Order: vm_lazy_prepare(), vm_state_load(), vm_lazy_begin(), vm_start(), vm_lazy_end(). */
+
+struct vm_lazy;
+struct vm_lazy_events {
+	/* A thread waits for this RAM page; once a page, or not at all. On a thread of
+	 * this folder's that holds no lock of the vm: others wait until it returns. It may
+	 * come before vm_lazy_begin() has returned. */
+	void (*fault)(void *ctx, uint64_t page);
+	void *ctx;
+};
+/* Opens the userfaultfd(2): needs CAP_SYS_PTRACE, /dev/userfaultfd or
+ * vm.unprivileged_userfaultfd = 1, so it comes before a sandbox. Costs nothing until used. */
+int vm_lazy_prepare(struct vm *vm, struct error *e) MUST_CHECK;
+/* Before vm_start(). What is in the pages whose bits are set in `missing` (vm_ram_pages() bits)
+ * is dropped; the other pages stay as they are, and holes among them are zeros. No huge pages
+ * until the end. After a failure the vm can only be destroyed. */
+int vm_lazy_begin(struct vm *vm, const uint64_t *missing, const struct vm_lazy_events *ev,
+		  struct vm_lazy **out, struct error *e) MUST_CHECK;
+/* A page's bytes; NULL: zeros. Any thread, many at once. A page that is there already is left
+ * alone: the guest may have written it. -ECANCELED: abandoned. Other errors: it is missing
+ * still. */
+int vm_lazy_put(struct vm_lazy *l, uint64_t page, const void *bytes) MUST_CHECK;
+uint64_t vm_lazy_left(const struct vm_lazy *l);               /* pages that are missing still */
+void vm_lazy_missing(const struct vm_lazy *l, uint64_t *map); /* which ones */
+/* Any thread. With pages missing the guest has ended: vCPUs and devices do nothing more, no
+ * frame and no disk write is made of what never came, and all who wait go on. Then the vm can
+ * only be paused and destroyed. With none missing it does nothing. */
+void vm_lazy_abandon(struct vm_lazy *l);
+/* Abandons it if pages are missing; forgets all. No other call is open. vm_destroy() does
+ * it too. */
+void vm_lazy_end(struct vm_lazy *l);
 
 /* Send the guest's MAC addresses out (gratuitous ARP is the guest's business; this
  * is RARP, which teaches bridges and switches): after a promotion, several times. */

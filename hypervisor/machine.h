@@ -85,6 +85,9 @@ struct vm {
 	struct console *consoles[2];         /* serial's, virtio-console's; NULL: not made */
 	struct run_state *run;               /* vCPU threads, pause state: run.c */
 	struct throttle *throttle;           /* run_throttle.c */
+	int uffd;                            /* of lazy.c; -1: not prepared */
+	struct vm_lazy *lazy;                /* memory that is to come; NULL: there is none */
+	atomic_bool logging;                 /* log-dirty is somebody's */
 	struct deterministic *deterministic; /* NULL: it is not; deterministic.h */
 	bool torn; /* a load ended halfway: nothing may run until another one succeeds */
 	int (*load)(struct vm *vm, struct boot_entry *out, struct error *e);
@@ -113,6 +116,8 @@ bool run_is_paused(const struct vm *vm);
 bool run_still_begin(struct vm *vm);
 void run_still_end(struct vm *vm, bool needed);
 int run_pause_idle(struct vm *vm, uint64_t ns) MUST_CHECK;
+/* The vCPUs will park for good. Any thread; waits for nothing. */
+void run_stop(struct vm *vm);
 void run_throttle(struct vm *vm, bool on); /* a request, until taken back */
 /* engine_params.access */
 void run_access(void *vm, enum exit_kind kind, uint64_t address, uint8_t *data, unsigned size,

@@ -191,6 +191,19 @@ void memory_watch(struct memory *m, uint64_t page, bool on)
 		atomic_fetch_and(&m->watched[page / 64], ~bit);
 }
 
+bool memory_fetch(const struct memory *m, uint64_t gpa, uint64_t len)
+{
+	const volatile uint8_t *at = memory_at(m, gpa, len);
+
+	if (atomic_load_explicit(&m->presence, memory_order_acquire) == MEMORY_WHOLE)
+		return true;
+	for (uint64_t i = 0; i < len; i += VM_PAGE_SIZE)
+		(void)at[i];
+	if (len)
+		(void)at[len - 1];
+	return !memory_is_lost(m);
+}
+
 int memory_read(const struct memory *m, uint64_t gpa, void *out, size_t len)
 {
 	const void *at = memory_at(m, gpa, len);

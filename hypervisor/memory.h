@@ -21,8 +21,13 @@
 
 typedef void memory_watch_fn(void *ctx, uint64_t page); /* any thread, after the write */
 
+/* Some pages may come later (lazy.c), or never: then what was read from one is nothing to
+ * act on, and nothing may leave the machine. */
+enum memory_presence { MEMORY_WHOLE, MEMORY_LAZY, MEMORY_LOST };
+
 struct memory {
 	int fd;
+	_Atomic enum memory_presence presence;
 	uint8_t *base;
 	uint64_t size;
 	_Atomic uint64_t *dirty; /* one bit a RAM page; set by memory_mark(), always */
@@ -45,6 +50,12 @@ unsigned memory_regions(const struct memory *m, struct memory_region out[2]);
 /* The bytes at [gpa, gpa+len), or NULL unless all of them are RAM. */
 void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
 void memory_mark(struct memory *m, uint64_t gpa, uint64_t len);
+static inline bool memory_is_lost(const struct memory *m)
+{
+	return atomic_load_explicit(&m->presence, memory_order_acquire) == MEMORY_LOST;
+}
+/* Waits until all of [gpa, gpa+len), which is RAM, is there. False: it never will be. */
+bool memory_fetch(const struct memory *m, uint64_t gpa, uint64_t len) MUST_CHECK;
 int memory_read(const struct memory *m, uint64_t gpa, void *out, size_t len) MUST_CHECK;
 int memory_write(struct memory *m, uint64_t gpa, const void *data, size_t len) MUST_CHECK;
 /* Calls fn when a page is marked that is watched. One watcher. */

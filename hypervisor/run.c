@@ -223,12 +223,22 @@ static bool vcpu_park(struct vm *vm)
 	return !(requests & REQUEST_QUIT);
 }
 
+/* Device lock held. A guest whose memory is lost does nothing more. */
+static void access_carry_out(struct vm *vm, struct bus *bus, uint64_t address, uint8_t *data,
+			     unsigned size, bool write)
+{
+	if (!memory_is_lost(&vm->memory))
+		bus_access(bus, address, data, size, write);
+	else if (!write)
+		memset(data, 0xff, size);
+}
+
 static void exit_access(struct vm *vm, struct bus *bus, struct vcpu_exit *exit)
 {
 	pthread_mutex_lock(&vm->lock);
 	for (unsigned i = 0; i < exit->count; i++)
-		bus_access(bus, exit->address, exit->data + (size_t)i * exit->size, exit->size,
-			   exit->write);
+		access_carry_out(vm, bus, exit->address, exit->data + (size_t)i * exit->size,
+				 exit->size, exit->write);
 	pthread_mutex_unlock(&vm->lock);
 }
 
@@ -238,7 +248,7 @@ void run_access(void *ctx, enum exit_kind kind, uint64_t address, uint8_t *data,
 	struct vm *vm = ctx;
 
 	pthread_mutex_lock(&vm->lock);
-	bus_access(kind == EXIT_PIO ? &vm->ports : &vm->mmio, address, data, size, write);
+	access_carry_out(vm, kind == EXIT_PIO ? &vm->ports : &vm->mmio, address, data, size, write);
 	pthread_mutex_unlock(&vm->lock);
 	if (vm->deterministic)
 		deterministic_settle(vm);
@@ -375,7 +385,7 @@ int vm_prepare(struct vm *vm, struct error *e)
 
 	if (atomic_load(&run->started) || run_is_paused(vm))
 		return error_set(e, -EBUSY, "the vm has been started already");
-	if (vm->torn)
+	if (vm->torn || memory_is_lost(&vm->memory))
 		return error_set(e, -EBADMSG, "the vm holds half of a state");
 	if (!vm->engine_ops->stepped && !run->threads)
 		rc = threads_start(vm);
@@ -541,6 +551,13 @@ void vm_unstall(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->run->lock);
 	request_clear(vm, REQUEST_STALL);
+	pthread_mutex_unlock(&vm->run->lock);
+}
+
+void run_stop(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->run->lock);
+	request_set(vm, REQUEST_STOPPED);
 	pthread_mutex_unlock(&vm->run->lock);
 }
 

@@ -12,7 +12,8 @@
 bool virtio_live(const struct virtio_device *v)
 {
 	return (v->regs.status & VIRTIO_CONFIG_S_DRIVER_OK) &&
-	       !(v->regs.status & VIRTIO_CONFIG_S_NEEDS_RESET) && !v->resetting && !v->parked;
+	       !(v->regs.status & VIRTIO_CONFIG_S_NEEDS_RESET) && !v->resetting && !v->parked &&
+	       !memory_is_lost(&v->device.vm->memory);
 }
 
 void virtio_config_bytes(const void *config, size_t len, unsigned at, void *data, unsigned size)
@@ -54,7 +55,7 @@ void virtio_signal_config(struct virtio_device *v)
 
 void virtio_break(struct virtio_device *v, const char *why)
 {
-	if (v->regs.status & VIRTIO_CONFIG_S_NEEDS_RESET)
+	if (v->regs.status & VIRTIO_CONFIG_S_NEEDS_RESET || memory_is_lost(&v->device.vm->memory))
 		return;
 	if (!v->complained)
 		log_error("%s in slot %u: %s; it stays still until the guest resets it",
@@ -66,13 +67,15 @@ void virtio_break(struct virtio_device *v, const char *why)
 
 /* ---- requests -------------------------------------------------------------- */
 
-/* 1: one is taken. 0: there is none. */
+/* 1: one is taken. 0: there is none, or it will never be whole. */
 static int serve_one(struct virtio_device *v, struct virtqueue *q, virtio_request_fn *handle)
 {
 	int rc = virtqueue_pop(q, &v->chain);
 
 	if (rc <= 0)
 		return rc;
+	if (!chain_fetch(q, &v->chain))
+		return 0;
 	rc = handle(v, &v->chain);
 	if (rc)
 		virtqueue_unpop(q, 1);

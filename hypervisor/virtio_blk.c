@@ -318,6 +318,8 @@ static void blk_start(struct virtio_device *v)
 	b->loaded_count = 0;
 	for (unsigned i = 0; !rc && i < count; i++) {
 		rc = virtqueue_chain(blk_queue(b), b->loaded[i], &v->chain);
+		if (!rc && !chain_fetch(blk_queue(b), &v->chain))
+			return;
 		if (!rc)
 			rc = request_handle(v, &v->chain);
 	}

@@ -257,6 +257,15 @@ static bool walk_next(struct walk *w, struct segment *out)
 	return false;
 }
 
+bool chain_fetch(const struct virtqueue *q, const struct chain *c)
+{
+	bool here = !memory_is_lost(q->memory);
+
+	for (unsigned i = 0; here && i < c->out_count + c->in_count; i++)
+		here = memory_fetch(q->memory, c->segments[i].gpa, c->segments[i].len);
+	return here;
+}
+
 size_t chain_read(const struct virtqueue *q, const struct chain *c, uint64_t offset, void *data,
 		  size_t len)
 {

@@ -65,6 +65,9 @@ bool virtqueue_want_kick(struct virtqueue *q);
 /* Does the driver want an interrupt for what was pushed since the last call? */
 bool virtqueue_should_signal(struct virtqueue *q);
 
+/* Waits until all of the chain's memory is there: a back end may touch it in the kernel, with
+ * locks held. False: it never will be, and the request must not be acted on. */
+bool chain_fetch(const struct virtqueue *q, const struct chain *c) MUST_CHECK;
 /* Bytes of the readable or writable part of a chain, from `offset` on. Both return
  * how many bytes were there. Writing marks the memory. */
 size_t chain_read(const struct virtqueue *q, const struct chain *c, uint64_t offset, void *data,

@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "hypervisor/console.h"
 #include "hypervisor/deterministic.h"
@@ -94,6 +96,7 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 	vm->engine_ops = plan->engine;
 	vm->load = plan->load;
 	vm->memory.fd = -1;
+	vm->uffd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->disks_idle, NULL);
 	rc = run_create(vm);
@@ -137,6 +140,8 @@ void vm_destroy(struct vm *vm)
 {
 	if (vm->run && run_is_paused(vm))
 		pthread_mutex_unlock(&vm->lock);
+	if (vm->lazy)
+		vm_lazy_end(vm->lazy);
 	run_destroy(vm);
 	end_deterministic(vm);
 	machine_drain(vm);
@@ -150,6 +155,8 @@ void vm_destroy(struct vm *vm)
 	deterministic_destroy(vm);
 	if (vm->memory.base)
 		memory_destroy(&vm->memory);
+	if (vm->uffd >= 0)
+		close(vm->uffd);
 	pthread_cond_destroy(&vm->disks_idle);
 	pthread_mutex_destroy(&vm->lock);
 	free(vm);
@@ -256,7 +263,7 @@ size_t vm_console_flush(struct vm *vm)
 
 /* ---- log-dirty ----------------------------------------------------------------------------- */
 
-int vm_log_dirty(struct vm *vm, bool on)
+static int log_dirty_set(struct vm *vm, bool on)
 {
 	bool still = run_still_begin(vm);
 	int rc = vm->engine_ops->log_dirty(vm->engine, on);
@@ -264,6 +271,47 @@ int vm_log_dirty(struct vm *vm, bool on)
 	run_still_end(vm, still);
 	if (!rc && on)
 		memory_harvest(&vm->memory, NULL);
+	return rc;
+}
+
+int vm_log_dirty(struct vm *vm, bool on)
+{
+	int rc;
+
+	if (on && (atomic_load(&vm->memory.presence) != MEMORY_WHOLE ||
+		   atomic_exchange(&vm->logging, true)))
+		return -EBUSY;
+	rc = log_dirty_set(vm, on);
+	if (on ? rc : !rc)
+		atomic_store(&vm->logging, false);
+	return rc;
+}
+
+static int dirty_count(struct vm *vm, uint64_t *map, uint64_t *pages)
+{
+	int rc = vm_dirty_harvest(vm, map);
+
+	if (!rc)
+		*pages = bitmap_count(map, vm_ram_pages(vm));
+	return rc;
+}
+
+int vm_dirty_sample(struct vm *vm, uint64_t ns, uint64_t *pages)
+{
+	struct timespec t = {(time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC)};
+	uint64_t *map = calloc(bitmap_words(vm_ram_pages(vm)), sizeof(*map));
+	int rc, rc_off;
+
+	if (!map)
+		return -ENOMEM;
+	rc = vm_log_dirty(vm, true);
+	if (!rc) {
+		(void)nanosleep(&t, NULL);
+		rc = dirty_count(vm, map, pages);
+		rc_off = vm_log_dirty(vm, false);
+		rc = rc ? rc : rc_off;
+	}
+	free(map);
 	return rc;
 }
 
