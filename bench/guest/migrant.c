@@ -63,8 +63,9 @@ void guest_main(void)
 	handler_set(TIMER, tick);
 	if (rate)
 		lapic_timer(TIMER, TICK_NS, true);
-	while (!pages)
-		wait_for_interrupt();
+	if (!pages)
+		for (;;)
+			wait_for_interrupt();
 	for (uint64_t pass = 1;; pass++) {
 		pass_run(pages, rate, pass);
 		if (pass % every == 0)
