@@ -77,6 +77,9 @@ void pages_encoder_destroy(struct pages_encoder *p);
  * it as a base. */
 void pages_encode(struct pages_encoder *p, uint64_t epoch, uint64_t page, const uint8_t *bytes,
 		  bool remember);
+/* The same for a page that the guest may be writing. */
+void pages_encode_live(struct pages_encoder *p, uint64_t epoch, uint64_t page,
+		       const uint8_t *bytes, bool remember);
 bool pages_full(const struct pages_encoder *p);
 bool pages_empty(const struct pages_encoder *p);
 int pages_finish(struct pages_encoder *p, uint64_t epoch, struct pages_encoded *out) MUST_CHECK;
@@ -87,6 +90,7 @@ struct pages_batch {
 	uint64_t epoch, hash;
 	uint32_t count;
 	struct buf body; /* unpacked */
+	bool borrowed;   /* ...and still in the payload */
 };
 struct page_item {
 	uint64_t page;
@@ -95,9 +99,11 @@ struct page_item {
 	const uint8_t *data;
 	uint32_t len;
 };
-/* Check everything that can be checked without an image. `stream` counts from 0. */
+/* Check everything that can be checked without an image. `stream` counts from 0. A body that
+ * was not packed is not copied: the batch is valid for as long as the payload, or kept. */
 int pages_decode(const uint8_t *payload, size_t len, uint64_t ram_pages, unsigned stream,
 		 unsigned streams, struct pages_batch *out, struct error *e) MUST_CHECK;
+int pages_batch_keep(struct pages_batch *b) MUST_CHECK;
 void pages_batch_free(struct pages_batch *b);
 /* Of a checked body: the next item, false at the end. */
 bool pages_next(struct cursor *c, struct page_item *out);

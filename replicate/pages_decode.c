@@ -50,12 +50,6 @@ static int header_read(struct cursor *c, struct pages_header *h, struct error *e
 	return header_check(h, zeros, c->left, e);
 }
 
-static bool unpack_none(const uint8_t *from, size_t n, uint8_t *to, size_t want)
-{
-	memcpy(to, from, want);
-	return true;
-}
-
 static bool unpack_lz4(const uint8_t *from, size_t n, uint8_t *to, size_t want)
 {
 	return LZ4_decompress_safe((const char *)from, (char *)to, (int)n, (int)want) == (int)want;
@@ -69,11 +63,10 @@ static bool unpack_zlib(const uint8_t *from, size_t n, uint8_t *to, size_t want)
 	return uncompress2(to, &got, from, &used) == Z_OK && got == want && used == n;
 }
 
-static int body_unpack(const struct cursor *c, const struct pages_header *h, struct buf *body,
+static int body_unpack(const struct cursor *c, const struct pages_header *h, struct pages_batch *b,
 		       struct error *e)
 {
 	static bool (*const unpackers[])(const uint8_t *, size_t, uint8_t *, size_t) = {
-		[COMPRESS_NONE] = unpack_none,
 		[COMPRESS_LZ4] = unpack_lz4,
 		[COMPRESS_ZLIB] = unpack_zlib,
 	};
@@ -81,12 +74,26 @@ static int body_unpack(const struct cursor *c, const struct pages_header *h, str
 
 	if (!to)
 		return error_set(e, -ENOMEM, "pages: out of memory");
-	*body = (struct buf){.data = to, .len = h->body_len, .cap = h->body_len};
+	b->body = (struct buf){.data = to, .len = h->body_len, .cap = h->body_len};
 	if (!unpackers[h->compression](c->at, c->left, to, h->body_len))
 		return error_set(e, -EBADMSG, "pages: the packed body is damaged");
-	if (XXH3_64bits(to, h->body_len) != h->hash)
-		return error_set(e, -EBADMSG, "pages: the checksum is wrong");
 	return 0;
+}
+
+static int body_take(const struct cursor *c, const struct pages_header *h, struct pages_batch *b,
+		     struct error *e)
+{
+	int rc = 0;
+
+	if (h->compression == COMPRESS_NONE) {
+		b->body = (struct buf){.data = (uint8_t *)c->at, .len = h->body_len};
+		b->borrowed = true;
+	} else {
+		rc = body_unpack(c, h, b, e);
+	}
+	if (!rc && XXH3_64bits(b->body.data, b->body.len) != h->hash)
+		rc = error_set(e, -EBADMSG, "pages: the checksum is wrong");
+	return rc;
 }
 
 static void item_delta(struct cursor *c, struct page_item *out, bool *padded)
@@ -164,7 +171,7 @@ int pages_decode(const uint8_t *payload, size_t len, uint64_t ram_pages, unsigne
 	b.epoch = h.epoch;
 	b.hash = h.hash;
 	b.count = h.count;
-	rc = body_unpack(&c, &h, &b.body, e);
+	rc = body_take(&c, &h, &b, e);
 	if (!rc)
 		rc = body_check(&b, ram_pages, stream, streams, e);
 	if (rc) {
@@ -175,9 +182,28 @@ int pages_decode(const uint8_t *payload, size_t len, uint64_t ram_pages, unsigne
 	return 0;
 }
 
+int pages_batch_keep(struct pages_batch *b)
+{
+	uint8_t *own;
+
+	if (!b->borrowed)
+		return 0;
+	own = malloc(b->body.len); /* as much as is needed: it may be staged for a while */
+	if (!own)
+		return -ENOMEM;
+	memcpy(own, b->body.data, b->body.len);
+	b->body.data = own;
+	b->body.cap = b->body.len;
+	b->borrowed = false;
+	return 0;
+}
+
 void pages_batch_free(struct pages_batch *b)
 {
-	buf_free(&b->body);
+	if (!b->borrowed)
+		buf_free(&b->body);
+	b->body = (struct buf){0};
+	b->borrowed = false;
 }
 
 bool pages_next(struct cursor *c, struct page_item *out)

@@ -9,7 +9,7 @@
 #define BLOCK_WORDS 8u /* one cache line is compared at a time */
 #define CACHE_WAYS  4u
 
-typedef uint64_t word_vector __attribute__((vector_size(64), aligned(8), may_alias));
+typedef uint64_t word_vector __attribute__((vector_size(64), aligned(1), may_alias));
 
 struct delta_cache {
 	uint64_t sets;

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 #include <zlib.h>
 
+#include "replicate/capture.h"
 #include "replicate/pages.h"
 
 /* A batch that packing does not make at least an eighth smaller goes as it is, and
@@ -23,6 +24,7 @@ struct pages_encoder {
 	uint32_t count;
 	size_t used, packed_cap;
 	uint8_t *body, *packed;
+	uint8_t stable[VM_PAGE_SIZE]; /* of a page that may change */
 };
 
 static int pack_setup(struct pages_encoder *p)
@@ -148,6 +150,26 @@ void pages_encode(struct pages_encoder *p, uint64_t epoch, uint64_t page, const 
 	if (known) {
 		known->epoch = epoch;
 		memcpy(delta_cache_bytes(p->cache, known), bytes, VM_PAGE_SIZE);
+	}
+}
+
+/* Copied to where it would lie as a raw page: most are, and need no second copy then. */
+void pages_encode_live(struct pages_encoder *p, uint64_t epoch, uint64_t page, const uint8_t *bytes,
+		       bool remember)
+{
+	uint8_t *at = p->body + p->used + 8;
+
+	if (remember || delta_cache_find(p->cache, page)) {
+		capture_live_page(p->stable, bytes);
+		pages_encode(p, epoch, page, p->stable, remember);
+		return;
+	}
+	capture_live_page(at, bytes);
+	if (page_is_zero(at)) {
+		item_begin(p, page, PAGE_ZERO);
+	} else {
+		item_begin(p, page, PAGE_RAW);
+		p->used += VM_PAGE_SIZE;
 	}
 }
 

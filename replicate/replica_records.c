@@ -8,6 +8,8 @@
 
 #include "replicate/replica.h"
 
+#define FRESH_RUN_MAX 64
+
 /* ---- control ---------------------------------------------------------------------- */
 
 static int on_heartbeat(struct replica_stream *s, const struct record *record, struct error *e)
@@ -89,10 +91,46 @@ static int data_begin(struct replica_stream *s, uint64_t epoch, bool *direct, st
 	return 0;
 }
 
-/* A zero page that was zero all the time need not be written, which would allocate it. */
-static bool is_news(const struct replica *r, const struct page_item *item)
+/* Raw pages in a row that the image has never held, for one system call. To write such a page
+ * through the image's file costs half of a store to it, whose page fault clears it before. */
+struct fresh_run {
+	uint64_t first;
+	int count;
+	struct iovec pages[FRESH_RUN_MAX];
+};
+
+static void run_flush(struct replica *r, struct fresh_run *run)
 {
-	return item->kind != PAGE_ZERO || r->versions[item->page];
+	ssize_t want = (ssize_t)run->count * VM_PAGE_SIZE;
+	uint64_t at = run->first * VM_PAGE_SIZE;
+
+	if (run->count && pwritev(vm_ram_fd(r->vm), run->pages, run->count, (off_t)at) != want)
+		for (int i = 0; i < run->count; i++)
+			memcpy(vm_ram(r->vm) + at + (uint64_t)i * VM_PAGE_SIZE,
+			       run->pages[i].iov_base, VM_PAGE_SIZE);
+	run->count = 0;
+}
+
+static void run_add(struct replica *r, struct fresh_run *run, const struct page_item *item)
+{
+	if (run->count == FRESH_RUN_MAX || item->page != run->first + (uint64_t)run->count)
+		run_flush(r, run);
+	if (!run->count)
+		run->first = item->page;
+	run->pages[run->count++] = (struct iovec){(void *)item->data, VM_PAGE_SIZE};
+}
+
+/* Before the first epoch is whole. A zero page that was zero all the time need not be written,
+ * which would allocate it. */
+static void image_apply(struct replica *r, struct fresh_run *run, const struct page_item *item,
+			bool fresh)
+{
+	if (fresh && item->kind == PAGE_RAW) {
+		run_add(r, run, item);
+	} else if (!fresh) {
+		run_flush(r, run); /* it may hold an older version of this page */
+		page_apply(vm_ram(r->vm), item);
+	}
 }
 
 /* No page twice in an epoch, and a delta only on what the image will hold then. */
@@ -115,16 +153,18 @@ static int version_check(struct replica *r, const struct page_item *item, uint64
 static int batch_check(struct replica *r, const struct pages_batch *b, bool direct, struct error *e)
 {
 	struct cursor c = cursor_of(b->body.data, b->body.len);
+	struct fresh_run run = {0};
 	struct page_item item;
 	int rc = 0;
 
 	while (!rc && pages_next(&c, &item)) {
-		bool news = is_news(r, &item);
+		bool fresh = !r->versions[item.page];
 
 		rc = version_check(r, &item, b->epoch, direct, e);
-		if (!rc && direct && news)
-			page_apply(vm_ram(r->vm), &item);
+		if (!rc && direct)
+			image_apply(r, &run, &item, fresh);
 	}
+	run_flush(r, &run);
 	return rc;
 }
 
@@ -142,6 +182,8 @@ static int batch_take(struct replica_stream *s, struct staged_pages *p, struct e
 	atomic_fetch_add(&s->r->bytes_raw, (uint64_t)p->batch.count * VM_PAGE_SIZE);
 	if (direct)
 		return 1;
+	if (pages_batch_keep(&p->batch))
+		return error_set(e, -ENOMEM, "out of memory for staged pages");
 	stage_pages(s, p);
 	return 0;
 }

@@ -35,7 +35,6 @@ struct stream {
 	uint64_t begun; /* epoch whose BEGIN was sent */
 	struct epoch_sum sum;
 	struct buf scratch;
-	uint8_t *page;
 };
 
 struct sender {
@@ -130,10 +129,15 @@ static int batch_send(struct stream *t, uint64_t epoch, bool last, bool paced)
 			   ARRAY_LEN(batch.iov));
 }
 
+static int batch_step(struct stream *t, const struct capture *c)
+{
+	return pages_full(t->encoder) ? batch_send(t, c->epoch, false, c->round) : 0;
+}
+
 static int page_add(struct stream *t, const struct capture *c, uint64_t page, const uint8_t *bytes)
 {
 	pages_encode(t->encoder, c->epoch, page, bytes, c->remember);
-	return pages_full(t->encoder) ? batch_send(t, c->epoch, false, c->round) : 0;
+	return batch_step(t, c);
 }
 
 static bool stream_has(const struct stream *t, uint64_t page)
@@ -208,10 +212,11 @@ static bool sender_is_dead(struct sender *s)
 
 static int round_page(struct stream *t, const struct capture *c, uint64_t page)
 {
-	capture_live_page(t->page, t->sender->config.ram + page * VM_PAGE_SIZE);
+	pages_encode_live(t->encoder, c->epoch, page, t->sender->config.ram + page * VM_PAGE_SIZE,
+			  c->remember);
 	atomic_fetch_add_explicit(&t->sender->bytes_raw, VM_PAGE_SIZE, memory_order_relaxed);
 	atomic_fetch_add_explicit(&t->sender->round_pages, 1, memory_order_relaxed);
-	return page_add(t, c, page, t->page);
+	return batch_step(t, c);
 }
 
 static int round_send(struct stream *t, const struct capture *c)
@@ -332,9 +337,6 @@ static int stream_setup(struct sender *s, unsigned i)
 
 	t->sender = s;
 	t->index = i;
-	t->page = aligned_alloc(VM_PAGE_SIZE, VM_PAGE_SIZE);
-	if (!t->page)
-		return -ENOMEM;
 	return pages_encoder_create(s->config.compression,
 				    s->config.delta_bytes / s->config.streams, &t->encoder);
 }
@@ -490,7 +492,6 @@ void sender_destroy(struct sender *s)
 			pthread_join(s->streams[i].thread, NULL);
 		pages_encoder_destroy(s->streams[i].encoder);
 		buf_free(&s->streams[i].scratch);
-		free(s->streams[i].page);
 	}
 	while (s->first) {
 		struct member_record *m = s->first;

@@ -86,6 +86,10 @@ static void batch_move(struct pair *p, uint64_t epoch)
 		fail_msg("%s", e.text);
 	assert_int_equal(batch.epoch, epoch);
 	assert_int_equal(batch.hash, encoded.hash);
+	if (random_next() % 2) {
+		assert_int_equal(pages_batch_keep(&batch), 0);
+		memset(bytes, 0x55, len);
+	}
 	c = cursor_of(batch.body.data, batch.body.len);
 	for (uint32_t i = 0; i < batch.count; i++) {
 		assert_true(pages_next(&c, &item));
@@ -127,7 +131,12 @@ static void epoch_move(struct pair *p, uint64_t epoch, unsigned pages)
 		if (done[page]++)
 			continue;
 		page_scribble(p->from + page * VM_PAGE_SIZE);
-		pages_encode(p->encoder, epoch, page, p->from + page * VM_PAGE_SIZE, epoch > 1);
+		if (random_next() % 2)
+			pages_encode(p->encoder, epoch, page, p->from + page * VM_PAGE_SIZE,
+				     epoch > 1);
+		else
+			pages_encode_live(p->encoder, epoch, page, p->from + page * VM_PAGE_SIZE,
+					  random_next() % 2);
 		if (pages_full(p->encoder))
 			batch_move(p, epoch);
 	}
