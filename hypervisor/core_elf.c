@@ -39,8 +39,10 @@ static void elf_header_put(struct buf *b, size_t headers)
 	buf_put_u16(b, SHN_UNDEF);
 }
 
+/* No alignment is claimed, as by Linux's own dumps: the crash utility takes a file of aligned
+ * segments for a netdump, which is another format. */
 static void program_header_put(struct buf *b, uint32_t type, uint64_t offset,
-			       const struct core_segment *s, uint64_t align)
+			       const struct core_segment *s)
 {
 	buf_put_u32(b, type);
 	buf_put_u32(b, type == PT_LOAD ? PF_R | PF_W | PF_X : 0);
@@ -49,7 +51,7 @@ static void program_header_put(struct buf *b, uint32_t type, uint64_t offset,
 	buf_put_u64(b, s->paddr);
 	buf_put_u64(b, s->size);
 	buf_put_u64(b, type == PT_LOAD ? s->size : 0);
-	buf_put_u64(b, align);
+	buf_put_u64(b, 0);
 }
 
 static void counting_section_put(struct buf *b, size_t headers)
@@ -68,9 +70,9 @@ void core_header_put(const struct core_segments *s, size_t notes_size, uint64_t 
 	const struct core_segment notes = {.size = notes_size};
 
 	elf_header_put(out, s->count + 1);
-	program_header_put(out, PT_NOTE, core_header_size(s->count), &notes, 4);
+	program_header_put(out, PT_NOTE, core_header_size(s->count), &notes);
 	for (size_t i = 0; i < s->count; i++)
-		program_header_put(out, PT_LOAD, data_at + s->item[i].offset, &s->item[i], 4096);
+		program_header_put(out, PT_LOAD, data_at + s->item[i].offset, &s->item[i]);
 	if (counts_elsewhere(s->count + 1))
 		counting_section_put(out, s->count + 1);
 }
