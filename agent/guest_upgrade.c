@@ -42,6 +42,13 @@ struct upgrade {
 	int code; /* of the first failure */
 };
 
+/* Where a test lets polluxd die. */
+static void step_mark(const char *name)
+{
+	if (fault_point(name))
+		abort();
+}
+
 static void upgrade_close(struct upgrade *u)
 {
 	struct guest *g = u->guest;
@@ -217,6 +224,7 @@ static void adopted(void *ctx, int rc, const json_t *reply, const char *text)
 			upgrade_lost(u);
 		return;
 	}
+	step_mark("polluxd.adopted");
 	if (u->other)
 		upgrade_swap(u);
 	upgrade_done(u, (uint64_t)json_integer_of(reply, "downtime_ns", 0));
@@ -232,6 +240,7 @@ static void adopt_ask(struct upgrade *u, const json_t *handover, const int *fds,
 			  json_pack("{s:s, s:O?, s:s}", "do", "adopt", "handover", handover,
 				    "control", control),
 			  fds, count, QUICK_NS, adopted, u->guest);
+	step_mark("polluxd.adopt-asked");
 	if (!rc)
 		return;
 	upgrade_blame(u, rc, "the new process cannot be asked");
@@ -247,6 +256,7 @@ static void yielded(void *ctx, int rc, const json_t *reply, const char *text)
 
 	if (!u || rc == -EPIPE)
 		return;
+	step_mark("polluxd.yielded");
 	u->step = UPGRADE_ASKED;
 	if (rc || !u->other) {
 		upgrade_blame(u, rc, text);
@@ -270,11 +280,13 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 		upgrade_failed_early(u);
 		return;
 	}
+	step_mark("polluxd.created");
 	snprintf(u->engine, sizeof(u->engine), "%s", json_text_of(reply, "engine"));
 	snprintf(u->build, sizeof(u->build), "%s", json_text_of(reply, "build"));
 	guest_console_serve(g, false);
 	u->step = UPGRADE_YIELDING;
 	old_ask(u, json_pack("{s:s, s:s}", "do", "yield", "next", u->path), yielded);
+	step_mark("polluxd.yield-asked");
 }
 
 static void lent(void *ctx, int rc, const json_t *reply, const char *text)

@@ -13,6 +13,7 @@
  * path, and otherwise it goes on.
  */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -452,6 +453,8 @@ static int adopt_and_start(struct process *p, const json_t *o, const char *contr
 {
 	int rc = fault_point("upgrade.adopt");
 
+	if (fault_point("upgrade.hang"))
+		raise(SIGSTOP);
 	if (!rc)
 		rc = parts_adopt(p, h, e);
 	p->paused = json_is_true(json_object_get(o, "paused"));

@@ -53,7 +53,7 @@ class Host:
 state_dir = "{t.path("state-" + name)}"; run_dir = "{self.run}";
 ca = "{t.path("pki/ca.crt")}"; cert = "{t.path(f"pki/{name}.crt")}"; key = "{t.path(f"pki/{name}.key")}";
 heartbeat_ms = {hosts.heartbeat_ms}; loss_ms = {hosts.loss_ms}; fence_delay_ms = 300;
-log_level = "debug";
+log_level = "debug";{hosts.extra}
 peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
   fence = {{ command = "{t.path("fence")}"; options = {{ plug = "{peer}"; }}; timeout_s = 20; }}; }} );
 ''')
@@ -154,8 +154,8 @@ peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
 
 
 class Hosts:
-    def __init__(self, t, heartbeat_ms=50, loss_ms=1000):
-        self.t, self.heartbeat_ms, self.loss_ms = t, heartbeat_ms, loss_ms
+    def __init__(self, t, heartbeat_ms=50, loss_ms=1000, extra=""):
+        self.t, self.heartbeat_ms, self.loss_ms, self.extra = t, heartbeat_ms, loss_ms, extra
         t.cleanup(reap_all)
         for args in (["init-ca"], ["issue", "hosta"], ["issue", "hostb"]):
             os.makedirs(t.path("pki"), exist_ok=True)
