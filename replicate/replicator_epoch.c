@@ -140,7 +140,10 @@ static enum replicate_next round_decide(struct replicator *r)
 	enum replicate_next next = r->config.next ? r->config.next(r->config.next_ctx, &round)
 						  : protect_next(r, &round);
 
-	/* What disks gave until now goes before the pages of the round that begins. */
+	/* There is nothing to wait for but what disks have given, which one more round flushes:
+	 * it goes before the pages of the round that begins. */
+	if (next == NEXT_WAIT && synced)
+		next = NEXT_ROUND;
 	if (next == NEXT_ROUND)
 		r->members_sent = synced;
 	return next;
