@@ -180,8 +180,17 @@ static int do_promote(struct process *p, struct request *q, struct error *e)
 	return standby_promote(p, q->body, q->reply, e);
 }
 
+/* What takes the device lock runs beside the devices: while a migration hands the guest
+ * over the lock is held until this thread brings the verdict. */
+static void press_button(void *vm)
+{
+	vm_power_button(vm);
+}
+
 static int do_shutdown(struct process *p, struct request *q, struct error *e)
 {
+	int rc;
+
 	(void)q;
 	if (!p->vm_started)
 		return error_set(e, -EINVAL, "the vm does not run here");
@@ -189,7 +198,9 @@ static int do_shutdown(struct process *p, struct request *q, struct error *e)
 		return not_dumping(p, e);
 	if (p->image || p->image_saved)
 		return error_set(e, -EBUSY, "the vm is being saved");
-	vm_power_button(p->vm);
+	rc = loop_post(p->io, press_button, p->vm);
+	if (rc)
+		return error_set(e, rc, "the power button: %s", strerror(-rc));
 	return 0;
 }
 
@@ -550,13 +561,21 @@ void process_vm_event(struct process *p, enum vm_event event, const char *detail
 /* Switches learn the guest's new place from any frame; several, as any may be lost. */
 static const unsigned announce_after_ms[] = {0, 50, 200, 500, 1000, 2000};
 
+static void announce(void *vm)
+{
+	vm_announce(vm);
+}
+
 static void on_announce(void *ctx)
 {
 	struct process *p = ctx;
+	int rc;
 
 	if (p->vm_ended)
 		return;
-	vm_announce(p->vm);
+	rc = loop_post(p->io, announce, p->vm);
+	if (rc)
+		log_warn_rc(rc, "the guest's new place was not announced");
 	if (++p->announced == ANNOUNCEMENTS)
 		p->announced = 0;
 	else
