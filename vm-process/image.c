@@ -62,7 +62,8 @@ static int on_paused(void *ctx, struct error *e)
 	return disks_sync(j->process, e);
 }
 
-/* The stall outlasts the pause: nothing runs between the two. */
+/* The stall begins before the pause and outlasts it: nothing runs between what is in the image
+ * and the end of the vm. */
 static int save_run(struct image_job *j, struct error *e)
 {
 	const struct image_save_options o = {.info = &j->info,
@@ -73,14 +74,20 @@ static int save_run(struct image_job *j, struct error *e)
 					     .ctx = j,
 					     .progress = &j->progress};
 	struct vm *vm = j->process->vm;
-	int rc = image_save(vm, j->fd, &o, e);
+	bool stalled = !j->keep && !j->process->paused;
+	int rc;
 
-	if (rc)
-		return rc;
-	if (!j->keep)
+	if (stalled)
 		vm_stall(vm);
-	rc = vm_resume(vm);
-	return rc ? error_set(e, rc, "the vm cannot go on: %s", strerror(-rc)) : 0;
+	rc = image_save(vm, j->fd, &o, e);
+	if (!rc) {
+		rc = vm_resume(vm);
+		if (rc)
+			error_set(e, rc, "the vm cannot go on: %s", strerror(-rc));
+	}
+	if (rc && stalled)
+		vm_unstall(vm);
+	return rc;
 }
 
 static int restore_run(struct image_job *j, struct error *e)

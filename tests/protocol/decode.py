@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Decode the streams of a replication session, written from docs/protocol.md alone.
+"""Decode the streams of a replication session, written from docs/protocol.md alone, or a saved
+image, written from docs/image-format.md.
 
 usage: decode.py FOLDER
+       decode.py --image FILE XXH3-64 [KEY]
 
 FOLDER holds stream-N.bin, the records that the primary sent on stream N, and `session`: each line
 "epoch N", then words and XXH3-64 hashes (hexadecimal) of what the twin is after it: "ram", "state",
 "disk" (other lines are passed over). Rebuilds memory and disks epoch by epoch, checks every count,
-checksum and chain, and compares. Exits 0 when all agrees, 1 with a sentence when not.
+checksum and chain, and compares. Of a saved image the memory has to have that XXH3-64; KEY is in
+hexadecimal. Exits 0 when all agrees, 1 with a sentence when not.
 """
 
 import ctypes
+import hmac
 import pathlib
 import struct
 import sys
@@ -227,9 +231,127 @@ def decode(folder):
     need(epoch > 0 and (compared > 0 or not images), "nothing to compare")
 
 
+# ---- saved images --------------------------------------------------------------------------
+
+IMAGE, DISK, INDEX, TAIL = 32, 33, 34, 35
+
+
+def hkdf(key, salt, info, size):
+    """RFC 5869, SHA-256."""
+    secret, out, block, n = hmac.digest(salt, key, "sha256"), b"", b"", 1
+    while len(out) < size:
+        block = hmac.digest(secret, block + info + bytes([n]), "sha256")
+        out, n = out + block, n + 1
+    return out[:size]
+
+
+def gcm_open(key, nonce, extra, data, tag):
+    """AES-256-GCM by libcrypto."""
+    lib = ctypes.CDLL("libcrypto.so.3")
+    lib.EVP_CIPHER_CTX_new.restype = lib.EVP_aes_256_gcm.restype = ctypes.c_void_p
+    context, n = ctypes.c_void_p(lib.EVP_CIPHER_CTX_new()), ctypes.c_int()
+    out, set_tag = ctypes.create_string_buffer(len(data)), 0x11
+    ok = (lib.EVP_DecryptInit_ex(context, ctypes.c_void_p(lib.EVP_aes_256_gcm()), None, key, nonce)
+          and lib.EVP_DecryptUpdate(context, None, ctypes.byref(n), extra, len(extra))
+          and lib.EVP_DecryptUpdate(context, out, ctypes.byref(n), data, len(data))
+          and lib.EVP_CIPHER_CTX_ctrl(context, set_tag, 16, tag)
+          and lib.EVP_DecryptFinal_ex(context, out, ctypes.byref(n)))
+    lib.EVP_CIPHER_CTX_free(context)
+    need(ok, "a chunk that is not authentic")
+    return out.raw
+
+
+def chunks_open(header, body, key):
+    (size,) = struct.unpack_from("<I", header, 12)
+    derived = hkdf(key, header[16:32], b"pollux image 1", 48)
+    need(derived[32:] == header[32:48], "another key")
+    out, count = b"", -(-len(body) // (size + 16))
+    for i in range(count):
+        chunk = body[i * (size + 16):(i + 1) * (size + 16)]
+        nonce = struct.pack("<QI", i, i == count - 1)
+        out += gcm_open(derived[:32], nonce, header, chunk[:-16], chunk[-16:])
+    return out
+
+
+def texts(payload, at, count):
+    for _ in range(count):
+        (size,) = struct.unpack_from("<I", payload, at)
+        yield payload[at + 4:at + 4 + size].decode()
+        at += 4 + size
+    need(at == len(payload), "octets after a record's texts")
+
+
+def index_check(payload, where, named):
+    runs, zero = struct.unpack_from("<II", payload)
+    need(runs and not zero and len(payload) == 8 + 24 * runs, "length of INDEX")
+    for i in range(runs):
+        first, count, offset = struct.unpack_from("<QQQ", payload, 8 + 24 * i)
+        need(count and not named or first > max(named, default=-1), "order of INDEX")
+        for page in range(first, first + count):
+            need(where.get(page) == offset, f"page {page} in INDEX")
+            named.add(page)
+
+
+def image_rows(data):
+    at = 0
+    for kind, payload in records(data):
+        yield at, kind, payload
+        at += 8 + len(payload)
+
+
+def image_decode(path, want, key):
+    data = pathlib.Path(path).read_bytes()
+    header, row = data[:64], data[64:]
+    magic, version, flags = struct.unpack_from("<8sHH", header)
+    need(magic == b"PLXIMG\r\n" and version == 1 and flags in (0, 1), "header")
+    need(struct.unpack_from("<Q", header, 56)[0] == xxh3(header[:56]), "checksum of the header")
+    if flags:
+        row = chunks_open(header, row, bytes.fromhex(key))
+    rows = image_rows(row)
+    _, kind, payload = next(rows)
+    pages, _term, _when, _vcpus, _cpu, disks, zero = struct.unpack_from("<QQQIIII", payload)
+    need(kind == IMAGE and not zero, "first record")
+    name, identity, *_ = texts(payload, 40, 6)
+    machine, where, named, at, marks = Machine(pages, 1, []), {}, set(), 0, {}
+    sums, chain = [0, 0, 0, 0], 0
+    for at, kind, payload in rows:
+        marks.setdefault(kind, at)
+        if kind == DISK:
+            need(len(list(texts(payload, 12, 1))[0]) > 0, "path of a disk")
+            disks -= 1
+        elif kind == PAGES:
+            seen = set()
+            count, checksum = machine.batch(1, 1, payload, seen)
+            where.update((page, at) for page in seen)
+            sums[0] += 1
+            sums[1] += count
+            chain = xxh3(struct.pack("<Q", checksum), chain)
+        elif kind == STATE:
+            need(payload[8:12] == b"PLXS", "machine state")
+            sums[3] += 1
+            chain = xxh3(struct.pack("<Q", xxh3(payload[8:])), chain)
+        elif kind == END:
+            need(struct.unpack("<QQQQQQ", payload) == (1, *sums, chain), "end of the epoch")
+        elif kind == INDEX:
+            index_check(payload, where, named)
+        elif kind != TAIL:
+            need(kind == BEGIN and payload == struct.pack("<Q", 1), f"type {kind}")
+    need(kind == TAIL and not disks and named == set(where), "index or disks")
+    head, state, index, tail, _runs, count, head_hash, rest_hash, own = struct.unpack(
+        "<QQQQQQQQQ", payload)
+    need((head, state, tail, count) == (marks[BEGIN], marks[STATE], at, len(where)), "last record")
+    need(index == marks.get(INDEX, tail) and own == xxh3(payload[:64]), "last record")
+    need(head_hash == xxh3(row[:head]) and rest_hash == xxh3(row[state:tail]), "last record's hashes")
+    need(f"{xxh3(machine.ram):016x}" == want, "the memory")
+    print(f"image of {name} ({identity}): {count} of {pages} pages, {len(data)} octets")
+
+
 def main():
     try:
-        decode(pathlib.Path(sys.argv[1]))
+        if sys.argv[1] == "--image":
+            image_decode(sys.argv[2], sys.argv[3], "".join(sys.argv[4:5]))
+        else:
+            decode(pathlib.Path(sys.argv[1]))
     except (Wrong, struct.error, zlib.error, OSError) as e:
         sys.exit(f"decode.py: {e}")
 
