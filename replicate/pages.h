@@ -78,8 +78,8 @@ void pages_encoder_destroy(struct pages_encoder *p);
 void pages_encode(struct pages_encoder *p, uint64_t epoch, uint64_t page, const uint8_t *bytes,
 		  bool remember);
 /* The same for a page that the guest may be writing. */
-void pages_encode_live(struct pages_encoder *p, uint64_t epoch, uint64_t page,
-		       const uint8_t *bytes, bool remember);
+void pages_encode_live(struct pages_encoder *p, uint64_t epoch, uint64_t page, const uint8_t *bytes,
+		       bool remember);
 bool pages_full(const struct pages_encoder *p);
 bool pages_empty(const struct pages_encoder *p);
 int pages_finish(struct pages_encoder *p, uint64_t epoch, struct pages_encoded *out) MUST_CHECK;

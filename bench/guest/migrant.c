@@ -23,9 +23,12 @@ static void tick(struct frame *f)
 
 static void memory_fill(uint64_t bytes)
 {
-	uint64_t v = 1;
-	for (uint64_t *at = (uint64_t *)FIRST, *end = at + bytes / 8; at < end; at++)
-		*at = v = v * 6364136223846793005ul + 1442695040888963407ul;
+	uint64_t v = 88172645463325252ul;
+	for (uint64_t *at = (uint64_t *)FIRST, *end = at + bytes / 8; at < end; at++) {
+		v ^= v << 13;
+		v ^= v >> 7;
+		*at = v ^= v << 17;
+	}
 }
 
 static volatile uint64_t *word_of(uint64_t page)

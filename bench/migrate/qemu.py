@@ -157,7 +157,7 @@ def run(source, target, port, limit):
             "receiver_cpu_seconds": target.cpu_seconds() - cpu[1]}
 
 
-def migrate(folder, guest, cmdline, mib, *, channels, tls, limit_ms=None, dirtying=False, limit=90):
+def migrate(folder, guest, cmdline, mib, *, channels, tls, limit_ms=None, dirtying=False, limit=60):
     """Start both, migrate, compare memory, let the guest go on. `limit_ms`: of downtime, with
     auto-converge; None: QEMU's own, without."""
     key = None
