@@ -240,6 +240,7 @@ void vm_help_wait(struct vm *vm);
 /* Stop the vCPUs for a longer time, from any thread but a vCPU's: the devices stay at
  * work and the device lock free. A pause may come and go meanwhile. */
 void vm_stall(struct vm *vm);
+void vm_stall_ask(struct vm *vm); /* the same, without waiting until they have stopped */
 void vm_unstall(struct vm *vm);
 /* vCPUs run (100 - percent) % of the time, in periods of 10 ms (beyond 90 %: longer ones, of
  * which they run 1 ms). 0 = full speed; at most 99. Any thread; devices and clocks do not
@@ -295,8 +296,9 @@ int vm_dirty_sample(struct vm *vm, uint64_t ns, uint64_t *pages) MUST_CHECK;
  *
  * So vm_pause(), vm_stall() and what takes the device lock may wait for pages, without a
  * limit, and so may vm_start(), which looks at the rings. Whoever brings the pages waits for
- * none of these. When they will never come, vm_lazy_abandon() ends all such waits. It comes
- * before anything that waits for a thread of the vm or of its loop.
+ * none of these; vm_stall_ask() does not wait. When they will never come, vm_lazy_abandon()
+ * ends all such waits. It comes before anything that waits for a thread of the vm or of its
+ * loop. Until all is there the vm's state cannot be saved: -EBUSY.
  *
  * Order: vm_lazy_prepare(), vm_state_load(), vm_lazy_begin(), vm_start(), vm_lazy_end(). */
 

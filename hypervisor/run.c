@@ -531,6 +531,13 @@ int vm_resume(struct vm *vm)
 	return 0;
 }
 
+void vm_stall_ask(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->run->lock);
+	request_set(vm, REQUEST_STALL);
+	pthread_mutex_unlock(&vm->run->lock);
+}
+
 /* As a request it adds to a pause and outlasts it. */
 void vm_stall(struct vm *vm)
 {

@@ -77,6 +77,8 @@ int vm_state_save(struct vm *vm, struct buf *out, struct error *e)
 		return error_set(e, -EBUSY, "the state of a running vm cannot be saved");
 	if (memory_is_lost(&vm->memory))
 		return error_set(e, -EBADMSG, "some of the vm's memory never came");
+	if (atomic_load(&vm->memory.presence) != MEMORY_WHOLE)
+		return error_set(e, -EBUSY, "some of the vm's memory is still to come");
 	held = machine_hold(vm);
 	rc = machine_save(vm, out, e);
 	machine_release(vm, held);

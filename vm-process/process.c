@@ -50,7 +50,11 @@ static int parts_begin(struct process *p, const int console[2], const struct vm_
 		       struct error *e)
 {
 	int rc = parts_open(p, console[0], console[1], how, e);
+	struct error why = {0};
 
+	/* For a start without all memory; whoever asks for one is told what is missing. */
+	if (!rc && vm_lazy_prepare(p->vm, &why))
+		log_debug("%s", why.text);
 	if (!rc)
 		rc = sandbox_enter(e);
 	if (!rc)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/unit/hypervisor/feeder.h"
 #include "tests/unit/hypervisor/guest_child.h"
 
 struct machine {
@@ -15,6 +16,7 @@ struct machine {
 	struct net_backend *net;
 	struct disk_backend *disk;
 	atomic_bool over;
+	struct feeder feeder;
 };
 
 static void machine_event(void *ctx, enum vm_event event, const char *detail)
@@ -76,15 +78,41 @@ static int machine_make(const struct guest_plan *p, const struct guest_image *im
 	return rc ? rc : vm_create(&c, &parts, &m->vm, e);
 }
 
-static int machine_load(struct machine *m, struct guest_image *image, struct error *e)
+/* All of it is missing, and the image holds still. */
+static int feeder_open(struct machine *m, const struct guest_image *image, struct error *e)
+{
+	uint64_t all[GUEST_MEMORY / VM_PAGE_SIZE / 64];
+	memset(all, 0xff, sizeof(all));
+	m->feeder.from = image->ram;
+	m->feeder.seed = (unsigned)image->moves;
+	int rc = feeder_begin(&m->feeder, m->vm, all, e);
+	return rc ? rc : feeder_start(&m->feeder);
+}
+
+static int feeder_close(struct machine *m, struct error *e)
+{
+	if (!m->feeder.lazy)
+		return 0;
+	feeder_join(&m->feeder);
+	if (m->feeder.rc || vm_lazy_left(m->feeder.lazy))
+		return error_set(e, -EIO, "%llu pages did not come: %s",
+				 (unsigned long long)vm_lazy_left(m->feeder.lazy),
+				 strerror(-m->feeder.rc));
+	vm_lazy_end(m->feeder.lazy);
+	feeder_free(&m->feeder);
+	return 0;
+}
+
+static int machine_load(struct machine *m, struct guest_image *image, bool lazy, struct error *e)
 {
 	if (!image->state_len)
 		return vm_boot(m->vm, e);
-	memcpy(vm_ram(m->vm), image->ram, GUEST_MEMORY);
+	if (!lazy)
+		memcpy(vm_ram(m->vm), image->ram, GUEST_MEMORY);
 	uint64_t from = clock_ns();
 	int rc = vm_state_load(m->vm, image->state, image->state_len, e);
 	image->load_ns += clock_ns() - from;
-	return rc;
+	return rc || !lazy ? rc : feeder_open(m, image, e);
 }
 
 static int machine_save(struct machine *m, struct guest_image *image, struct error *e)
@@ -116,6 +144,8 @@ static int machine_live(struct machine *m, struct guest_image *image, unsigned m
 	rc = vm_start(m->vm, e);
 	if (!rc)
 		rc = loop_run(m->io);
+	if (!rc)
+		rc = feeder_close(m, e);
 	if (rc || !atomic_load(&m->over))
 		return rc ? rc : machine_save(m, image, e);
 	for (unsigned i = 0; !rc && i < 100; i++)
@@ -143,7 +173,7 @@ int guest_child(const struct guest_plan *p, struct guest_image *image, unsigned 
 	struct error e = {0};
 	int rc = machine_make(p, image, &m, &e);
 	if (!rc)
-		rc = machine_load(&m, image, &e);
+		rc = machine_load(&m, image, p->lazy, &e);
 	if (!rc)
 		rc = machine_live(&m, image, ms, &e);
 	machine_end(&m);

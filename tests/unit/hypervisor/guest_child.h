@@ -24,6 +24,7 @@ struct guest_plan {
 	const char *engines[2]; /* taken in turn, with the CPU that both have; NULL: KVM */
 	char cmdline[256];
 	unsigned vcpus;
+	bool lazy;       /* its memory comes while it runs */
 	bool disk, net;  /* files "disk" and "net" (a unix socket) in... */
 	char folder[64]; /* ...this folder */
 	int console;     /* where it prints */

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "hypervisor/hypervisor.h"
+#include "tests/unit/hypervisor/feeder.h"
 
 #define MEMORY    (UINT64_C(256) << 10)
 #define DISK_SIZE (UINT64_C(32) << 10)
@@ -213,6 +214,55 @@ static void test_twin_goes_on_alike(void **state)
 	}
 }
 
+static void lazy_pair(uint64_t inputs, unsigned steps)
+{
+	static uint8_t ram[MEMORY];
+	uint64_t all[PAGES / 64] = {UINT64_MAX}, inputs_b;
+	struct feeder f = {.from = ram, .seed = (unsigned)inputs};
+	struct error e = {0};
+	struct host a, b;
+	host_boot(&a);
+	host_run(&a, steps, &inputs);
+	host_make(&b);
+	while (disk_memory_complete(a.disk, 0) == 0)
+		;
+	host_copy(&b, &a);
+	memcpy(ram, vm_ram(a.vm), MEMORY);
+	inputs_b = inputs;
+	if (feeder_begin(&f, b.vm, all, &e) || feeder_start(&f) || vm_start(b.vm, &e))
+		fail_msg("%s", e.text);
+	host_run(&b, 1000, &inputs_b);
+	feeder_join(&f);
+	assert_int_equal(vm_lazy_left(f.lazy), 0);
+	vm_lazy_end(f.lazy);
+	feeder_free(&f);
+	host_run(&a, 1000, &inputs);
+	assert_int_equal(report_of(&a).hash, report_of(&b).hash);
+	assert_int_equal(a.frame_hash, b.frame_hash);
+	assert_memory_equal(vm_ram(a.vm), vm_ram(b.vm), MEMORY);
+	host_check(&b);
+	host_end(&a);
+	host_end(&b);
+}
+
+/* A copy whose memory comes page by page goes on alike, too. */
+static void test_lazy_twin_goes_on_alike(void **state)
+{
+	uint64_t chance = seed + 2;
+	struct error e = {0};
+	struct host h;
+	int rc;
+	host_make(&h);
+	rc = vm_lazy_prepare(h.vm, &e);
+	host_end(&h);
+	if (rc) {
+		print_message("%s\n", e.text);
+		skip();
+	}
+	for (unsigned i = 0; i < 20; i++)
+		lazy_pair(seed + i, (unsigned)(random_next(&chance) % 3000));
+}
+
 /* With requests in flight the two may differ in order, but both must stay right. */
 static void test_twin_with_requests_in_flight(void **state)
 {
@@ -401,6 +451,7 @@ int main(void)
 		cmocka_unit_test(test_guest_uses_its_devices),
 		cmocka_unit_test(test_same_seed_same_life),
 		cmocka_unit_test(test_twin_goes_on_alike),
+		cmocka_unit_test(test_lazy_twin_goes_on_alike),
 		cmocka_unit_test(test_twin_with_requests_in_flight),
 		cmocka_unit_test(test_log_dirty_is_complete),
 		cmocka_unit_test(test_damage_is_seen),

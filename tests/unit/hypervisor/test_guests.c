@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,11 +29,12 @@
 
 #include "tests/unit/hypervisor/guest_child.h"
 
-#define DISK_SIZE (UINT64_C(1) << 20)
-#define MOVES     50u
-#define RUN_MS    40u
-#define LONG_MS   120000u
-#define TEXT_MAX  (UINT64_C(1) << 20)
+#define DISK_SIZE  (UINT64_C(1) << 20)
+#define MOVES      50u
+#define MOVES_LAZY 16u /* each waits until all memory has come */
+#define RUN_MS     40u
+#define LONG_MS    120000u
+#define TEXT_MAX   (UINT64_C(1) << 20)
 
 static bool real_guests;
 
@@ -237,17 +239,18 @@ static void run_to_end(struct fixture *f)
 		fail_msg("%s did not end well:\n%s", f->plan.guest, f->text);
 }
 
-static unsigned moves_wanted(void)
+static unsigned moves_wanted(const struct fixture *f)
 {
 	const char *given = getenv("POLLUX_MOVES");
-	return given ? (unsigned)strtoul(given, NULL, 10) : MOVES;
+	unsigned most = f->plan.lazy ? MOVES_LAZY : MOVES;
+	return given ? (unsigned)strtoul(given, NULL, 10) : most;
 }
 
 /* Through a chain of processes; `word` is what the guest counts in its lines. */
 static void run_through_chain(struct fixture *f, const char *word,
 			      void (*meanwhile)(struct fixture *f))
 {
-	unsigned moves = moves_wanted();
+	unsigned moves = moves_wanted(f);
 	fixture_begin(f);
 	chain_move(f, 20 * RUN_MS, meanwhile);
 	uint64_t first = console_number(f, word);
@@ -414,6 +417,43 @@ static void test_hops_blk(void **state)
 	run_through_chain(f, "done ", NULL);
 }
 
+static struct fixture *fixture_lazy(const char *guest, unsigned vcpus)
+{
+	struct fixture *f = fixture_hopping(guest, vcpus);
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0) {
+		print_message("userfaultfd cannot be had here: %s\n", strerror(errno));
+		skip();
+	}
+	close(fd);
+	f->plan.lazy = true;
+	return f;
+}
+
+/* The same with none of its memory there when it goes on. */
+static void test_lazy_selfcheck(void **state)
+{
+	struct fixture *f = fixture_lazy("selfcheck", 2);
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "cpus=2 report=10 avx=0 cr8=%u",
+		 !on_tcg());
+	run_through_chain(f, "tick ", NULL);
+}
+
+static void test_lazy_dirtier(void **state)
+{
+	struct fixture *f = fixture_lazy("dirtier", 1);
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "pages=1000 report=10");
+	run_through_chain(f, "pass ", NULL);
+}
+
+static void test_lazy_blk(void **state)
+{
+	struct fixture *f = fixture_lazy("blk", 1);
+	f->plan.disk = true;
+	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "report=10 depth=16");
+	run_through_chain(f, "done ", NULL);
+}
+
 static void test_moves_selfcheck(void **state)
 {
 	struct fixture *f = fixture_of("selfcheck", 2);
@@ -447,7 +487,7 @@ static void test_moves_blk(void **state)
 static void moves_echo(struct fixture *f)
 {
 	f->plan.net = true;
-	unsigned moves = moves_wanted();
+	unsigned moves = moves_wanted(f);
 	fixture_begin(f);
 	for (unsigned i = 0; i < moves; i++)
 		chain_move(f, (i ? 2 : 20) * RUN_MS, echo_turn);
@@ -465,6 +505,11 @@ static void test_moves_echo(void **state)
 static void test_hops_echo(void **state)
 {
 	moves_echo(fixture_hopping("echo", 1));
+}
+
+static void test_lazy_echo(void **state)
+{
+	moves_echo(fixture_lazy("echo", 1));
 }
 
 /* The guests' own checks can fail: one word of RAM changed on the way is found. */
@@ -505,6 +550,10 @@ int main(int argc, char **argv)
 		GUEST_TEST(test_hops_dirtier),
 		GUEST_TEST(test_hops_blk),
 		GUEST_TEST(test_hops_echo),
+		GUEST_TEST(test_lazy_selfcheck),
+		GUEST_TEST(test_lazy_dirtier),
+		GUEST_TEST(test_lazy_blk),
+		GUEST_TEST(test_lazy_echo),
 		GUEST_TEST(test_damage_is_found),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

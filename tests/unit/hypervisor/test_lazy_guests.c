@@ -175,6 +175,35 @@ static void test_interrupts(void **state)
 	go_on(GUEST_EVENTS, 1, (const uint64_t[3]){0}, events_check);
 }
 
+/* ---- log-dirty: one user at a time ------------------------------------------------------------
+ */
+
+static void test_dirty_sample(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+		struct guest g = {.param = {GUEST_DIRTY_AREA, 20, 0}};
+		uint64_t map[PAGES / 64] = {0}, pages = 0;
+
+		if (!engine_take(engines[i]))
+			continue;
+		guest_boot(&g, GUEST_DIRTIER, 1, MEMORY);
+		for (unsigned tries = 0; tries < 100 && pages < 10; tries++)
+			assert_int_equal(vm_dirty_sample(g.vm, 20 * NS_PER_MS, &pages), 0);
+		assert_in_range(pages, 10, 25);
+		/* Nothing is taken from a session that logs. */
+		assert_int_equal(vm_log_dirty(g.vm, true), 0);
+		guest_wait_count(&g, COUNT_LOOP, guest_count(g.vm, COUNT_LOOP) + 1000);
+		assert_int_equal(vm_pause(g.vm), 0);
+		assert_int_equal(vm_dirty_sample(g.vm, 1, &pages), -EBUSY);
+		assert_int_equal(vm_log_dirty(g.vm, true), -EBUSY);
+		assert_int_equal(vm_dirty_harvest(g.vm, map), 0);
+		assert_true(bitmap_count(map, PAGES) >= 20);
+		assert_int_equal(vm_resume(g.vm), 0);
+		assert_int_equal(vm_log_dirty(g.vm, false), 0);
+		guest_end(&g);
+	}
+}
+
 /* ---- pages that take their time ---------------------------------------------------------------
  */
 
@@ -202,8 +231,10 @@ static void test_pause_and_throttle_meanwhile(void **state)
 		guest_start(&g);
 		while (!feeder_asked(&f))
 			usleep(500);
+		vm_stall_ask(g.vm); /* waits for nobody */
 		assert_int_equal(thread_start(&pauser, "pauser", pause_resume, &g), 0);
 		usleep(20000);
+		vm_unstall(g.vm);
 		assert_int_equal(feeder_start(&f), 0);
 		pthread_join(pauser, &failed);
 		assert_null(failed);
@@ -275,6 +306,7 @@ int main(void)
 		cmocka_unit_test(test_ports),
 		cmocka_unit_test(test_several_vcpus),
 		cmocka_unit_test(test_interrupts),
+		cmocka_unit_test(test_dirty_sample),
 		cmocka_unit_test(test_pause_and_throttle_meanwhile),
 		cmocka_unit_test(test_never),
 		cmocka_unit_test(test_only_what_is_needed),
