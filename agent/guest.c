@@ -103,7 +103,10 @@ static void act_confirm(struct guest *g, const struct ownership_action *a)
 
 static void act_confirm_forced(struct guest *g, const struct ownership_action *a)
 {
-	timeline_add(&g->timeline, "ownership forced", "by the operator");
+	if (g->session.options.handover && !a->forced)
+		timeline_add(&g->timeline, "goes on", "the migration has failed");
+	else
+		timeline_add(&g->timeline, "ownership forced", "by the operator");
 	guest_ownership_tell(g, "forced");
 }
 
@@ -143,6 +146,11 @@ static void act_drop_replica(struct guest *g, const struct ownership_action *a)
 	guest_replica_drop(g);
 }
 
+static void act_load(struct guest *g, const struct ownership_action *a)
+{
+	guest_load(g, a->term);
+}
+
 static void act_promote(struct guest *g, const struct ownership_action *a)
 {
 	timeline_add(&g->timeline, "promoting", "term %llu is stored", (unsigned long long)a->term);
@@ -171,6 +179,7 @@ static action_fn *const action_fns[OWN_ACTS] = {
 	[OWN_END_SESSION] = act_end_session,
 	[OWN_CREATE_REPLICA] = act_create_replica,
 	[OWN_DROP_REPLICA] = act_drop_replica,
+	[OWN_LOAD] = act_load,
 	[OWN_PROMOTE] = act_promote,
 	[OWN_REPORT] = act_report,
 };

@@ -49,6 +49,7 @@ struct protect_again {
 struct migration {
 	json_t *wishes;                 /* as "migrate" in vm-process.h */
 	json_t *last;                   /* what the process said last of how it goes */
+	bool session;                   /* the process says that its session is one */
 	uint64_t began_ns, frozen_ns;   /* clock_ns(); 0 = not yet */
 	uint64_t downtime_ns, total_ns; /* when it has succeeded */
 };
@@ -242,6 +243,7 @@ json_t *guest_dump_json(const struct guest *g);
 /* ---- guest_replica.c: the process of a standby ------------------------------------------- */
 void guest_replica_create(struct guest *g, uint64_t term);
 void guest_replica_drop(struct guest *g);
+void guest_load(struct guest *g, uint64_t term);
 void guest_promote(struct guest *g, uint64_t term);
 void guest_replica_event(struct guest *g, const json_t *message);
 void guest_stream(struct guest *g, uint16_t stream, int fd); /* takes over fd */

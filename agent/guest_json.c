@@ -5,10 +5,20 @@
 #include "agent/guest.h"
 
 static const char *const plain_states[OWN_STATES] = {
-	[OWN_NEW] = "new",           [OWN_NONE] = "none",           [OWN_UNSURE] = "unsure",
-	[OWN_IDLE] = "stopped",      [OWN_ALONE] = "running",       [OWN_PRIMARY] = "offering",
-	[OWN_ASKING] = "asking",     [OWN_RELEASED] = "released",   [OWN_STANDBY] = "standby",
-	[OWN_DECIDING] = "deciding", [OWN_PROMOTING] = "promoting", [OWN_HANDED] = "handed-over",
+	[OWN_NEW] = "new",
+	[OWN_NONE] = "none",
+	[OWN_UNSURE] = "unsure",
+	[OWN_IDLE] = "stopped",
+	[OWN_ALONE] = "running",
+	[OWN_PRIMARY] = "offering",
+	[OWN_ASKING] = "asking",
+	[OWN_RELEASED] = "released",
+	[OWN_STANDBY] = "standby",
+	[OWN_DECIDING] = "deciding",
+	[OWN_PROMOTING] = "promoting",
+	[OWN_HANDED] = "handed-over",
+	[OWN_FREEZING] = "migrating",
+	[OWN_LOADING] = "promoting",
 };
 
 static bool child_says(const struct guest *g, const char *state)

@@ -209,7 +209,8 @@ static void cancelled(void *ctx, int rc, const json_t *reply, const char *text)
 
 int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
 {
-	bool ours = g->own.state == OWN_PRIMARY && g->session.options.handover;
+	bool session = g->own.state == OWN_PRIMARY || g->own.state == OWN_FREEZING;
+	bool ours = session && g->session.options.handover;
 
 	if (!ours)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
@@ -237,6 +238,7 @@ void guest_migration_note(struct guest *g, const json_t *message)
 {
 	json_int_t frozen = json_integer_of(message, "frozen_ns", 0);
 
+	g->migration.session = json_is_true(json_object_get(message, "handover"));
 	if (frozen > 0)
 		g->migration.frozen_ns = clock_ns() - (uint64_t)frozen;
 }
@@ -265,7 +267,8 @@ void guest_migrate_check(struct guest *g)
 	if (g->own.state == OWN_NONE) {
 		g->why[0] = '\0';
 		guest_operation_done(g);
-	} else if (g->own.state != OWN_PRIMARY && g->own.state != OWN_HANDED) {
+	} else if (g->own.state != OWN_PRIMARY && g->own.state != OWN_FREEZING &&
+		   g->own.state != OWN_HANDED) {
 		if (json_is_string(why) && !g->why[0])
 			guest_why(g, "%s", json_string_value(why));
 		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",

@@ -475,7 +475,7 @@ static int stop_by_force(struct guest *g, struct error *e, const char **hint)
 	if (g->stop_timer)
 		loop_timer_set(g->stop_timer, 0);
 	g->stopping = true;
-	if (g->own.state == OWN_PRIMARY)
+	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_FREEZING)
 		guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS,
 				session_over_then_kill);
 	else
@@ -542,7 +542,7 @@ void guest_vm_ended(struct guest *g)
 	g->vm_ended = true;
 	if (g->stop_timer)
 		loop_timer_set(g->stop_timer, 0);
-	if (g->own.state == OWN_PRIMARY)
+	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_FREEZING)
 		guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, session_after_end);
 	guest_operation_check(g);
 }

@@ -192,6 +192,36 @@ void guest_stream(struct guest *g, uint16_t stream, int fd)
 
 /* ---- promoted ------------------------------------------------------------------------------ */
 
+/* It may be about to run: that the twin is gone is true when the process has ended. */
+static void promotion_failed(struct guest *g, int rc, const char *text)
+{
+	timeline_add(&g->timeline, "promotion failed", "%s", text);
+	guest_operation_fail(g, rc, text, "the twin could not be started: see the log");
+	log_error("%s: no promotion: %s", g->name, text);
+	guest_why(g, "%s", text);
+	vm_child_kill(g->child);
+}
+
+static void loaded(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc == -EPIPE || g->child_role != CHILD_REPLICA)
+		return;
+	if (rc) {
+		timeline_add(&g->timeline, "loading failed", "%s", text);
+		replica_failed(g, text);
+	} else {
+		feed_term(g, OWN_EV_LOADED, false);
+	}
+}
+
+void guest_load(struct guest *g, uint64_t term)
+{
+	guest_child_ask(g, json_pack("{s:s, s:I}", "do", "load", "term", (json_int_t)term), SLOW_NS,
+			loaded);
+}
+
 static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
@@ -200,9 +230,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 	if (rc == -EPIPE)
 		return;
 	if (rc) {
-		timeline_add(&g->timeline, "promotion failed", "%s", text);
-		guest_operation_fail(g, rc, text, "the twin could not be started: see the log");
-		replica_failed(g, text);
+		promotion_failed(g, rc, text);
 		return;
 	}
 	g->child_role = CHILD_VM;

@@ -36,7 +36,9 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 	g->lost_ns = clock_ns();
 	timeline_add(&g->timeline, "loss detected", "the standby: %s", why);
 	guest_why(g, "the standby is lost: %s", why);
-	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_LOST, .term = term});
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_LOST,
+						.term = term,
+						.handover = g->migration.session});
 }
 
 static void said_unprotected(struct guest *g, uint64_t term, const char *why)
@@ -56,6 +58,11 @@ static void said_fenced(struct guest *g, uint64_t term, const char *why)
 	timeline_add(&g->timeline, "stopped", "%s", why);
 }
 
+static void said_freezing(struct guest *g, uint64_t term, const char *why)
+{
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_FREEZING, .term = term});
+}
+
 static void said_handed(struct guest *g, uint64_t term, const char *why)
 {
 	timeline_add(&g->timeline, "handed over", "the last epoch is whole on %s", g->peer);
@@ -68,6 +75,7 @@ static const struct {
 } vm_states[] = {
 	{"protected", said_protected}, {"lost", said_lost},     {"unprotected", said_unprotected},
 	{"syncing", said_syncing},     {"fenced", said_fenced}, {"handed", said_handed},
+	{"freezing", said_freezing},
 };
 
 static void vm_state_take(struct guest *g, const char *state, uint64_t term, const char *why)
@@ -375,8 +383,8 @@ static void cut_answered(void *ctx, int rc, const json_t *reply, const char *tex
 {
 	struct guest *g = ctx;
 	const struct ownership *o = &g->own;
-	bool twin_waits = o->state == OWN_PRIMARY && !o->storing && o->peer_up &&
-			  o->dropped_term != o->record.term;
+	bool session = o->state == OWN_PRIMARY || o->state == OWN_FREEZING;
+	bool twin_waits = session && !o->storing && o->peer_up && o->dropped_term != o->record.term;
 
 	g->cut_asked = false;
 	if (rc != -ETIMEDOUT || !twin_waits || g->child_role != CHILD_VM)
@@ -469,6 +477,7 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 		guest_child_ask(g, json_pack("{s:s}", "do", "unyield"), QUICK_NS, NULL);
 	if (json_is_true(json_object_get(stats, "ended")))
 		guest_vm_ended(g);
+	guest_migration_note(g, stats);
 	vm_state_take(g, json_text_of(stats, "state"),
 		      (uint64_t)json_integer_of(stats, "term", (json_int_t)g->own.record.term),
 		      json_text_of(stats, "why"));

@@ -16,6 +16,7 @@ static const unsigned event_states[OWN_EVENTS] = {
 	[OWN_EV_STORE_FAILED] = STARTED,  [OWN_EV_TICK] = STARTED,
 	[OWN_EV_RUN] = STARTED,           [OWN_EV_PROTECT] = BIT(OWN_ALONE),
 	[OWN_EV_PROMOTE] = REPLICAS,      [OWN_EV_GO_ON] = BIT(OWN_ASKING) | BIT(OWN_HANDED),
+	[OWN_EV_FREEZING] = STARTED,      [OWN_EV_LOADED] = STARTED,
 	[OWN_EV_HANDED] = STARTED,        [OWN_EV_SESSION_LOST] = STARTED,
 	[OWN_EV_SESSION_OVER] = STARTED,  [OWN_EV_VM_DEAD] = STARTED,
 	[OWN_EV_REPLICA_READY] = STARTED, [OWN_EV_REPLICA_LOST] = STARTED,
@@ -33,12 +34,14 @@ static const unsigned next_states[OWN_STATES] = {
 	[OWN_IDLE] = YIELD | BIT(OWN_ALONE),
 	[OWN_ALONE] = YIELD | BIT(OWN_ALONE) | BIT(OWN_IDLE) | BIT(OWN_PRIMARY),
 	[OWN_PRIMARY] =
-		YIELD | BIT(OWN_ALONE) | BIT(OWN_ASKING) | BIT(OWN_HANDED) | BIT(OWN_RELEASED),
+		YIELD | BIT(OWN_ALONE) | BIT(OWN_ASKING) | BIT(OWN_FREEZING) | BIT(OWN_RELEASED),
 	[OWN_ASKING] = YIELD | BIT(OWN_ALONE) | BIT(OWN_RELEASED),
+	[OWN_FREEZING] = YIELD | BIT(OWN_ALONE) | BIT(OWN_HANDED) | BIT(OWN_RELEASED),
 	[OWN_HANDED] = YIELD | BIT(OWN_ALONE) | BIT(OWN_RELEASED),
 	[OWN_RELEASED] = YIELD | BIT(OWN_IDLE) | BIT(OWN_ALONE),
-	[OWN_STANDBY] = YIELD | BIT(OWN_DECIDING) | BIT(OWN_PROMOTING),
-	[OWN_DECIDING] = YIELD | BIT(OWN_DECIDING) | BIT(OWN_PROMOTING),
+	[OWN_STANDBY] = YIELD | BIT(OWN_DECIDING) | BIT(OWN_LOADING) | BIT(OWN_PROMOTING),
+	[OWN_DECIDING] = YIELD | BIT(OWN_DECIDING) | BIT(OWN_LOADING) | BIT(OWN_PROMOTING),
+	[OWN_LOADING] = YIELD | BIT(OWN_PROMOTING),
 	[OWN_PROMOTING] = YIELD | BIT(OWN_ALONE) | BIT(OWN_IDLE),
 };
 
@@ -59,7 +62,8 @@ bool ownership_record_valid(const struct ownership_record *r)
 
 bool ownership_may_run(const struct ownership *o)
 {
-	bool running = BIT(o->state) & (BIT(OWN_ALONE) | BIT(OWN_PRIMARY) | BIT(OWN_ASKING));
+	bool running = BIT(o->state) &
+		       (BIT(OWN_ALONE) | BIT(OWN_PRIMARY) | BIT(OWN_ASKING) | BIT(OWN_FREEZING));
 
 	return running && o->vm_alive;
 }
@@ -93,8 +97,8 @@ static int on_fact(struct ownership *o, const struct ownership_input *in,
 /* ---- start and stores --------------------------------------------------------- */
 
 /* A vm process that outlived polluxd goes on in the role of the record: with RELEASED it
- * was frozen when that was stored. A replica ends with its polluxd, so that a STANDBY
- * record finds none and is dropped. */
+ * was frozen when that was stored, and the other side may have been told. A replica ends with its
+ * polluxd, so that a STANDBY record finds none and is dropped. */
 static int on_start(struct ownership *o, const struct ownership_input *in,
 		    struct ownership_actions *out)
 {
@@ -138,6 +142,11 @@ static int on_store_failed(struct ownership *o, const struct ownership_input *in
 		return -EPROTO;
 	o->storing = o->start = false;
 	o->store_at = in->now + o->config.retry_ns;
+	/* The guest may stand still already: no time is lost with trying again. */
+	if (o->next == OWN_FREEZING) {
+		o->unstorable = true;
+		o->store_at = in->now;
+	}
 	a = ownership_act(out, OWN_REPORT);
 	a->state = o->state;
 	a->why = "the ownership record could not be stored";
@@ -209,6 +218,7 @@ static int on_session_lost(struct ownership *o, const struct ownership_input *in
 	bool owner = o->record.role == ROLE_OWNER || o->record.role == ROLE_PRIMARY;
 
 	o->session_lost |= of_this_term(o, in);
+	o->handover |= of_this_term(o, in) && in->handover;
 	if (owner && o->vm_alive && in->term < o->record.term)
 		ownership_act(out, OWN_CONFIRM);
 	return 0;
@@ -221,10 +231,27 @@ static int on_session_over(struct ownership *o, const struct ownership_input *in
 	return 0;
 }
 
+/* That a session is handed over tells also a polluxd that was started since, and does not
+ * know what the session was for. */
+static int on_freezing(struct ownership *o, const struct ownership_input *in,
+		       struct ownership_actions *out)
+{
+	if (o->state == OWN_PRIMARY && of_this_term(o, in))
+		o->freezing = o->handover = true;
+	return 0;
+}
+
+/* As with the loss of an older session: the answer did not reach it. */
 static int on_handed(struct ownership *o, const struct ownership_input *in,
 		     struct ownership_actions *out)
 {
-	o->handed |= o->state == OWN_PRIMARY && of_this_term(o, in);
+	bool owner = o->record.role == ROLE_OWNER || o->record.role == ROLE_PRIMARY;
+	bool hands = o->state == OWN_PRIMARY || o->state == OWN_FREEZING;
+
+	if (hands && of_this_term(o, in))
+		o->handed = o->handover = true;
+	else if (owner && o->vm_alive && in->term < o->record.term)
+		ownership_act(out, OWN_CONFIRM_FORCED);
 	return 0;
 }
 
@@ -266,6 +293,13 @@ static int on_replica_gone(struct ownership *o, const struct ownership_input *in
 	return 0;
 }
 
+static int on_loaded(struct ownership *o, const struct ownership_input *in,
+		     struct ownership_actions *out)
+{
+	o->loaded |= o->state == OWN_LOADING && o->replica && of_this_term(o, in);
+	return 0;
+}
+
 static int on_promoted(struct ownership *o, const struct ownership_input *in,
 		       struct ownership_actions *out)
 {
@@ -300,7 +334,7 @@ static int on_peer_up(struct ownership *o, const struct ownership_input *in,
 	o->say_at = in->now;
 	if (o->state == OWN_PROMOTING)
 		return 0;
-	if (o->record.role == ROLE_OWNER || o->session_started)
+	if (o->record.role == ROLE_OWNER || (o->record.role == ROLE_PRIMARY && o->session_started))
 		ownership_tell(o, out, WORD_OWN, o->record.term);
 	return 0;
 }
@@ -330,7 +364,7 @@ static bool is_owner(const struct ownership *o)
 /* What this host knows that answers any word about an older or equal term. */
 static void answer(struct ownership *o, uint64_t term, struct ownership_actions *out)
 {
-	if (o->storing || o->state == OWN_PROMOTING)
+	if (o->storing || o->state == OWN_PROMOTING || o->state == OWN_FREEZING)
 		return;
 	if (o->record.role == ROLE_OWNER && o->record.term >= term)
 		ownership_tell(o, out, WORD_OWN, o->record.term);
@@ -345,13 +379,13 @@ static void answer(struct ownership *o, uint64_t term, struct ownership_actions 
 static void hear_ask(struct ownership *o, const struct ownership_input *in,
 		     struct ownership_actions *out)
 {
-	bool session = o->record.role == ROLE_PRIMARY && o->record.term == in->term;
+	bool session = o->record.role == ROLE_PRIMARY || o->state == OWN_FREEZING;
 
 	answer(o, in->term, out);
-	if (!session || !o->vm_alive)
+	if (!session || o->record.term != in->term || !o->vm_alive)
 		return;
 	ownership_tell(o, out, WORD_ALIVE, in->term);
-	if (o->session_started && o->state == OWN_PRIMARY)
+	if (o->session_started && o->state != OWN_ASKING)
 		ownership_act(out, OWN_END_SESSION);
 }
 
@@ -371,10 +405,12 @@ static void hear_released(struct ownership *o, const struct ownership_input *in,
 	answer(o, in->term, out);
 	if (is_owner(o))
 		o->dead_term = most(o->dead_term, in->term);
-	else if (o->record.role == ROLE_STANDBY && in->term == o->record.term)
-		o->released_term = in->term;
-	else
+	else if (o->record.role != ROLE_STANDBY || in->term != o->record.term)
 		o->drop_term = most(o->drop_term, in->term);
+	else if (o->released_term != in->term) {
+		o->released_term = in->term;
+		o->released_at = in->now;
+	}
 }
 
 /* An owner with a newer or equal claim answers, or each would wait for the other. */
@@ -498,11 +534,13 @@ static event_fn *const handlers[OWN_EVENTS] = {
 	[OWN_EV_GO_ON] = on_go_on,
 	[OWN_EV_SESSION_LOST] = on_session_lost,
 	[OWN_EV_SESSION_OVER] = on_session_over,
+	[OWN_EV_FREEZING] = on_freezing,
 	[OWN_EV_HANDED] = on_handed,
 	[OWN_EV_VM_DEAD] = on_vm_dead,
 	[OWN_EV_REPLICA_READY] = on_replica_ready,
 	[OWN_EV_REPLICA_LOST] = on_replica_lost,
 	[OWN_EV_REPLICA_GONE] = on_replica_gone,
+	[OWN_EV_LOADED] = on_loaded,
 	[OWN_EV_PROMOTED] = on_promoted,
 	[OWN_EV_FENCED] = on_fenced,
 	[OWN_EV_PEER_UP] = on_peer_up,
@@ -539,8 +577,8 @@ static uint64_t least(uint64_t a, uint64_t b)
 /* When a question is to be repeated. */
 static uint64_t say_deadline(const struct ownership *o)
 {
-	bool offers = o->state == OWN_PRIMARY &&
-		      (!o->session_started || o->dropped_term == o->record.term);
+	bool session = o->state == OWN_PRIMARY || o->state == OWN_FREEZING;
+	bool offers = session && (!o->session_started || o->dropped_term == o->record.term);
 	bool asks = BIT(o->state) & (BIT(OWN_UNSURE) | BIT(OWN_ASKING) | BIT(OWN_HANDED) |
 				     BIT(OWN_RELEASED) | BIT(OWN_DECIDING));
 
@@ -561,6 +599,9 @@ static uint64_t wait_deadline(const struct ownership *o)
 		return o->lost_at + o->config.retry_max_ns;
 	if (o->state == OWN_ASKING && !o->standby_can_fence && o->config.continue_alone)
 		return o->lost_at + o->config.ask_ns;
+	if (o->record.role == ROLE_STANDBY && o->released_term == o->record.term &&
+	    !o->replica_ready)
+		return o->released_at + o->config.reset_ns;
 	return UINT64_MAX;
 }
 

@@ -17,8 +17,9 @@
  *           connection that has ended must not be fed.
  * Migration is a session that is handed over: its last epoch leaves the guest standing
  *           still (HANDED), the primary stores RELEASED and says so, and only that word
- *           lets the other side promote. Until it is stored the primary may go on without
- *           asking; from then on it may only when it hears DROPPED.
+ *           lets the other side promote. Until it is said the primary may go on without
+ *           asking; from then on it may only when it hears DROPPED. The other side loads
+ *           first, and stores OWNER when nothing is left that could fail.
  * Fencing   FENCE begins the fence command against the peer; its end is FENCED with the
  *           same id. ok = the command has confirmed that the host is off.
  */
@@ -48,10 +49,12 @@ enum ownership_state {
 	OWN_ALONE,     /* owner; the vm runs */
 	OWN_PRIMARY,   /* owner; the vm runs in a session with a standby, or one is offered */
 	OWN_ASKING,    /* the session was lost: output is held until ownership is confirmed */
+	OWN_FREEZING,  /* migration: RELEASED is stored, and was said to nobody yet */
 	OWN_HANDED,    /* migration: gave up; the vm of this term is here, frozen */
 	OWN_RELEASED,  /* gave up: the vm of this term is dead */
 	OWN_STANDBY,   /* a replica is here */
 	OWN_DECIDING,  /* its primary is lost: ask, fence, wait */
+	OWN_LOADING,   /* migration: the replica is made all but running; nothing is stored yet */
 	OWN_PROMOTING, /* owner; the replica becomes the vm */
 	OWN_STATES
 };
@@ -67,13 +70,16 @@ enum ownership_event {
 	OWN_EV_PROMOTE,       /* operator's force. -EPERM no replica, -EAGAIN no whole epoch */
 	OWN_EV_GO_ON,         /* operator's force: run without the standby. -EPERM neither
 				 asking nor handed */
+	OWN_EV_FREEZING,      /* primary: the guest is frozen, its last epoch is on its way. To
+				 store RELEASED beside the transfer; may be left out */
 	OWN_EV_HANDED,        /* primary: the last epoch is whole over there, the guest is frozen */
-	OWN_EV_SESSION_LOST,  /* primary: replicator is LOST */
+	OWN_EV_SESSION_LOST,  /* primary: replicator is LOST; handover: of a migration */
 	OWN_EV_SESSION_OVER,  /* primary: replicator is UNPROTECTED of its own */
 	OWN_EV_VM_DEAD,       /* the vm process (running copy) has been waited for */
 	OWN_EV_REPLICA_READY, /* standby: holds a whole epoch */
 	OWN_EV_REPLICA_LOST,  /* standby: the link is gone; reset = the other kernel said so */
 	OWN_EV_REPLICA_GONE,  /* standby: released, broken, ended or died: cannot promote */
+	OWN_EV_LOADED,        /* standby: LOAD is done */
 	OWN_EV_PROMOTED,      /* the replica runs as the vm */
 	OWN_EV_FENCED,        /* id, ok */
 	OWN_EV_PEER_UP,
@@ -100,7 +106,7 @@ enum ownership_act {
 	OWN_TELL,           /* word, term, can_fence; dropped when there is no link */
 	OWN_FENCE,          /* id */
 	OWN_CONFIRM,        /* primary: tell the replicator OWNERSHIP_CONFIRMED */
-	OWN_CONFIRM_FORCED, /* ...OWNERSHIP_FORCED */
+	OWN_CONFIRM_FORCED, /* ...OWNERSHIP_FORCED; forced */
 	OWN_KILL_VM,        /* a newer term: OWNERSHIP_DENIED, then end the process */
 	OWN_RETIRE_VM,      /* it runs on the other host: end the frozen copy when that has all */
 	OWN_START_VM,       /* boot it under term */
@@ -108,7 +114,8 @@ enum ownership_act {
 	OWN_END_SESSION,    /* primary: tell the replicator that its link is lost */
 	OWN_CREATE_REPLICA, /* standby: for term */
 	OWN_DROP_REPLICA,   /* standby: end it */
-	OWN_PROMOTE,        /* standby: make it the vm, under term */
+	OWN_LOAD,           /* standby: all of a promotion but the start of the vCPUs */
+	OWN_PROMOTE,        /* standby: make it the vm, under term; when loaded: start it */
 	OWN_REPORT,         /* state, why */
 	OWN_ACTS
 };
@@ -119,6 +126,7 @@ struct ownership_action {
 	enum ownership_word word;
 	uint64_t term;
 	bool can_fence;
+	bool forced; /* CONFIRM_FORCED: by an operator, and not after a migration that failed */
 	unsigned id;
 	enum ownership_state state;
 	const char *why; /* static lifetime, or NULL */
@@ -155,12 +163,13 @@ struct ownership {
 	bool peer_up, standby_can_fence;
 	bool promotion_forced;
 	bool handover; /* the session of this record is a migration */
-	bool handed, offer_handover;
+	bool freezing, handed, unstorable, offer_handover; /* unstorable: RELEASED was not */
+	bool loaded;
 	bool start, forced; /* an operator's word, for the state it was given in */
 	bool waiting_told;
 	uint64_t owner_term; /* the newest that the peer is known to own */
 	uint64_t released_term, dropped_term, gone_term, drop_term, offer_term, dead_term;
-	uint64_t lost_at, say_at, fence_at, fence_wait;
+	uint64_t lost_at, say_at, released_at, fence_at, fence_wait;
 	unsigned fence_id;
 	bool fencing, fenced;
 };
@@ -172,7 +181,8 @@ struct ownership_input {
 	bool alive, forced, reset, ok, can_fence, handover;
 	unsigned id;
 	enum ownership_word word;
-	uint64_t term; /* WORD, SESSION_*, REPLICA_*, PROMOTED (of the session): others are stale */
+	uint64_t term; /* WORD; SESSION_*, FREEZING, HANDED, REPLICA_*, LOADED, PROMOTED: of the
+			  session, others are stale */
 };
 
 void ownership_init(struct ownership *o, const struct ownership_config *c);

@@ -2,23 +2,23 @@
 #include "agent/ownership.h"
 
 static const char *const states[] = {
-	"new",    "none",   "unsure",   "idle",    "alone",    "primary",
-	"asking", "handed", "released", "standby", "deciding", "promoting",
+	"new",      "none",   "unsure",   "idle",    "alone",    "primary", "asking",
+	"freezing", "handed", "released", "standby", "deciding", "loading", "promoting",
 };
 static const char *const roles[] = {"none", "owner", "primary", "standby", "released"};
 static const char *const words[] = {
 	"ask", "alive", "released", "own", "drop", "dropped", "offer", "accept", "refuse",
 };
 static const char *const events[] = {
-	"start",        "stored",  "store-failed",  "tick",         "run",
-	"protect",      "promote", "go-on",         "handed",       "session-lost",
-	"session-over", "vm-dead", "replica-ready", "replica-lost", "replica-gone",
-	"promoted",     "fenced",  "peer-up",       "peer-down",    "word",
+	"start",   "stored",        "store-failed", "tick",         "run",          "protect",
+	"promote", "go-on",         "freezing",     "handed",       "session-lost", "session-over",
+	"vm-dead", "replica-ready", "replica-lost", "replica-gone", "loaded",       "promoted",
+	"fenced",  "peer-up",       "peer-down",    "word",
 };
 static const char *const acts[] = {
 	"store",          "tell",         "fence",    "confirm",       "confirm-forced",
 	"kill-vm",        "retire-vm",    "start-vm", "start-session", "end-session",
-	"create-replica", "drop-replica", "promote",  "report",
+	"create-replica", "drop-replica", "load",     "promote",       "report",
 };
 
 _Static_assert(ARRAY_LEN(states) == OWN_STATES, "a name for each state");

@@ -12,9 +12,11 @@
  *   after it has stored a newer term of its own. Each of the two thus needs a fact
  *   that excludes the other's, and no fact but ALIVE ever ceases to be true.
  *
- *   In a migration (handover) the twin of term t becomes the vm only after RELEASED t:
- *   no fence counts. So a primary that has not stored RELEASED t goes on without asking
- *   anybody; one that has, and keeps its frozen copy, goes on only after DROPPED t.
+ *   In a migration (handover) the twin of term t becomes the vm only after the word
+ *   RELEASED t: no fence counts. So a primary that has said it to nobody goes on without
+ *   asking anybody, when it has stored OWNER t + 1; one that may have said it, and keeps
+ *   its frozen copy, goes on only after DROPPED t. It is said only while the record on
+ *   disk is RELEASED t for certain: once OWNER t + 1 was tried, also in vain, never.
  */
 
 void ownership_tell(struct ownership *o, struct ownership_actions *out, enum ownership_word word,
@@ -159,17 +161,36 @@ static bool primary_offers(struct ownership *o, uint64_t now, struct ownership_a
 	return false;
 }
 
-/* A migration. That the vm process has handed over is a fact also for a polluxd that was
- * started since, and does not know what the session was for. */
+/* A migration that cannot succeed, or whose guest would stand still for nobody knows how
+ * long, ends here: nothing was said to anyone. A store that failed may be on the disk all
+ * the same, so that the decision is for good: session_lost is never unset. */
+static bool handover_fails(struct ownership *o, struct ownership_actions *out)
+{
+	bool hopeless = o->dropped_term == o->record.term || !o->peer_up || o->unstorable;
+
+	if (!o->handover || !(o->session_lost || (o->handed && hopeless)))
+		return false;
+	o->session_lost = true;
+	ownership_store(o, ROLE_OWNER, alone_term(o), OWN_ALONE, out);
+	return true;
+}
+
 static bool primary_hands_over(struct ownership *o, struct ownership_actions *out)
 {
-	if (o->handed)
-		ownership_store(o, ROLE_RELEASED, o->record.term, OWN_HANDED, out);
-	else if (o->handover && o->session_lost)
-		ownership_store(o, ROLE_OWNER, alone_term(o), OWN_ALONE, out);
-	else
+	if (handover_fails(o, out))
+		return true;
+	if (!(o->freezing || o->handed) || o->unstorable)
 		return false;
+	ownership_store(o, ROLE_RELEASED, o->record.term, OWN_FREEZING, out);
 	return true;
+}
+
+static void end_dropped_session(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->dropped_term != o->record.term || now < o->say_at)
+		return;
+	ownership_act(out, OWN_END_SESSION);
+	o->say_at = now + o->config.retry_ns;
 }
 
 static bool step_primary(struct ownership *o, uint64_t now, struct ownership_actions *out)
@@ -194,11 +215,30 @@ static bool step_primary(struct ownership *o, uint64_t now, struct ownership_act
 	}
 	if (!o->session_started)
 		return primary_offers(o, now, out);
-	if (dropped && now >= o->say_at) {
-		ownership_act(out, OWN_END_SESSION);
-		o->say_at = now + o->config.retry_ns;
-	}
+	end_dropped_session(o, now, out);
 	return false;
+}
+
+/* The record says RELEASED, which was said to nobody: a session that ends well, or is lost,
+ * is over at once. */
+static bool step_freezing(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (o->session_over) {
+		ownership_store(o, ROLE_OWNER, alone_term(o), OWN_ALONE, out);
+		return true;
+	}
+	if (!o->vm_alive) {
+		ownership_store(o, ROLE_RELEASED, o->record.term, OWN_RELEASED, out);
+		return true;
+	}
+	if (handover_fails(o, out))
+		return true;
+	end_dropped_session(o, now, out);
+	if (!o->handed)
+		return false;
+	o->say_at = now;
+	ownership_enter(o, OWN_HANDED, out, NULL);
+	return true;
 }
 
 /* Nobody but an operator could promote: a last chance to hear of one, then go on. (Policy
@@ -232,10 +272,11 @@ static bool step_asking(struct ownership *o, uint64_t now, struct ownership_acti
 	return false;
 }
 
-/* The other side may run the vm from here on, also when nothing is heard of it. */
+/* The other side may run the vm from here on, also when nothing is heard of it. (A session
+ * that ended well while no polluxd listened has no twin any more.) */
 static bool step_handed(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	bool dropped = o->dropped_term == o->record.term;
+	bool dropped = o->dropped_term == o->record.term || o->session_over;
 
 	if (!o->vm_alive) {
 		ownership_enter(o, OWN_RELEASED, out, "the frozen copy has ended");
@@ -268,31 +309,54 @@ static bool promote(struct ownership *o, uint64_t more, struct ownership_actions
 	return true;
 }
 
-/* While a fence is under way the primary may be dying of it: its wish to go on alone
- * waits for the fence's result, or both copies would be gone. */
-static bool replica_is_unwanted(const struct ownership *o)
+/* RELEASED may overtake the news that the replica is whole: that is given a moment. While
+ * a fence is under way the primary may be dying of it: its wish to go on alone waits for
+ * the fence's result, or both copies would be gone. */
+static bool replica_is_unwanted(const struct ownership *o, uint64_t now)
 {
 	if (!o->replica || (!o->replica_ready && o->replica_lost))
 		return true;
-	/* In a migration the word may be here before our own process has said that it holds all:
-	 * it will, or lose its link. */
-	if (o->released_term == o->record.term && !o->replica_ready && !o->handover)
+	if (o->released_term == o->record.term && !o->replica_ready &&
+	    now >= o->released_at + o->config.reset_ns)
 		return true;
 	return !o->fencing && (o->drop_term >= o->record.term || o->offer_term > o->record.term);
+}
+
+static bool replica_yields(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (!replica_is_unwanted(o, now))
+		return false;
+	drop_replica(o, out);
+	ownership_store(o, ROLE_NONE, later(o->record.term, o->drop_term), OWN_NONE, out);
+	return true;
+}
+
+/* In a migration the source keeps its copy until this one has become the owner: whatever
+ * can fail, or take long, comes before that. */
+static bool load(struct ownership *o, struct ownership_actions *out)
+{
+	o->loaded = false;
+	ownership_act(out, OWN_LOAD)->term = o->record.term + TERM_PROMOTED;
+	ownership_enter(o, OWN_LOADING, out, NULL);
+	return true;
 }
 
 static bool step_replica(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
 	if (o->forced && o->replica_ready)
 		return promote(o, TERM_FORCED, out);
-	if (replica_is_unwanted(o)) {
-		drop_replica(o, out);
-		ownership_store(o, ROLE_NONE, later(o->record.term, o->drop_term), OWN_NONE, out);
+	if (replica_yields(o, now, out))
 		return true;
-	}
-	if (o->released_term == o->record.term)
-		return promote(o, TERM_PROMOTED, out);
+	if (o->released_term == o->record.term && o->replica_ready)
+		return o->handover ? load(o, out) : promote(o, TERM_PROMOTED, out);
 	return false;
+}
+
+static bool step_loading(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (replica_yields(o, now, out))
+		return true;
+	return o->loaded && promote(o, TERM_PROMOTED, out);
 }
 
 static bool step_standby(struct ownership *o, uint64_t now, struct ownership_actions *out)
@@ -361,6 +425,7 @@ static step_fn *const steps[OWN_STATES] = {
 	[OWN_ASKING] = step_asking,       [OWN_RELEASED] = step_released,
 	[OWN_STANDBY] = step_standby,     [OWN_DECIDING] = step_deciding,
 	[OWN_PROMOTING] = step_promoting, [OWN_HANDED] = step_handed,
+	[OWN_FREEZING] = step_freezing,   [OWN_LOADING] = step_loading,
 };
 
 void ownership_pursue(struct ownership *o, uint64_t now, struct ownership_actions *out)
@@ -375,9 +440,17 @@ void ownership_pursue(struct ownership *o, uint64_t now, struct ownership_action
 
 /* ---- after a STORE ------------------------------------------------------------ */
 
+/* Of the session: it goes on while RELEASED is stored. */
+static void session_forget(struct ownership *o)
+{
+	o->session_lost = o->session_over = o->session_started = false;
+	o->freezing = o->handed = o->unstorable = false;
+}
+
 static void facts_forget(struct ownership *o, uint64_t now)
 {
-	o->session_lost = o->session_over = o->session_started = o->handed = false;
+	if (o->next != OWN_FREEZING)
+		session_forget(o);
 	o->fencing = o->fenced = o->forced = o->start = o->waiting_told = false;
 	o->standby_can_fence = true;
 	o->say_at = o->lost_at = now;
@@ -387,7 +460,7 @@ static void facts_forget(struct ownership *o, uint64_t now)
 /* How it was before. */
 struct stored_from {
 	enum ownership_state state;
-	bool forced, start, handover, session_lost;
+	bool forced, start, handover, session_lost, session_over;
 };
 typedef void stored_fn(struct ownership *o, struct ownership_actions *out,
 		       const struct stored_from *from);
@@ -401,8 +474,9 @@ static void stored_none(struct ownership *o, struct ownership_actions *out,
 /* The guest goes on here, whatever its policy for the loss of a standby. */
 static bool migration_failed(const struct stored_from *from)
 {
-	return from->state == OWN_HANDED ||
-	       (from->state == OWN_PRIMARY && from->handover && from->session_lost);
+	return !from->session_over &&
+	       (from->state == OWN_HANDED || from->state == OWN_FREEZING ||
+		(from->state == OWN_PRIMARY && from->handover && from->session_lost));
 }
 
 /* A newer owner that became known meanwhile is obeyed before anything is confirmed. A
@@ -418,7 +492,7 @@ static void stored_owner(struct ownership *o, struct ownership_actions *out,
 		return;
 	}
 	if (o->vm_alive && (from->forced || migration_failed(from)))
-		ownership_act(out, OWN_CONFIRM_FORCED);
+		ownership_act(out, OWN_CONFIRM_FORCED)->forced = from->forced;
 	else if (o->vm_alive && from->state == OWN_ASKING)
 		ownership_act(out, OWN_CONFIRM);
 	ownership_tell(o, out, WORD_OWN, o->record.term);
@@ -454,12 +528,13 @@ static void start_vm(struct ownership *o, struct ownership_actions *out)
 
 void ownership_stored(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	struct stored_from from = {o->state, o->forced, o->start, o->handover, o->session_lost};
+	struct stored_from from = {o->state,    o->forced,       o->start,
+				   o->handover, o->session_lost, o->session_over};
 
 	o->storing = false;
 	o->record = o->pending;
 	facts_forget(o, now);
-	if (o->next != OWN_HANDED && o->next != OWN_PRIMARY && o->next != OWN_PROMOTING)
+	if (o->next != OWN_FREEZING && o->next != OWN_PRIMARY && o->next != OWN_PROMOTING)
 		o->handover = false;
 	ownership_enter(o, o->next, out, NULL);
 	stored_fns[o->record.role](o, out, &from);

@@ -421,15 +421,15 @@ bool run_is_started(const struct vm *vm)
 	return atomic_load(&vm->run->started);
 }
 
-bool vm_has_ended(const struct vm *vm)
-{
-	return atomic_load(&vm->run->requests) & REQUEST_STOPPED;
-}
-
 bool vm_is_running(const struct vm *vm)
 {
 	return atomic_load(&vm->run->started) &&
 	       !(atomic_load(&vm->run->requests) & ~(unsigned)REQUEST_THROTTLE);
+}
+
+bool vm_has_ended(const struct vm *vm)
+{
+	return atomic_load(&vm->run->requests) & REQUEST_STOPPED;
 }
 
 static void parking_spin(const struct run_state *run)

@@ -81,6 +81,8 @@ enum replicator_state primary_core_report(const struct primary_core *c)
 
 	if (c->state == PRIMARY_STOPPING)
 		return c->acknowledged ? REPLICATOR_PROTECTED : REPLICATOR_SYNCING;
+	if (c->state == PRIMARY_SYNCING && c->config.handover && c->exposed)
+		return REPLICATOR_FREEZING;
 	return outside[c->state];
 }
 
@@ -297,6 +299,8 @@ static int on_sealed(struct primary_core *c, const struct primary_input *in,
 	c->holding = true;
 	c->exposed = true;
 	core_act_epoch(out, PRIMARY_SEND, c->sealed);
+	if (c->config.handover)
+		report(c, out, NULL);
 	seal_if_due(c, in->now, out);
 	return 0;
 }
@@ -396,7 +400,8 @@ static int on_tick(struct primary_core *c, const struct primary_input *in, struc
 	return 0;
 }
 
-/* The answer may come twice, as whoever gives it may restart in between. */
+/* The answer may come twice, as whoever gives it may restart in between. The policy is
+ * about the loss of a standby: a migration that fails is none. */
 static int on_owned(struct primary_core *c, const struct primary_input *in,
 		    struct core_actions *out)
 {
@@ -405,7 +410,7 @@ static int on_owned(struct primary_core *c, const struct primary_input *in,
 	c->owned = true;
 	if (c->state == PRIMARY_HANDED)
 		core_act(out, PRIMARY_CLOSE);
-	if (c->state == PRIMARY_HANDED || c->config.policy == STANDBY_LOSS_CONTINUE || c->stop)
+	if (c->config.handover || c->config.policy == STANDBY_LOSS_CONTINUE || c->stop)
 		pass(c, out, "ownership is confirmed");
 	else if (!again)
 		report(c, out, "stalled until the standby returns or an operator decides");
@@ -417,7 +422,7 @@ static int on_owned_forced(struct primary_core *c, const struct primary_input *i
 {
 	if (c->state == PRIMARY_HANDED)
 		core_act(out, PRIMARY_CLOSE);
-	pass(c, out, "an operator decided");
+	pass(c, out, c->config.handover ? "it goes on here" : "an operator decided");
 	return 0;
 }
 

@@ -114,9 +114,10 @@ enum replicator_state {
 	REPLICATOR_CONNECTING,
 	REPLICATOR_SYNCING, /* first full copy; the vm is not protected yet */
 	REPLICATOR_PROTECTED,
-	REPLICATOR_HANDED, /* migration: the other side holds all, the guest stands still, and
-			      ownership is asked for */
-	REPLICATOR_LOST,   /* the standby is silent or gone: output is held, ownership asked for */
+	REPLICATOR_FREEZING, /* migration: the guest stands still, its last epoch is on its way */
+	REPLICATOR_HANDED,   /* migration: the other side holds all, the guest stands still, and
+				ownership is asked for */
+	REPLICATOR_LOST, /* the standby is silent or gone: output is held, ownership asked for */
 	REPLICATOR_UNPROTECTED, /* ended; output passes; the vm runs */
 	REPLICATOR_FENCED,      /* somebody owns a newer term: vCPUs are stopped for good */
 };

@@ -178,7 +178,8 @@ void replicator_cut(struct replicator *r)
 
 static bool is_over(enum primary_state s)
 {
-	return s == PRIMARY_UNPROTECTED || s == PRIMARY_FENCED || s == PRIMARY_LOST;
+	return s == PRIMARY_UNPROTECTED || s == PRIMARY_FENCED || s == PRIMARY_LOST ||
+	       s == PRIMARY_HANDED;
 }
 
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
@@ -198,6 +199,8 @@ int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 		return 0;
 	if (state == PRIMARY_FENCED)
 		return error_set(e, -ESTALE, "a newer term owns the vm");
+	if (state == PRIMARY_HANDED)
+		return error_set(e, -EALREADY, "it is too late: the vm has been handed over");
 	if (state == PRIMARY_LOST)
 		return error_set(e, -ENOTCONN,
 				 "the standby is gone and may promote: its host must be fenced, or "

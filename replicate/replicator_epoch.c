@@ -273,7 +273,11 @@ static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold,
 	if (rc)
 		return error_set(e, rc, "pause the vm: %s", strerror(-rc));
 	t[1] = clock_ns();
-	rc = checkpoint_take(r, c, hold, e);
+	/* Nobody could tell the other side any more that this guest is off. */
+	if (r->config.handover && vm_has_ended(r->vm))
+		rc = error_set(e, -ESHUTDOWN, "the guest has ended");
+	else
+		rc = checkpoint_take(r, c, hold, e);
 	t[2] = clock_ns();
 	r->frozen = !rc && r->config.handover;
 	atomic_store(&r->frozen_at, t[0]);

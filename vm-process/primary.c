@@ -137,10 +137,11 @@ static void run_state(void *ctx)
 		replicator_drop(p);
 	else
 		loop_timer_set(p->progress, s->state == REPLICATOR_SYNCING ? clock_ns() : 0);
-	process_event(p, json_pack("{s:s, s:s, s:s, s:I, s:I}", "event", "state", "state",
-				   replicator_state_name(s->state), "why", s->why, "term",
-				   (json_int_t)s->term, "frozen_ns",
-				   (json_int_t)(frozen_at ? clock_ns() - frozen_at : 0)));
+	process_event(p,
+		      json_pack("{s:s, s:s, s:s, s:I, s:b, s:I}", "event", "state", "state",
+				replicator_state_name(s->state), "why", s->why, "term",
+				(json_int_t)s->term, "handover", p->session.handover, "frozen_ns",
+				(json_int_t)(frozen_at ? clock_ns() - frozen_at : 0)));
 out:
 	free(s);
 }

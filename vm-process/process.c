@@ -179,6 +179,11 @@ static int do_unprotect(struct process *p, struct request *q, struct error *e)
 	return primary_unprotect(p, e);
 }
 
+static int do_load(struct process *p, struct request *q, struct error *e)
+{
+	return standby_load(p, q->body, e);
+}
+
 static int do_promote(struct process *p, struct request *q, struct error *e)
 {
 	return standby_promote(p, q->body, q->reply, e);
@@ -329,6 +334,7 @@ static const struct {
 	{"stream", do_stream, false},
 	{"ownership", do_ownership, false},
 	{"unprotect", do_unprotect, false},
+	{"load", do_load, false},
 	{"promote", do_promote, false},
 	{"shutdown", do_shutdown, false},
 	{"quit", do_quit, true},

@@ -83,6 +83,7 @@ struct process {
 	struct replicator *replicator;
 	uint64_t sessions; /* of this primary; it and `session` change only between replicators */
 	struct replica *replica;
+	uint64_t loaded_term; /* standby: all of a promotion is done but the start; or 0 */
 	enum replicator_state replicator_state;
 	enum replica_state replica_state;
 	char state_why[256];
@@ -132,6 +133,7 @@ void primary_close(struct process *p);
 
 int standby_prepare(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
 int standby_stream(struct process *p, const json_t *request, int fd, struct error *e) MUST_CHECK;
+int standby_load(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
 int standby_promote(struct process *p, const json_t *request, json_t *reply,
 		    struct error *e) MUST_CHECK;
 void standby_close(struct process *p);

@@ -86,18 +86,29 @@ static void *flush_main(void *ctx)
 	return NULL;
 }
 
-int standby_promote(struct process *p, const json_t *request, json_t *reply, struct error *e)
+int standby_load(struct process *p, const json_t *request, struct error *e)
 {
 	json_int_t term = json_integer_value(json_object_get(request, "term"));
-	struct replicate_stats stats;
-	uint64_t began = clock_ns();
 	int rc;
 
 	if (!p->replica)
 		return error_set(e, -EINVAL, "this process holds no twin");
 	if (term < 1)
-		return error_set(e, -EINVAL, "promote needs a \"term\"");
+		return error_set(e, -EINVAL, "promote and load need a \"term\"");
+	if (p->loaded_term == (uint64_t)term)
+		return 0;
 	rc = replica_promote(p->replica, (uint64_t)term, e);
+	if (!rc)
+		p->loaded_term = (uint64_t)term;
+	return rc;
+}
+
+int standby_promote(struct process *p, const json_t *request, json_t *reply, struct error *e)
+{
+	struct replicate_stats stats;
+	uint64_t began = clock_ns();
+	int rc = standby_load(p, request, e);
+
 	if (rc)
 		return rc;
 	rc = vm_start(p->vm, e);
@@ -112,7 +123,7 @@ int standby_promote(struct process *p, const json_t *request, json_t *reply, str
 	json_object_set_new(reply, "ms", json_real((double)(clock_ns() - began) / 1e6));
 	if (!p->flush_running && !thread_start(&p->flush_thread, "disk-flush", flush_main, p))
 		p->flush_running = true;
-	log_info("promoted under term %lld at epoch %lu", (long long)term, stats.acknowledged);
+	log_info("promoted under term %lu at epoch %lu", p->loaded_term, stats.acknowledged);
 	return 0;
 }
 

@@ -4,13 +4,10 @@
 const char *replicator_state_name(enum replicator_state s)
 {
 	static const char *const names[] = {
-		[REPLICATOR_CONNECTING] = "connecting",
-		[REPLICATOR_SYNCING] = "syncing",
-		[REPLICATOR_PROTECTED] = "protected",
-		[REPLICATOR_HANDED] = "handed",
-		[REPLICATOR_LOST] = "lost",
-		[REPLICATOR_UNPROTECTED] = "unprotected",
-		[REPLICATOR_FENCED] = "fenced",
+		[REPLICATOR_CONNECTING] = "connecting",   [REPLICATOR_SYNCING] = "syncing",
+		[REPLICATOR_PROTECTED] = "protected",     [REPLICATOR_FREEZING] = "freezing",
+		[REPLICATOR_HANDED] = "handed",           [REPLICATOR_LOST] = "lost",
+		[REPLICATOR_UNPROTECTED] = "unprotected", [REPLICATOR_FENCED] = "fenced",
 	};
 
 	return names[s];
@@ -90,6 +87,7 @@ json_t *stats_json(struct process *p)
 
 	if (p->session.term)
 		json_object_set_new(o, "term", json_integer((json_int_t)p->session.term));
+	json_object_set_new(o, "handover", json_boolean(p->session.handover));
 	if (p->vm)
 		json_object_set_new(o, "engine", json_string(vm_engine_name(p->vm)));
 	if (p->dump)

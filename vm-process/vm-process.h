@@ -29,7 +29,8 @@
  *   ownership  {"answer": "confirmed"|"forced"|"denied"}  primary, after event "state" lost
  *              {"answer": "lost"}                    primary: count the session as lost now
  *   unprotect  {}                                    primary: end the session in good order
- *   promote    {"term": n}  -> {"epoch": n, "ms": x} standby: become the vm
+ *   load       {"term": n}                           standby: all of a promotion but the start
+ *   promote    {"term": n}  -> {"epoch": n, "ms": x} standby: become the vm; after load, start it
  *   shutdown   {}                                    ACPI power button
  *   quit       {}                                    end the session in good order, then the
  *                                                    process
@@ -55,8 +56,8 @@
  *   unyield    {}                                    primary: go on. -EALREADY: it has been taken
  * events
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
- *    "term": of the session, "frozen_ns": handed, how long the guest has stood still,
- *    "reset": standby, lost: the other host's kernel closed the link}
+ *    "term": of the session, "handover": it is a migration, "frozen_ns": handed, how long the guest
+ * has stood still, "reset": standby, lost: the other host's kernel closed the link}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
  *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}

@@ -204,6 +204,11 @@ static int fake_promote(struct fake *f, const json_t *q)
 	return 0;
 }
 
+static int fake_load(struct fake *f, const json_t *q)
+{
+	return f->primary || fake_is(f, "bad-promote") ? -EIO : 0;
+}
+
 static void fake_power_off(struct fake *f)
 {
 	f->ended = true;
@@ -231,7 +236,8 @@ static const struct {
 	{"create", fake_create},       {"boot", fake_boot},       {"protect", fake_protect},
 	{"standby", fake_standby},     {"stream", fake_nothing},  {"ownership", fake_ownership},
 	{"unprotect", fake_unprotect}, {"promote", fake_promote}, {"shutdown", fake_shutdown},
-	{"quit", fake_nothing},        {"stats", fake_nothing},   {"console", fake_nothing},
+	{"load", fake_load},           {"quit", fake_nothing},    {"stats", fake_nothing},
+	{"console", fake_nothing},
 };
 
 static int fake_handle(struct fake *f, const json_t *q, const char *what)

@@ -388,6 +388,73 @@ static void no_deadline_after_the_end(void **state)
 	assert_true(primary_core_deadline(&c) == UINT64_MAX);
 }
 
+/* ---- a handover ------------------------------------------------------------------- */
+
+static struct primary_core frozen(void)
+{
+	struct primary_config config = usual;
+	struct primary_core c;
+
+	config.handover = true;
+	c = syncing(&config);
+	EXPECT(&c, PRIMARY_EV_SYNCED, 1002, 0, "seal");
+	EXPECT(&c, PRIMARY_EV_SEALED, 1003, 1, "send report");
+	assert_int_equal(primary_core_report(&c), REPLICATOR_FREEZING);
+	return c;
+}
+
+static void a_handover_ends_standing_still(void **state)
+{
+	struct primary_core c = frozen();
+
+	EXPECT(&c, PRIMARY_EV_ACK, 1004, 1, "report");
+	assert_int_equal(primary_core_report(&c), REPLICATOR_HANDED);
+	assert_true(primary_core_deadline(&c) == UINT64_MAX);
+	EXPECT(&c, PRIMARY_EV_LINK_LOST, 1005, 0, "");
+	EXPECT(&c, PRIMARY_EV_TICK, 9000, 0, "");
+	EXPECT(&c, PRIMARY_EV_STOP, 9001, 0, "");
+	EXPECT(&c, PRIMARY_EV_OWNED_FORCED, 9002, 0, "close pass resume report");
+	assert_int_equal(c.state, PRIMARY_UNPROTECTED);
+}
+
+static void a_handover_that_is_lost_stands_still_until_it_is_answered(void **state)
+{
+	struct primary_core c = frozen();
+
+	c.config.policy = STANDBY_LOSS_STALL;
+	EXPECT(&c, PRIMARY_EV_LINK_LOST, 1004, 0, "close stall report ask");
+	EXPECT(&c, PRIMARY_EV_ACK, 1005, 1, "");
+	/* The policy is not about migrations. */
+	EXPECT(&c, PRIMARY_EV_OWNED, 1006, 0, "pass resume report");
+}
+
+static void a_handover_can_be_cancelled_until_it_is_whole(void **state)
+{
+	struct primary_core c = frozen();
+
+	EXPECT(&c, PRIMARY_EV_STOP, 1004, 0, "bye");
+	EXPECT(&c, PRIMARY_EV_ACK, 1005, 1, "");
+	EXPECT(&c, PRIMARY_EV_BYE_ACKED, 1006, 0, "close pass resume report");
+	assert_int_equal(c.state, PRIMARY_UNPROTECTED);
+}
+
+static void a_seal_that_ends_after_a_cancelled_handover_lets_the_guest_go(void **state)
+{
+	struct primary_config config = usual;
+	struct primary_core c;
+
+	config.handover = true;
+	c = syncing(&config);
+	EXPECT(&c, PRIMARY_EV_SYNCED, 1002, 0, "seal");
+	EXPECT(&c, PRIMARY_EV_LINK_LOST, 1003, 0, "close pass report");
+	EXPECT(&c, PRIMARY_EV_SEALED, 1004, 1, "pass resume");
+	c = syncing(&config);
+	EXPECT(&c, PRIMARY_EV_SYNCED, 1002, 0, "seal");
+	EXPECT(&c, PRIMARY_EV_STOP, 1003, 0, "bye");
+	EXPECT(&c, PRIMARY_EV_SEALED, 1004, 1, "");
+	EXPECT(&c, PRIMARY_EV_BYE_ACKED, 1005, 0, "close pass resume report");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -415,6 +482,10 @@ int main(void)
 		cmocka_unit_test(an_epoch_that_is_never_acknowledged_is_a_loss),
 		cmocka_unit_test(time_that_goes_back_counts_as_now),
 		cmocka_unit_test(no_deadline_after_the_end),
+		cmocka_unit_test(a_handover_ends_standing_still),
+		cmocka_unit_test(a_handover_that_is_lost_stands_still_until_it_is_answered),
+		cmocka_unit_test(a_handover_can_be_cancelled_until_it_is_whole),
+		cmocka_unit_test(a_seal_that_ends_after_a_cancelled_handover_lets_the_guest_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
