@@ -307,7 +307,7 @@ def daemon_killed(t):
     for _ in range(15):
         old = a.vm_pids()
         p = a.pollux("upgrade", "demo", background=True)
-        time.sleep(random.uniform(0.005, 0.1))
+        time.sleep(random.uniform(0.005, 0.2))
         a.daemon.kill()
         a.daemon.wait()
         a.up()

@@ -94,6 +94,43 @@ static void test_the_file_is_sealed(void **state)
 	memory_destroy(&m);
 }
 
+/* Two maps of one memory, which lasts as long as either. */
+static void test_memory_is_passed_on(void **state)
+{
+	struct memory m, next;
+	struct error e = {0};
+	uint32_t v = 7;
+
+	memory_make(&m, 2 * MIB);
+	assert_int_equal(memory_adopt(&next, 2 * MIB, m.fd, &e), 0);
+	assert_int_equal(memory_write(&m, MIB, &v, sizeof(v)), 0);
+	memory_destroy(&m);
+	v = 0;
+	assert_int_equal(memory_read(&next, MIB, &v, sizeof(v)), 0);
+	assert_int_equal(v, 7);
+	memory_destroy(&next);
+}
+
+static void test_foreign_memory_is_refused(void **state)
+{
+	int plain = memfd_create("plain", MFD_ALLOW_SEALING), file = open("/dev/zero", O_RDWR);
+	struct memory m, next;
+	struct error e = {0};
+
+	assert_int_equal(ftruncate(plain, 2 * (off_t)MIB), 0);
+	assert_int_equal(memory_adopt(&next, 2 * MIB, plain, &e), -EINVAL);
+	assert_int_equal(fcntl(plain, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	assert_int_equal(memory_adopt(&next, 2 * MIB, plain, &e), -EINVAL);
+	assert_int_equal(memory_adopt(&next, 2 * MIB, file, &e), -EINVAL);
+	memory_make(&m, 2 * MIB);
+	e = (struct error){0};
+	assert_int_equal(memory_adopt(&next, 4 * MIB, m.fd, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "2097152 bytes in place of 4194304"));
+	memory_destroy(&m);
+	close(plain);
+	close(file);
+}
+
 static void test_marks_cover_the_pages_touched(void **state)
 {
 	uint64_t map[8] = {0};
@@ -196,6 +233,8 @@ int main(void)
 		cmocka_unit_test(test_large_memory_leaves_out_the_hole),
 		cmocka_unit_test(test_wrong_sizes_are_refused),
 		cmocka_unit_test(test_the_file_is_sealed),
+		cmocka_unit_test(test_memory_is_passed_on),
+		cmocka_unit_test(test_foreign_memory_is_refused),
 		cmocka_unit_test(test_marks_cover_the_pages_touched),
 		cmocka_unit_test(test_no_mark_is_lost_to_a_concurrent_harvest),
 	};

@@ -234,6 +234,107 @@ static void it_waits_for_a_switch_that_comes_later(void **state)
 	late->ops->destroy(late);
 }
 
+/* ---- from process to process ---------------------------------------------------------- */
+
+/* Another back end goes on in place of `net`, as if in another process. */
+static void hop(void)
+{
+	struct net_backend *next;
+	struct error e = {0};
+	struct buf half = {0};
+	int fd;
+
+	net_backend_yield(&config, net, &fd, &half);
+	assert_int_equal(buf_check(&half), 0);
+	assert_int_equal(net_backend_make(&config, io, &next, &e), 0);
+	next->front = (struct net_front){receive, writable, NULL};
+	if (net_backend_adopt(&config, next, fd < 0 ? -1 : dup(fd), half.data, half.len, &e))
+		fail_msg("%s", e.text);
+	net->ops->destroy(net);
+	net = next;
+	buf_free(&half);
+}
+
+static void a_frame_hops_in_the_midst_of_coming(void **state)
+{
+	uint8_t bytes[] = {0, 0, 0, 3, 'a', 'b', 'c', 0, 0, 0, 1, 'd'};
+
+	for (size_t i = 0; i < sizeof(bytes); i++) {
+		assert_int_equal(write(peer, bytes + i, 1), 1);
+		steps(2);
+		hop();
+	}
+	steps(2);
+	assert_int_equal(received, 2);
+	assert_int_equal(last[0], 'd');
+}
+
+static void frames_that_wait_for_the_guest_hop(void **state)
+{
+	answer = -EAGAIN;
+	for (unsigned i = 0; i < 5; i++)
+		put_frame(60 + i, (uint8_t)i);
+	steps(3);
+	answer = 0;
+	hop();
+	steps(5);
+	assert_int_equal(received, 5);
+	assert_int_equal(last_len, 64);
+}
+
+static void a_frame_hops_in_the_midst_of_leaving(void **state)
+{
+	static uint8_t frame[60000], in[64 * 60004];
+	unsigned taken = 0;
+	size_t got = 0;
+
+	while (!send_bytes(frame, sizeof(frame)) && taken < 64)
+		frame[0] = (uint8_t)++taken;
+	for (unsigned i = 0; i < 3000 && got < taken * 60004u; i++) {
+		ssize_t n = read(peer, in + got, 7000);
+
+		got += n > 0 ? (size_t)n : 0;
+		if (i % 3 == 0)
+			hop();
+		steps(1);
+	}
+	assert_int_equal(got, taken * 60004u);
+	for (unsigned i = 0; i < taken; i++) {
+		assert_memory_equal(in + i * 60004u, "\0\0\xea\x60", 4);
+		assert_int_equal(in[i * 60004u + 4], i);
+	}
+	assert_int_equal(send_bytes(frame, sizeof(frame)), 0);
+}
+
+static void what_is_not_connected_connects_after_the_hop(void **state)
+{
+	uint8_t in[8];
+
+	close(peer);
+	steps(3);
+	hop();
+	peer_accept();
+	assert_int_equal(send_bytes("abcd", 4), 0);
+	assert_int_equal(read(peer, in, 8), 8);
+}
+
+static void damage_is_refused(void **state)
+{
+	static uint8_t bytes[400000] = {0xff, 0xff, 0xff};
+	static const size_t sizes[] = {0, 3, 4, 100, 65540, sizeof(bytes)};
+	struct net_backend *next;
+	struct error e = {0};
+
+	assert_int_equal(net_backend_make(&config, io, &next, &e), 0);
+	for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
+		assert_int_equal(net_backend_adopt(&config, next, peer, bytes, sizes[i], &e),
+				 -EBADMSG);
+	bytes[0] = bytes[1] = bytes[2] = 0; /* nothing to be sent, and too much received */
+	assert_int_equal(net_backend_adopt(&config, next, peer, bytes, sizeof(bytes), &e),
+			 -EBADMSG);
+	next->ops->destroy(next);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -245,6 +346,11 @@ int main(void)
 		T(it_connects_again),
 		T(an_impossible_length_ends_the_connection),
 		T(it_waits_for_a_switch_that_comes_later),
+		T(a_frame_hops_in_the_midst_of_coming),
+		T(frames_that_wait_for_the_guest_hop),
+		T(a_frame_hops_in_the_midst_of_leaving),
+		T(what_is_not_connected_connects_after_the_hop),
+		T(damage_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -157,6 +157,39 @@ static void a_bridge_that_is_not_there_is_an_error(void **state)
 	assert_non_null(strstr(e.text, "ptap0"));
 }
 
+/* It can be open but once: the descriptor itself goes to the other process. */
+static void it_hops_with_the_frame_that_waits(void **state)
+{
+	struct nic_config c = {.kind = NIC_TAP, .tap = "ptap0"};
+	struct net_backend *next;
+	struct error e = {0};
+	struct buf half = {0};
+	uint8_t frame[60];
+	int fd;
+
+	if (!net)
+		skip();
+	answer = -EAGAIN;
+	for (uint8_t i = 0; i < 3; i++) {
+		frame_make(frame, i);
+		assert_int_equal(write(raw, frame, 60), 60);
+	}
+	steps(5);
+	answer = 0;
+	net_backend_yield(&c, net, &fd, &half);
+	assert_int_equal(half.len, 60);
+	assert_int_equal(net_backend_make(&c, io, &next, &e), 0);
+	next->front = (struct net_front){receive, writable, NULL};
+	assert_int_equal(net_backend_adopt(&c, next, -1, half.data, half.len, &e), -EBADMSG);
+	assert_int_equal(net_backend_adopt(&c, next, dup(fd), half.data, half.len, &e), 0);
+	net->ops->destroy(net);
+	net = next;
+	steps(5);
+	assert_int_equal(received, 3);
+	assert_int_equal(last[14], 2);
+	buf_free(&half);
+}
+
 static void interface_delete(const char *name)
 {
 	char command[64];
@@ -207,6 +240,7 @@ int main(void)
 		T(frames_go_both_ways),
 		T(frames_wait_for_the_guest),
 		T(a_bridge_that_is_not_there_is_an_error),
+		T(it_hops_with_the_frame_that_waits),
 		T(a_deleted_interface_leaves_the_loop_alone),
 	};
 

@@ -92,6 +92,28 @@ static void test_stopped_vcpus_help(void **state)
 	guest_end(&g);
 }
 
+/* All that can fail is done, and nothing runs. */
+static void test_prepared_vcpus_wait(void **state)
+{
+	struct guest g = {.kind = GUEST_SMP, .param = {2}};
+	struct error e = {0};
+
+	if (guest_no_kvm())
+		skip();
+	guest_make(&g, 3, MEMORY);
+	assert_int_equal(vm_boot(g.vm, &e), 0);
+	assert_int_equal(vm_prepare(g.vm, &e), 0);
+	usleep(20000);
+	assert_false(vm_is_running(g.vm));
+	assert_int_equal(guest_count(g.vm, COUNT_CPU0), 0);
+	assert_int_equal(vm_prepare(g.vm, &e), 0);
+	assert_int_equal(vm_start(g.vm, &e), 0);
+	assert_true(vm_is_running(g.vm));
+	guest_wait_count(&g, COUNT_ONLINE, 2);
+	assert_int_equal(vm_prepare(g.vm, &e), -EBUSY);
+	guest_end(&g);
+}
+
 static void test_pause_of_computing_vcpus(void **state)
 {
 	struct guest g = {.param = {2}};
@@ -238,6 +260,7 @@ static void test_pause_during_resets(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_prepared_vcpus_wait),
 		cmocka_unit_test(test_pause_of_computing_vcpus),
 		cmocka_unit_test(test_stopped_vcpus_help),
 		cmocka_unit_test(test_pause_amid_port_and_mmio_accesses),

@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -133,6 +134,111 @@ static void last_words_are_heard(void **state)
 	assert_memory_equal(got, sent, 200);
 }
 
+/* ---- from process to process ---------------------------------------------------------- */
+
+static void hop(void)
+{
+	struct console *next;
+	struct error e = {0};
+	struct buf b = {0};
+	int fds[2];
+
+	console_yield(console, NULL, &b, fds);
+	assert_int_equal(buf_check(&b), 0);
+	assert_int_equal(console_create(control, &next, &e), 0);
+	for (unsigned i = 0; i < 2; i++)
+		fds[i] = fds[i] < 0 ? -1 : dup(fds[i]);
+	assert_int_equal(console_adopt(next, b.data, b.len, fds[0], fds[1]), 0);
+	console_destroy(console);
+	console = next;
+	buf_free(&b);
+	turn();
+}
+
+static void a_viewer_hops(void **state)
+{
+	char text[8];
+
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	for (size_t i = 0; i < 10; i++) {
+		say(100 * i, 50);
+		assert_int_equal(write(console_vm_fd(console), sent + 100 * i + 50, 50), 50);
+		hop(); /* with words that nobody has taken from the guest yet */
+	}
+	assert_int_equal(hear(), 1000);
+	assert_memory_equal(got, sent, 1000);
+	assert_int_equal(write(viewer, "ls\n", 3), 3);
+	hop();
+	hop();
+	turn();
+	assert_int_equal(read(console_vm_fd(console), text, sizeof(text)), 3);
+	assert_memory_equal(text, "ls\n", 3);
+	assert_int_equal(shutdown(viewer, SHUT_WR), 0);
+	turn();
+	assert_int_equal(read(viewer, got, 1), 0);
+}
+
+/* Those that waited in a full socket, too. */
+static void a_slow_viewer_hops(void **state)
+{
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	say(0, KEPT / 2);
+	hop();
+	say(KEPT / 2, 100);
+	assert_int_equal(hear(), KEPT / 2 + 100);
+	assert_memory_equal(got, sent, KEPT / 2 + 100);
+}
+
+static void the_history_hops(void **state)
+{
+	say(0, KEPT + 1000);
+	hop();
+	say(KEPT + 1000, 5);
+	hop();
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	assert_int_equal(hear(), KEPT);
+	assert_memory_equal(got, sent + 1005, KEPT);
+}
+
+static void it_goes_on_after_all(void **state)
+{
+	struct buf b = {0};
+	char text[8];
+	int fds[2];
+
+	assert_int_equal(console_attach(console, theirs, theirs), 0);
+	say(0, 50);
+	console_yield(console, NULL, &b, fds);
+	assert_int_equal(write(viewer, "ls\n", 3), 3);
+	turn();
+	console_unyield(console);
+	turn();
+	say(50, 50);
+	assert_int_equal(hear(), 100);
+	assert_memory_equal(got, sent, 100);
+	assert_int_equal(read(console_vm_fd(console), text, sizeof(text)), 3);
+	buf_free(&b);
+}
+
+static void a_damaged_console_is_refused(void **state)
+{
+	struct console *next;
+	struct error e = {0};
+	struct buf b = {0};
+	int fds[2];
+
+	say(0, 50);
+	console_yield(console, NULL, &b, fds);
+	assert_int_equal(console_create(control, &next, &e), 0);
+	for (size_t n = 0; n < 21; n++)
+		assert_int_equal(console_adopt(next, b.data, n, -1, -1), -EBADMSG);
+	b.data[8]++; /* more shown than written */
+	b.data[0]--;
+	assert_int_equal(console_adopt(next, b.data, b.len, -1, -1), -EBADMSG);
+	console_destroy(next);
+	buf_free(&b);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -144,6 +250,11 @@ int main(void)
 		T(who_leaves_is_forgotten),
 		T(the_end_of_the_input_alone_leaves_the_output),
 		T(last_words_are_heard),
+		T(a_viewer_hops),
+		T(a_slow_viewer_hops),
+		T(the_history_hops),
+		T(it_goes_on_after_all),
+		T(a_damaged_console_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
