@@ -280,6 +280,20 @@ static void source_drain(struct disk_backend *b)
 	} while (!idle);
 }
 
+static int source_claim(struct disk_backend *b, struct error *e)
+{
+	struct disk_backend *below = source_of(b)->below;
+
+	return below->ops->claim(below, e);
+}
+
+static int source_yield(struct disk_backend *b, struct error *e)
+{
+	struct disk_backend *below = source_of(b)->below;
+
+	return below->ops->yield(below, e);
+}
+
 static void source_destroy(struct disk_backend *b)
 {
 	mirror_source_destroy(source_of(b));
@@ -288,6 +302,8 @@ static void source_destroy(struct disk_backend *b)
 static const struct disk_backend_ops source_ops = {
 	.submit = source_submit,
 	.drain = source_drain,
+	.claim = source_claim,
+	.yield = source_yield,
 	.destroy = source_destroy,
 };
 

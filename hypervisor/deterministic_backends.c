@@ -123,12 +123,26 @@ static void disk_drain(struct disk_backend *b)
 		disk_run_one(disk_of(b));
 }
 
+/* A replay reads and writes none. */
+static int disk_claim(struct disk_backend *b, struct error *e)
+{
+	struct wrapped_disk *w = disk_of(b);
+
+	return w->vm->deterministic->mode == MODE_REPLAY ? 0 : w->below->ops->claim(w->below, e);
+}
+
+static int disk_yield(struct disk_backend *b, struct error *e)
+{
+	return disk_of(b)->below->ops->yield(disk_of(b)->below, e);
+}
+
 static void disk_destroy(struct disk_backend *b)
 {
 	free(disk_of(b));
 }
 
-static const struct disk_backend_ops disk_ops = {disk_submit, disk_drain, disk_destroy};
+static const struct disk_backend_ops disk_ops = {disk_submit, disk_drain, disk_claim, disk_yield,
+						 disk_destroy};
 
 static int disk_wrap(struct vm *vm, unsigned i)
 {

@@ -11,6 +11,10 @@
  *
  * A request is a sequence of steps, each one submission: what a short transfer
  * left, the zeros, the sync behind them.
+ *
+ *   begun   in the kernel's hands
+ *   ended   done() is to be called: by the loop, or in drain()
+ *   held    submitted while the image is somebody else's
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +22,7 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -26,6 +31,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hypervisor/disk_lock.h"
 #include "hypervisor/hypervisor.h"
 
 #define LOG_MODULE   "disk"
@@ -37,16 +43,24 @@
 #define BOUNCE_LEN   (256u * 1024)
 #define DRAIN_POLL   10 /* ms; only a longstop, the ring's descriptor wakes it */
 
+struct file_io;
+struct io_list {
+	struct file_io *first, *last;
+};
+
 struct file_disk {
 	struct disk_backend base;
 	struct loop_watch *watch;
 	int event_fd;
 	bool direct;
-	bool no_holes;        /* fallocate() gave EOPNOTSUPP once */
-	pthread_mutex_t lock; /* the ring, in_flight */
+	bool no_holes; /* fallocate() gave EOPNOTSUPP once */
+	char path[sizeof(((struct disk_config *)0)->path)];
+	bool claimed;         /* of those that claim and yield alone */
+	pthread_mutex_t lock; /* all below */
 	struct io_uring ring;
-	bool ring_made;
-	unsigned in_flight; /* until done() has returned */
+	bool ring_made, yielded;
+	unsigned begun, in_flight; /* in_flight: until done() has returned */
+	struct io_list ended, held;
 	uint8_t *zeros;
 };
 
@@ -55,6 +69,8 @@ enum step { STEP_TRANSFER, STEP_HOLE, STEP_ZEROS, STEP_SYNC, STEP_END };
 struct file_io {
 	struct disk_request *request;
 	struct file_disk *disk;
+	struct file_io *next; /* ended or held */
+	int rc;               /* ended */
 	enum step step;
 	uint64_t done; /* bytes */
 	bool durable;
@@ -154,6 +170,25 @@ static int io_make(struct file_disk *d, struct disk_request *r, struct file_io *
 	}
 	*out = io;
 	return 0;
+}
+
+static void list_add(struct io_list *l, struct file_io *io)
+{
+	io->next = NULL;
+	if (l->first)
+		l->last->next = io;
+	else
+		l->first = io;
+	l->last = io;
+}
+
+static struct file_io *list_take(struct io_list *l)
+{
+	struct file_io *io = l->first;
+
+	if (io)
+		l->first = io->next;
+	return io;
 }
 
 static void io_free(struct file_io *io)
@@ -268,13 +303,18 @@ static const struct {
 
 /* ---- the ring. d->lock held. ------------------------------------------------------------ */
 
-/* What could not be handed to the kernel now stays in the ring: the loop tries again. */
-static void ring_submit(struct file_disk *d)
+static void loop_wake(struct file_disk *d)
 {
 	const uint64_t one = 1;
 
+	(void)!write(d->event_fd, &one, sizeof(one));
+}
+
+/* What could not be handed to the kernel now stays in the ring: the loop tries again. */
+static void ring_submit(struct file_disk *d)
+{
 	if (io_uring_submit(&d->ring) < 0)
-		(void)!write(d->event_fd, &one, sizeof(one));
+		loop_wake(d);
 }
 
 static int ring_put(struct file_disk *d, struct file_io *io)
@@ -293,25 +333,33 @@ static int ring_put(struct file_disk *d, struct file_io *io)
 	return 0;
 }
 
-/* Take one completion and go on with its request. Returns the request when it has
- * ended (*rc), else NULL; *any says whether there was one. */
-static struct file_io *ring_take(struct file_disk *d, bool *any, int *rc)
+/* Take one completion and go on with its request; false: there was none. */
+static bool ring_take(struct file_disk *d)
 {
 	struct io_uring_cqe *cqe;
 	struct file_io *io;
 
-	*any = !io_uring_peek_cqe(&d->ring, &cqe);
-	if (!*any)
-		return NULL;
+	if (io_uring_peek_cqe(&d->ring, &cqe))
+		return false;
 	io = io_uring_cqe_get_data(cqe);
-	*rc = cqe->res == -EINTR || cqe->res == -EAGAIN ? 0 : steps[io->step].after(io, cqe->res);
+	io->rc =
+		cqe->res == -EINTR || cqe->res == -EAGAIN ? 0 : steps[io->step].after(io, cqe->res);
 	io_uring_cqe_seen(&d->ring, cqe);
-	if (!*rc && io->step != STEP_END) {
-		*rc = ring_put(d, io);
-		if (!*rc)
-			return NULL;
+	if (!io->rc && io->step != STEP_END)
+		io->rc = ring_put(d, io);
+	if (io->rc || io->step == STEP_END) {
+		d->begun--;
+		list_add(&d->ended, io);
 	}
-	return io;
+	return true;
+}
+
+static int io_begin(struct file_disk *d, struct file_io *io)
+{
+	int rc = ring_put(d, io);
+
+	d->begun += !rc;
+	return rc;
 }
 
 /* ---- operations ------------------------------------------------------------------------- */
@@ -330,7 +378,10 @@ static int file_submit(struct disk_backend *b, struct disk_request *r)
 	rc = io_make(d, r, &io);
 	if (rc)
 		goto out;
-	rc = ring_put(d, io);
+	if (d->yielded)
+		list_add(&d->held, io);
+	else
+		rc = io_begin(d, io);
 	if (rc)
 		io_free(io);
 	else
@@ -340,11 +391,11 @@ out:
 	return rc;
 }
 
-static void io_finish(struct file_io *io, int rc)
+static void io_finish(struct file_io *io)
 {
 	struct file_disk *d = io->disk;
 
-	io->request->done(io->request, rc);
+	io->request->done(io->request, io->rc);
 	io_free(io);
 	pthread_mutex_lock(&d->lock);
 	d->in_flight--;
@@ -355,16 +406,16 @@ static void io_finish(struct file_io *io, int rc)
 static void file_reap(struct file_disk *d)
 {
 	struct file_io *io;
-	bool any;
-	int rc;
 
 	do {
 		pthread_mutex_lock(&d->lock);
-		io = ring_take(d, &any, &rc);
+		while (ring_take(d))
+			;
+		io = list_take(&d->ended);
 		pthread_mutex_unlock(&d->lock);
 		if (io)
-			io_finish(io, rc);
-	} while (any);
+			io_finish(io);
+	} while (io);
 }
 
 static void file_ready(void *ctx, uint32_t events)
@@ -381,11 +432,17 @@ static void file_ready(void *ctx, uint32_t events)
 	file_reap(d);
 }
 
+/* In drain(): what is held will not begin any more. */
 static bool file_busy(struct file_disk *d)
 {
+	struct file_io *io;
 	bool busy;
 
 	pthread_mutex_lock(&d->lock);
+	while ((io = list_take(&d->held))) {
+		io->rc = -ECANCELED;
+		list_add(&d->ended, io);
+	}
 	if (io_uring_sq_ready(&d->ring))
 		ring_submit(d);
 	busy = d->in_flight;
@@ -399,9 +456,86 @@ static void file_drain(struct disk_backend *b)
 	struct pollfd p = {.fd = d->ring.ring_fd, .events = POLLIN};
 
 	while (file_busy(d)) {
-		(void)poll(&p, 1, DRAIN_POLL);
 		file_reap(d);
+		if (file_busy(d))
+			(void)poll(&p, 1, DRAIN_POLL);
 	}
+}
+
+/* ---- claim and yield -------------------------------------------------------------------- */
+
+/* Nothing begins from now on; what the kernel has comes back. The requests' done() may need
+ * the device lock, which a pause holds: that is left to the loop. */
+static void file_still(struct file_disk *d)
+{
+	struct pollfd p = {.fd = d->ring.ring_fd, .events = POLLIN};
+	bool any;
+
+	pthread_mutex_lock(&d->lock);
+	d->yielded = true;
+	while (d->begun) {
+		if (io_uring_sq_ready(&d->ring))
+			ring_submit(d);
+		any = ring_take(d);
+		pthread_mutex_unlock(&d->lock);
+		if (!any)
+			(void)poll(&p, 1, DRAIN_POLL);
+		pthread_mutex_lock(&d->lock);
+	}
+	loop_wake(d);
+	pthread_mutex_unlock(&d->lock);
+}
+
+static void file_go_on(struct file_disk *d)
+{
+	struct file_io *io;
+
+	pthread_mutex_lock(&d->lock);
+	d->yielded = false;
+	while ((io = list_take(&d->held))) {
+		io->rc = io_begin(d, io);
+		if (io->rc)
+			list_add(&d->ended, io);
+	}
+	loop_wake(d);
+	pthread_mutex_unlock(&d->lock);
+}
+
+static int file_claim(struct disk_backend *b, struct error *e)
+{
+	struct file_disk *d = disk_of(b);
+	int rc = d->claimed ? 0 : disk_lock(b->fd, b->readonly, d->path, e);
+
+	if (rc || d->claimed)
+		return rc;
+	d->claimed = true;
+	/* Only matters without O_DIRECT: pages read before somebody else wrote. */
+	rc = posix_fadvise(b->fd, 0, 0, POSIX_FADV_DONTNEED);
+	if (rc && rc != EINVAL)
+		log_warn_rc(-rc, "%s: old pages stay cached", d->path);
+	file_go_on(d);
+	return 0;
+}
+
+static int file_yield(struct disk_backend *b, struct error *e)
+{
+	struct file_disk *d = disk_of(b);
+	int rc;
+
+	if (!d->claimed)
+		return 0;
+	file_still(d);
+	rc = fault_point("disk.yield");
+	if (!rc && !b->readonly && fdatasync(b->fd))
+		rc = -errno;
+	if (rc) {
+		file_go_on(d);
+		return error_set(e, rc, "the disk %s cannot be given away: %s", d->path,
+				 strerror(-rc));
+	}
+	d->claimed = false;
+	disk_unlock(b->fd);
+	return 0;
 }
 
 static void file_destroy(struct disk_backend *b)
@@ -423,7 +557,8 @@ static void file_destroy(struct disk_backend *b)
 	free(d);
 }
 
-static const struct disk_backend_ops file_ops = {file_submit, file_drain, file_destroy};
+static const struct disk_backend_ops file_ops = {file_submit, file_drain, file_claim, file_yield,
+						 file_destroy};
 
 /* ---- opening ------------------------------------------------------------------------------ */
 
@@ -513,6 +648,28 @@ static int ring_make(struct file_disk *d, struct loop *io, struct error *e)
 	return 0;
 }
 
+/* The lock is that of the open file, which both processes now have: whichever ends, the other
+ * one has it still. */
+int disk_backend_adopt(struct disk_backend *b, int fd, struct error *e)
+{
+	struct file_disk *d = disk_of(b);
+	int flags = fcntl(fd, F_GETFL), rc = 0;
+	struct stat ours, theirs;
+
+	if (flags < 0 || fstat(b->fd, &ours) || fstat(fd, &theirs))
+		rc = -errno;
+	else if (ours.st_dev != theirs.st_dev || ours.st_ino != theirs.st_ino)
+		rc = -ESTALE;
+	else if (dup3(fd, b->fd, O_CLOEXEC) < 0)
+		rc = -errno;
+	close(fd);
+	if (rc)
+		return error_set(e, rc, "the disk %s cannot be taken over: %s", d->path,
+				 rc == -ESTALE ? "another file is there now" : strerror(-rc));
+	d->direct = flags & O_DIRECT;
+	return file_claim(b, e);
+}
+
 int disk_backend_open(const struct disk_config *c, struct loop *io, struct disk_backend **out,
 		      struct error *e)
 {
@@ -526,6 +683,7 @@ int disk_backend_open(const struct disk_config *c, struct loop *io, struct disk_
 					.write_through = c->write_through,
 					.fd = -1};
 	d->event_fd = -1;
+	snprintf(d->path, sizeof(d->path), "%s", c->path);
 	pthread_mutex_init(&d->lock, NULL);
 	d->zeros = aligned_alloc(ALIGNMENT, ZEROS_LEN);
 	if (d->zeros)

@@ -89,6 +89,16 @@ static void disk_memory_drain(struct disk_backend *b)
 		;
 }
 
+static int disk_memory_claim(struct disk_backend *b, struct error *e)
+{
+	return 0;
+}
+
+static int disk_memory_yield(struct disk_backend *b, struct error *e)
+{
+	return 0;
+}
+
 static void disk_memory_destroy(struct disk_backend *b)
 {
 	disk_memory_drain(b);
@@ -99,6 +109,8 @@ static void disk_memory_destroy(struct disk_backend *b)
 static const struct disk_backend_ops disk_memory_ops = {
 	.submit = disk_memory_submit,
 	.drain = disk_memory_drain,
+	.claim = disk_memory_claim,
+	.yield = disk_memory_yield,
 	.destroy = disk_memory_destroy,
 };
 

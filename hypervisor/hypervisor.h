@@ -130,7 +130,15 @@ struct disk_backend_ops {
 	 * done() itself. Any thread, device lock not held, nobody submits meanwhile. Before
 	 * guest memory is freed or loaded anew, no transfer to it may be in flight. */
 	void (*drain)(struct disk_backend *b);
-	void (*destroy)(struct disk_backend *b); /* drains */
+	/* The image is this back end's: no other process, and where its file system can tell no
+	 * other host, writes it (or, if it is read-only here, anybody). Nothing cached from
+	 * before is read. -EBUSY: it is somebody else's. Again: nothing happens. */
+	int (*claim)(struct disk_backend *b, struct error *e);
+	/* Somebody else may have it: all that was submitted has reached stable storage, or waits
+	 * until the next claim. Requests that have ended meanwhile may get their done() later, so
+	 * that the device lock may be held. After an error the image is still claimed. */
+	int (*yield)(struct disk_backend *b, struct error *e);
+	void (*destroy)(struct disk_backend *b); /* drains, and yields */
 };
 struct disk_backend {
 	const struct disk_backend_ops *ops;
@@ -142,6 +150,10 @@ struct disk_backend {
 
 int disk_backend_open(const struct disk_config *c, struct loop *io, struct disk_backend **out,
 		      struct error *e) MUST_CHECK;
+
+/* From process to process: a claimed image stays so when its descriptor, the other back end's
+ * `fd`, is handed on. Takes it over; nothing was submitted here yet. */
+int disk_backend_adopt(struct disk_backend *b, int fd, struct error *e) MUST_CHECK;
 
 /* ---- engines ---------------------------------------------------------- */
 
@@ -202,6 +214,12 @@ int vm_boot(struct vm *vm, struct error *e) MUST_CHECK;
 int vm_start(struct vm *vm, struct error *e) MUST_CHECK;
 /* All of vm_start() that can fail; without it vm_start() does it. */
 int vm_prepare(struct vm *vm, struct error *e) MUST_CHECK;
+/* The images of its disks, all or none: a vm that runs has claimed them (vm_start() does), and
+ * a twin those that it writes. Yielded while it is paused, when its guest shall go on elsewhere
+ * on the same images; claimed again before it goes on here after all. After an error of yield
+ * claim again as well. */
+int vm_disks_claim(struct vm *vm, struct error *e) MUST_CHECK;
+int vm_disks_yield(struct vm *vm, struct error *e) MUST_CHECK;
 /* Ask the guest to shut down (ACPI power button). */
 void vm_power_button(struct vm *vm);
 /* Hand on to console_out what the guest has said, as far as there is room: the bytes left.

@@ -387,6 +387,9 @@ int vm_prepare(struct vm *vm, struct error *e)
 		return error_set(e, -EBUSY, "the vm has been started already");
 	if (vm->torn || memory_is_lost(&vm->memory))
 		return error_set(e, -EBADMSG, "the vm holds half of a state");
+	rc = vm_disks_claim(vm, e);
+	if (rc)
+		return rc;
 	if (!vm->engine_ops->stepped && !run->threads)
 		rc = threads_start(vm);
 	return rc ? error_set(e, rc, "cannot start the vCPU threads: %s", strerror(-rc)) : 0;

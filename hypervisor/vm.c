@@ -41,6 +41,28 @@ void vm_msi(struct vm *vm, uint64_t address, uint32_t data)
 		log_error_rc(rc, "an MSI to %#llx is lost", (unsigned long long)address);
 }
 
+/* ---- disks --------------------------------------------------------------------- */
+
+int vm_disks_claim(struct vm *vm, struct error *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < vm->config.disk_count; i++)
+		rc = vm->parts.disks[i]->ops->claim(vm->parts.disks[i], e);
+	if (rc && vm_disks_yield(vm, NULL))
+		log_warn("a disk stays claimed");
+	return rc;
+}
+
+int vm_disks_yield(struct vm *vm, struct error *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < vm->config.disk_count; i++)
+		rc = vm->parts.disks[i]->ops->yield(vm->parts.disks[i], e);
+	return rc;
+}
+
 /* ---- creation ----------------------------------------------------------------- */
 
 static void event_ignore(void *ctx, enum vm_event event, const char *detail)

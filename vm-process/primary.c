@@ -120,6 +120,19 @@ static void replicator_drop(struct process *p)
 	p->precopy = NULL;
 }
 
+/* The guest stands still: before anybody hears that it may go on elsewhere, shared images are
+ * that other host's. False: they cannot be, and it goes on here. */
+static bool handed_take(struct process *p)
+{
+	struct error e = {0};
+
+	if (!p->disks_shared || !vm_disks_yield(p->vm, &e))
+		return true;
+	log_error("not handed over: %s", e.text);
+	replicator_ownership(p->replicator, OWNERSHIP_CONFIRMED);
+	return false;
+}
+
 static void run_state(void *ctx)
 {
 	struct posted_state *s = ctx;
@@ -128,6 +141,8 @@ static void run_state(void *ctx)
 
 	/* An event of a session that has been replaced meanwhile says nothing now. */
 	if (s->session != p->sessions)
+		goto out;
+	if (s->state == REPLICATOR_HANDED && !handed_take(p))
 		goto out;
 	p->replicator_state = s->state;
 	if (s->state == REPLICATOR_HANDED)
@@ -263,6 +278,11 @@ int primary_ownership(struct process *p, const json_t *request, struct error *e)
 		return error_set(e, -EINVAL, "there is no session that asked");
 	for (size_t i = 0; answer && i < ARRAY_LEN(answers); i++)
 		if (!strcmp(answer, answers[i].name)) {
+			int rc = answers[i].answer == OWNERSHIP_DENIED ? 0
+								       : vm_disks_claim(p->vm, e);
+
+			if (rc)
+				return rc;
 			replicator_ownership(p->replicator, answers[i].answer);
 			/* At once: the next request may be older than its report. */
 			if (answers[i].answer == OWNERSHIP_DENIED)

@@ -28,8 +28,8 @@
 #define HANDOVER_MOST    (UINT64_C(256) << 20)
 
 /* What is handed over: a file of pieces (state, one for each NIC, console), and descriptors:
- * of that file, the viewer's two, the NICs'. */
-enum { FD_IN, FD_OUT, FD_NICS, FDS = FD_NICS + VM_NICS_MAX };
+ * of that file, the viewer's two, the NICs', the disks'. */
+enum { FD_IN, FD_OUT, FD_NICS, FD_DISKS = FD_NICS + VM_NICS_MAX, FDS = FD_DISKS + VM_DISKS_MAX };
 #define PIECES_MAX (2u + VM_NICS_MAX)
 _Static_assert(1 + FDS <= CONTROL_FDS_MAX, "the file and all descriptors fit in a message");
 
@@ -173,6 +173,8 @@ static int handover_fill(struct process *p, struct handover *h, struct error *e)
 				  &h->file);
 		piece_end(h);
 	}
+	for (unsigned i = 0; i < p->config.disk_count; i++)
+		h->fds[FD_DISKS + i] = p->disks[i].file->fd;
 	console_yield(p->console, p->vm, &h->file, h->fds);
 	piece_end(h);
 	rc = buf_check(&h->file);
@@ -200,7 +202,7 @@ static json_t *fds_put(struct process *p, const struct handover *h, struct reque
 {
 	json_t *list = json_array();
 
-	for (unsigned i = 0; i < FD_NICS + p->config.nic_count; i++) {
+	for (unsigned i = 0; i < FDS; i++) {
 		int at = h->fds[i] < 0 ? -1 : (int)q->reply_fd_count;
 
 		if (at >= 0)
@@ -357,7 +359,7 @@ static int fds_parse(const json_t *o, const struct process *p, struct request *q
 {
 	const json_t *list = json_object_get(o, "fds");
 
-	if (json_array_size(list) != FD_NICS + p->config.nic_count)
+	if (json_array_size(list) != FDS)
 		return -EBADMSG;
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		json_int_t at = json_integer_value(json_array_get(list, i));
@@ -414,6 +416,20 @@ static int nics_adopt(struct process *p, struct handover *h, struct error *e)
 	return rc;
 }
 
+/* With the images' locks: there is no moment at which another process could have them. */
+static int disks_adopt(struct process *p, struct handover *h, struct error *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < p->config.disk_count; i++) {
+		int fd = h->fds[FD_DISKS + i];
+
+		h->fds[FD_DISKS + i] = -1;
+		rc = disk_backend_adopt(p->disks[i].file, fd, e);
+	}
+	return rc;
+}
+
 static int parts_adopt(struct process *p, struct handover *h, struct error *e)
 {
 	const uint8_t *data;
@@ -424,6 +440,8 @@ static int parts_adopt(struct process *p, struct handover *h, struct error *e)
 	rc = vm_state_load(p->vm, data, n, e);
 	if (!rc)
 		rc = nics_adopt(p, h, e);
+	if (!rc)
+		rc = disks_adopt(p, h, e);
 	if (rc)
 		return rc;
 	data = piece(h, h->pieces - 1, &n);

@@ -73,7 +73,7 @@
 #include "base/base.h"
 
 #define CONTROL_MESSAGE_MAX (128u * 1024)
-#define CONTROL_FDS_MAX     16
+#define CONTROL_FDS_MAX     32
 
 /* Send one message; blocks at most a second. 0 or -errno. */
 int control_send(int fd, const json_t *message, const int *fds, unsigned fd_count) MUST_CHECK;

@@ -58,10 +58,19 @@ peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
   fence = {{ command = "{t.path("fence")}"; options = {{ plug = "{peer}"; }}; timeout_s = 20; }}; }} );
 ''')
 
+    def wrapper(self):
+        """With disks of its own: a folder that each host has something else in."""
+        if not self.hosts.own_disks:
+            return []
+        own, here = self.t.path(f"disks-{self.name}"), self.t.path("disks")
+        for folder in (own, here):
+            os.makedirs(folder, exist_ok=True)
+        return ["unshare", "-m", "sh", "-c", f'mount --bind {own} {here} && exec "$@"', "sh"]
+
     def up(self, faults=""):
         with open(self.log, "a") as log:
             self.daemon = subprocess.Popen(
-                [f"{self.t.build}/polluxd", "--config", self.config], stderr=log,
+                [*self.wrapper(), f"{self.t.build}/polluxd", "--config", self.config], stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
                 env={**os.environ, "POLLUX_FAULTS": faults})
         with open(self.t.path(f"{self.name}.pid"), "w") as f:
@@ -154,7 +163,8 @@ peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
 
 
 class Hosts:
-    def __init__(self, t, heartbeat_ms=50, loss_ms=1000, extra=""):
+    def __init__(self, t, heartbeat_ms=50, loss_ms=1000, extra="", own_disks=False):
+        self.own_disks = own_disks
         self.t, self.heartbeat_ms, self.loss_ms, self.extra = t, heartbeat_ms, loss_ms, extra
         t.cleanup(reap_all)
         for args in (["init-ca"], ["issue", "hosta"], ["issue", "hostb"]):
@@ -194,7 +204,8 @@ class Hosts:
                 memory="16M", disk=None):
         path = self.t.path("demo.cfg")
         kernel = f'kernel = "{self.t.guest(guest)}"; cmdline = "{cmdline}";'
-        disks = f'disks = ( {{ path = "{self.t.path(disk)}"; size = "8M"; }} );' if disk else ""
+        where = self.t.path("disks/" if self.own_disks else "") + (disk or "")
+        disks = f'disks = ( {{ path = "{where}"; size = "8M"; }} );' if disk else ""
         with open(path, "w") as f:
             f.write(f'name = "demo"; memory = "{memory}"; vcpus = 1; engine = "{engine}";\n'
                     f'{kernel if engine != "sim" else "seed = 3;"}\n{disks}\n')

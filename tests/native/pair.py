@@ -38,7 +38,8 @@ class Side:
             text += f'nics=({{ socket="{self.frames.path}"; mac="52:54:00:00:00:01"; }});'
         if p["disk"]:
             path = changes.get("disk_path", self.disk)
-            text += f'disks=({{ path="{path}"; size="{p["disk"]}"; }});'
+            only = "readonly=true; " if p.get("disk_readonly") else ""
+            text += f'disks=({{ path="{path}"; {only}size="{p["disk"]}"; }});'
         return text
 
     def kill(self):

@@ -4,6 +4,7 @@ import os
 import random
 
 from case import case
+from director import Refused
 from pair import Pair, wait_until
 
 GUEST = {"guest": "blk", "nic": False, "disk": "4M"}
@@ -128,3 +129,47 @@ def disk_full(t):
     assert pair.promote_refused()
     for _ in range(3):
         pair.primary.console.wait_more("blk: done")
+
+
+def boot_refused(side, *words):
+    try:
+        side.process.ask("boot")
+    except Refused as e:
+        for word in words:
+            assert word in str(e), f"{word!r} is not in {str(e)!r}"
+        return
+    raise AssertionError(f"{side.name} boots on an image that is somebody else's")
+
+
+@case("disk-of-another-vm")
+def other_vm(t):
+    """An image has one writer: a VM that runs, or a standby that keeps its copy there."""
+    pair = Pair(t, cmdline="blocks=64 depth=8 report=200", **GUEST)
+    pair.primary.console.wait("blk: done")
+    other = pair.side("primary", disk_path=pair.primary.disk)
+    boot_refused(other, pair.primary.disk, f"used by process {pair.primary.process.child.pid} ")
+    pair.protect(mode="interval")
+    thief = pair.side("primary", disk_path=pair.standby.disk)
+    boot_refused(thief, pair.standby.disk, f"used by process {pair.standby.process.child.pid} ")
+    pair.failover()
+    boot_refused(thief, pair.primary.disk, f"used by process {pair.primary.process.child.pid} ")
+    pair.primary.console.wait_more("blk: done")
+    other.process.ask("boot")  # its first owner is dead
+    other.console.wait("blk: done")
+
+
+@case("disk-read-by-many")
+def read_by_many(t):
+    """Images that all only read are shared; nobody writes one meanwhile."""
+    pair = Pair(t, guest="echo", nic=False, disk="1M", boot=False)
+    readers = [pair.side("primary", disk_path=pair.primary.disk, disk_readonly=True)
+               for _ in range(2)]
+    for reader in readers:
+        reader.process.ask("boot")
+    boot_refused(pair.primary, "used by process")
+    for reader in readers:
+        reader.process.ask("quit")
+        assert reader.process.child.wait() == 0
+    pair.primary.process.ask("boot")
+    late = pair.side("primary", disk_path=pair.primary.disk, disk_readonly=True)
+    boot_refused(late, f"written by process {pair.primary.process.child.pid} ")

@@ -23,8 +23,8 @@ def connected(hosts):
                "the peers are connected")
 
 
-def started(t, faults_a="", faults_b="", **vm):
-    hosts = Hosts(t)
+def started(t, faults_a="", faults_b="", own_disks=False, **vm):
+    hosts = Hosts(t, own_disks=own_disks)
     for host, faults in ((hosts.a, faults_a), (hosts.b, faults_b)):
         if faults:
             host.down()
@@ -71,7 +71,7 @@ def moves(hosts, *options):
 @case("migrate-there-and-back")
 @case("migrate-there-and-back-4-streams", options=("--streams", "4"))
 @case("migrate-there-and-back-with-disks", options=("--with-disks", "--overwrite"),
-      vm={"disk": "demo.img"})
+      vm={"disk": "demo.img", "own_disks": True}, needs=("kvm", "root"))
 @case("migrate-there-and-back-shared-disk", vm={"disk": "demo.img"})
 def there_and_back(t, options=(), vm=None):
     hosts = started(t, **(vm or {}))
@@ -173,10 +173,10 @@ def source_process_dies(t):
     goes_on(hosts.a)
 
 
-@case("migrate-target-disk-full")
+@case("migrate-target-disk-full", needs=("kvm", "root"))
 def target_disk_full(t):
-    hosts = started(t, faults_b="mirror.write:3:28", disk="demo.img")
-    with open(t.path("demo.img"), "r+b") as f:
+    hosts = started(t, faults_b="mirror.write:3:28", own_disks=True, disk="demo.img")
+    with open(t.path("disks-hosta/demo.img"), "r+b") as f:
         f.write(os.urandom(4 << 20))
     hosts.a.refuses(1, "migrate", "demo", "hostb", "--with-disks", "--overwrite")
     stays(hosts)

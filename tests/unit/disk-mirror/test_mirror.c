@@ -113,13 +113,21 @@ static void slow_drain(struct disk_backend *b)
 	pthread_mutex_unlock(&d->lock);
 }
 
+static int slow_claim(struct disk_backend *b, struct error *e)
+{
+	return 0;
+}
+
 static void slow_destroy(struct disk_backend *b)
 {
 	(void)b;
 }
 
-static const struct disk_backend_ops slow_ops = {
-	.submit = slow_submit, .drain = slow_drain, .destroy = slow_destroy};
+static const struct disk_backend_ops slow_ops = {.submit = slow_submit,
+						 .drain = slow_drain,
+						 .claim = slow_claim,
+						 .yield = slow_claim,
+						 .destroy = slow_destroy};
 
 /* ---- the bench --------------------------------------------------------------- */
 

@@ -235,10 +235,15 @@ static inline void disk_double_drain(struct disk_backend *b)
 	while (d->count)
 		disk_double_end(d, 0, 0);
 }
+static inline int disk_double_claim(struct disk_backend *b, struct error *e)
+{
+	return 0;
+}
 static inline void disk_double_destroy(struct disk_backend *b)
 {
 }
 static const struct disk_backend_ops disk_double_ops = {disk_double_submit, disk_double_drain,
+							disk_double_claim, disk_double_claim,
 							disk_double_destroy};
 
 /* ---- the machine ----------------------------------------------------------------------- */

@@ -560,6 +560,7 @@ static int submit_refilling(struct disk_backend *b, struct disk_request *r)
 static void a_ring_that_never_empties_does_not_hold_the_device(void **state)
 {
 	static const struct disk_backend_ops refilling = {submit_refilling, disk_double_drain,
+							  disk_double_claim, disk_double_claim,
 							  disk_double_destroy};
 	struct request r;
 
