@@ -557,6 +557,6 @@ int guest_image_cancel(struct guest *g, struct error *e, const char **hint)
 	if (!g->image || !g->child)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 				    "%s is neither being saved nor restored", g->name);
-	guest_child_ask(g, json_pack("{s:s}", "do", "cancel"), QUICK_NS, NULL);
+	guest_child_ask(g, json_pack("{s:s}", "do", "image-cancel"), QUICK_NS, NULL);
 	return 0;
 }

@@ -313,8 +313,11 @@ static int records_load(struct load *l, struct epoch_reader *reader, struct erro
 		rc = known_get(i, &at, i->tail.index, &r, e);
 		if (!rc && r.type == EPOCH_RECORD_PAGES)
 			l->record = at - r.len - RECORD_HEADER_SIZE;
-		if (!rc && r.type)
+		if (!rc && r.type) {
 			rc = epoch_reader_take(reader, r.type, r.payload, r.len, e);
+			if (rc == -EBADMSG)
+				error_context(e, "the image is damaged");
+		}
 		atomic_store(&l->progress->bytes, at);
 		if (!rc && atomic_load(&l->progress->cancel))
 			rc = error_set(e, -ECANCELED, "cancelled");

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Saved images: a VM goes into a file, and out of it again."""
 import os
+import signal
+import subprocess
+import time
 
 from case import case
 from hosts import Hosts, passes, wait_until
@@ -38,3 +41,152 @@ def save_and_restore(t, compression):
         assert min(passes(hosts.a.console())) > before, "it has begun anew"
         guest_goes_on(hosts.a)
     hosts.a.refuses(3, "restore", image)
+
+
+def stop_saving(host):
+    """Whatever ended a save: the VM runs on, and there is no file."""
+    host.wait("running")
+    assert not [n for n in os.listdir(host.t.folder) if "image" in n], os.listdir(host.t.folder)
+    guest_goes_on(host)
+
+
+@case("image-encrypted")
+def encrypted(t):
+    """Nothing can be read without the key, and nothing is begun with another one."""
+    hosts = Hosts(t)
+    image, key, other = t.path("demo.image"), t.path("key"), t.path("other")
+    for path, text in ((key, "00" * 31 + "01\n"), (other, "00" * 31 + "02\n")):
+        with open(path, "w") as f:
+            f.write(text)
+    hosts.a.do("start", hosts.vm_file())
+    before = runs_for_a_while(hosts.a)
+    hosts.a.refuses(2, "save", "demo", image, "--key-file", t.path("demo.cfg"))
+    hosts.a.do("save", "demo", image, "--key-file", key)
+    with open(image, "rb") as f:
+        assert b"demo" not in f.read()
+    assert "--key-file" in hosts.a.refuses(3, "restore", image)
+    assert "key" in hosts.a.refuses(3, "restore", image, "--key-file", other)
+    assert hosts.a.vm()["state"] == "stopped" and hosts.a.vm()["term"] == 1
+    hosts.a.do("restore", image, "--key-file", key)
+    wait_until(lambda: passes(hosts.a.console()), 20, "the guest says something")
+    assert min(passes(hosts.a.console())) > before
+    guest_goes_on(hosts.a)
+
+
+@case("image-damaged")
+def damaged(t):
+    """Refused, with nothing half restored; the undamaged image is then still as good as before."""
+    hosts = Hosts(t)
+    image, bad = t.path("demo.image"), t.path("bad")
+    hosts.a.do("start", hosts.vm_file(disk="demo.img"))
+    runs_for_a_while(hosts.a)
+    hosts.a.do("save", "demo", image, "--compression", "none")
+    with open(image, "rb") as f:
+        data = f.read()
+    for name, wrong in (("cut", data[:-1000]), ("empty", b""), ("other", b"x" * 4096),
+                        ("middle", data[:len(data) // 2] + b"\x55" * 64 + data[len(data) // 2 + 64:])):
+        with open(bad, "wb") as f:
+            f.write(wrong)
+        p = hosts.a.pollux("restore", bad)
+        assert p.returncode in (1, 2) and "image" in p.stderr, (name, p.returncode, p.stderr)
+        hosts.a.wait("stopped")
+        assert not hosts.a.vm_pids()
+    hosts.a.do("restore", image)
+    guest_goes_on(hosts.a)
+
+
+@case("image-disks-that-are-newer")
+def newer(t):
+    """A VM that has run since has other disks than its image remembers."""
+    hosts = Hosts(t)
+    image = t.path("demo.image")
+    hosts.a.do("start", hosts.vm_file(disk="demo.img"))
+    runs_for_a_while(hosts.a)
+    assert "writable disk" in hosts.a.refuses(1, "save", "demo", image, "--keep-running")
+    stop_saving(hosts.a)
+    hosts.a.do("save", "demo", image)
+    hosts.a.do("restore", image)
+    assert "runs here already" in hosts.a.refuses(3, "restore", image)
+    hosts.a.do("stop", "demo", "--force")
+    assert "--force" in hosts.a.refuses(3, "restore", image)
+    assert hosts.a.vm()["state"] == "stopped"
+    hosts.a.do("restore", image, "--force")
+    guest_goes_on(hosts.a)
+    hosts.a.do("stop", "demo", "--force")
+    hosts.a.do("start", hosts.vm_file(disk="demo.img"))
+    hosts.a.refuses(3, "save", "nobody", image)
+
+
+@case("image-keep-running")
+def keep_running(t):
+    """Two lives of one guest, one after the other."""
+    hosts = Hosts(t)
+    image = t.path("demo.image")
+    hosts.a.do("start", hosts.vm_file())
+    before = runs_for_a_while(hosts.a)
+    assert "runs on" in hosts.a.do("save", "demo", image, "--keep-running")
+    guest_goes_on(hosts.a)
+    assert "there already" in hosts.a.refuses(3, "save", "demo", image)
+    hosts.a.do("stop", "demo", "--force")
+    hosts.a.do("restore", image)
+    wait_until(lambda: passes(hosts.a.console()), 20, "the guest says something")
+    assert min(passes(hosts.a.console())) > before
+    guest_goes_on(hosts.a)
+
+
+@case("image-interrupted")
+def interrupted(t):
+    """Ctrl-C: within a moment the VM runs on."""
+    hosts = Hosts(t)
+    image = t.path("demo.image")
+    hosts.a.do("start", hosts.vm_file(memory="1G", cmdline="pages=120000 rate=200000 report=1"))
+    wait_until(lambda: len(passes(hosts.a.console())) > 1, 60, "the guest runs")
+    p = hosts.a.pollux("save", "demo", image, "--compression", "zlib", background=True)
+    wait_until(lambda: hosts.a.vm()["operation"]["what"] == "save", 20, "it is being saved")
+    p.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    out, err = p.communicate(timeout=30)
+    if p.returncode == 0:
+        return
+    print(f"cancelled in {time.monotonic() - began:.2f} s")
+    assert p.returncode == 1 and "runs on" in err, (p.returncode, err)
+    stop_saving(hosts.a)
+
+
+@case("image-no-room", needs=("kvm", "root"))
+def no_room(t):
+    """A file system that is full: the VM runs on, without a file."""
+    hosts = Hosts(t)
+    folder = t.path("small")
+    os.mkdir(folder)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], check=True)
+    t.cleanup(lambda: subprocess.run(["umount", folder], check=True))
+    hosts.a.do("start", hosts.vm_file())
+    runs_for_a_while(hosts.a)
+    message = hosts.a.refuses(1, "save", "demo", folder + "/image", "--compression", "none")
+    assert "No space left" in message and "runs on" in message, message
+    assert not os.listdir(folder)
+    stop_saving(hosts.a)
+
+
+@case("image-polluxd-restarts")
+def restarts(t):
+    """polluxd ends while a save is under way: the VM runs on, and can be saved again."""
+    hosts = Hosts(t)
+    image = t.path("demo.image")
+    hosts.a.do("start", hosts.vm_file(memory="256M", cmdline="pages=50000 rate=0 report=1"))
+    wait_until(lambda: passes(hosts.a.console()), 60, "the guest runs")
+    p = hosts.a.pollux("save", "demo", image, "--compression", "zlib", background=True)
+    wait_until(lambda: hosts.a.vm()["operation"]["what"] == "save", 20, "it is being saved")
+    hosts.a.daemon.kill()
+    hosts.a.daemon.wait()
+    p.communicate(timeout=60)
+    hosts.a.up()
+    if os.path.exists(image):
+        hosts.a.wait("stopped")
+    else:
+        hosts.a.wait("running")
+        guest_goes_on(hosts.a)
+        hosts.a.do("save", "demo", image)
+    hosts.a.do("restore", image)
+    guest_goes_on(hosts.a)
