@@ -171,6 +171,11 @@ int loop_post(struct loop *l, loop_fn *fn,
 /* With all signals blocked; `name` is cut to 15 bytes. */
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *ctx) MUST_CHECK;
 
+/* A condition variable whose waits may end at a clock_ns() time (UINT64_MAX = never): 0 or
+ * -ETIMEDOUT. It may wake for nothing, as any. */
+void cond_setup(pthread_cond_t *c);
+int cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, uint64_t until);
+
 /* The calling thread does little, and others take its lateness for a death: heartbeats. Real-time
  * (SCHED_RR, the least priority) where that is permitted, thread_hasten() elsewhere. */
 void thread_urge(void);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SLICE_NS (100 * NS_PER_US) /* the shortest that EEVDF grants */
@@ -55,6 +56,29 @@ int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *ctx)
 	if (rc)
 		free(begin);
 	return rc;
+}
+
+void cond_setup(pthread_cond_t *c)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(c, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+/* A condition variable knows no clock that counts suspended time too. */
+int cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, uint64_t until)
+{
+	uint64_t now = clock_ns(), left = until > now ? until - now : 0;
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	left += (uint64_t)t.tv_nsec;
+	t.tv_sec += (time_t)(left / NS_PER_SEC % INT32_MAX);
+	t.tv_nsec = (long)(left % NS_PER_SEC);
+	return -pthread_cond_timedwait(c, lock, &t);
 }
 
 /* The kernel's struct sched_attr, first version; its header and libc's exclude each other. */

@@ -120,7 +120,8 @@ int postcopy_source_create(struct vm *vm, const struct postcopy_config *c,
 			   struct error *e) MUST_CHECK;
 /* Make a link, before the switch or after a cut; `c` NULL: as before, else another session,
  * key, term or address. Waits until the target has welcomed all streams. -EBUSY: there is a
- * link. -EKEYREJECTED: the target refused; e says why. */
+ * link. -EPERM, -ESTALE (a term that is over): the target refused;
+ * e says why. -EALREADY: it has all. */
 int postcopy_source_connect(struct postcopy_source *p, const struct postcopy_config *c,
 			    uint64_t deadline, struct error *e) MUST_CHECK;
 /* From here on, and until postcopy_source_destroy(), nothing writes the vm's memory: it is read

@@ -245,7 +245,6 @@ void *replica_clock_main(void *arg)
 {
 	struct replica *r = arg;
 	struct core_action report;
-	struct timespec until;
 	uint64_t deadline;
 
 	thread_hasten();
@@ -267,8 +266,7 @@ void *replica_clock_main(void *arg)
 			pthread_mutex_lock(&r->lock);
 			continue;
 		}
-		deadline_monotonic(deadline, &until);
-		pthread_cond_timedwait(&r->changed, &r->lock, &until);
+		(void)cond_wait_until(&r->changed, &r->lock, deadline);
 	}
 	pthread_mutex_unlock(&r->lock);
 	return NULL;

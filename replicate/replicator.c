@@ -185,14 +185,12 @@ static bool is_over(enum primary_state s)
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 {
 	enum primary_state state;
-	struct timespec until;
 	int rc = 0;
 
 	replicator_event(r, PRIMARY_EV_STOP, 0);
-	deadline_monotonic(deadline, &until);
 	pthread_mutex_lock(&r->lock);
 	while (!is_over(r->core.state) && !rc)
-		rc = -pthread_cond_timedwait(&r->changed, &r->lock, &until);
+		rc = cond_wait_until(&r->changed, &r->lock, deadline);
 	state = r->core.state;
 	pthread_mutex_unlock(&r->lock);
 	if (state == PRIMARY_UNPROTECTED)

@@ -95,15 +95,13 @@ static int epoch_end(struct stream *t, uint64_t epoch)
 static void pace(struct sender *s, size_t bytes)
 {
 	uint64_t now = clock_ns(), at;
-	struct timespec until;
 
 	if (!s->config.bytes_per_second)
 		return;
 	pthread_mutex_lock(&s->lock);
 	at = s->pace_at > now ? s->pace_at : now;
 	s->pace_at = at + (uint64_t)((double)bytes * 1e9 / (double)s->config.bytes_per_second);
-	deadline_monotonic(at, &until);
-	while (!s->dead && !pthread_cond_timedwait(&s->paced, &s->lock, &until))
+	while (!s->dead && !cond_wait_until(&s->paced, &s->lock, at))
 		;
 	pthread_mutex_unlock(&s->lock);
 }
