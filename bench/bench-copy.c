@@ -43,13 +43,14 @@ struct outcome {
 
 static void memory_fill(uint8_t *at, uint64_t bytes, bool zero)
 {
-	uint64_t x = 88172645463325252;
+	uint64_t x = 88172645463325252, word;
 
 	for (uint64_t i = 0; i < bytes; i += 8) {
 		x ^= x << 13;
 		x ^= x >> 7;
 		x ^= x << 17;
-		memcpy(at + i, &(uint64_t){zero ? 0 : x}, 8);
+		word = zero ? 0 : x;
+		memcpy(at + i, &word, sizeof(word));
 	}
 }
 

@@ -4,7 +4,7 @@
 #include <lz4.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
+#include <xxh_x86dispatch.h> /* the same hash, with what this CPU has */
 #include <zlib.h>
 
 #include "replicate/pages.h"
