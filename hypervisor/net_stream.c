@@ -292,7 +292,8 @@ static int stream_adopt(struct net_backend *b, int fd, struct cursor in)
 	struct stream *s = stream_of(b);
 	uint32_t out_len = cursor_u32(&in);
 
-	if (out_len > sizeof(s->out) || out_len > in.left || in.left - out_len > sizeof(s->in))
+	if (in.bad || out_len > sizeof(s->out) || out_len > in.left ||
+	    in.left - out_len > sizeof(s->in))
 		return -EBADMSG;
 	cursor_copy(&in, s->out, out_len);
 	s->in_len = in.left;
