@@ -2,6 +2,7 @@
 """The scenarios. Each begins in a fresh arena and raises Violated, or LabError, when what it is
 about does not hold."""
 import pathlib
+import shlex
 import shutil
 
 from privileged import privileged_behaviour_equals_kvm
@@ -259,6 +260,41 @@ def linux_moves_a_hundred_times(arena):
     _linux_moves(arena, HOPS, 500, load="mem:300,disk:10")
 
 
+# ---- into a new process ----------------------------------------------------------------------------
+
+VIEWER = """
+import os, socket
+s = socket.socket(socket.AF_UNIX)
+s.connect("/run/pollux/demo.console")
+while data := s.recv(65536):
+    os.write(1, data)
+"""
+
+
+def linux_is_upgraded_ten_times(arena):
+    """SMP Linux under load, its network on a tap, goes from VM process to VM process. The client's
+    connection, the disk, memory, the guest's log and a viewer of its console notice nothing."""
+    cluster = arena.cluster
+    arena.guest_up(load="mem:300,disk:10")
+    cluster.background("hosta", f"python3 -c {shlex.quote(VIEWER)}", "/tmp/console")
+    cluster.client_start()
+    arena.replies(10)
+    still = []
+    for _ in range(10):
+        before = arena.vm_pid("hosta")
+        cluster.pollux("hosta", "upgrade", "demo")
+        vm = arena.vm("hosta")
+        must(vm["pid"] != before and vm["state"] == "running", f"it did not move: {vm}")
+        still.append(vm["operation"]["downtime_ms"])
+        arena.replies(10)
+    print(f"# stood still for {', '.join(f'{ms:.1f}' for ms in still)} ms")
+    console = cluster.run("hosta", "cat /tmp/console")[1]
+    must("POLLUX-GUEST-UP" in console, f"the guest's console was not kept: {console[-300:]}")
+    for sign in SICK:
+        must(sign not in console, f"the guest's log has {sign!r}: {console[-300:]}")
+    client_content(arena, "hosta")
+
+
 # ---- from engine to engine -------------------------------------------------------------------------
 
 BASE = "pollux-base"
@@ -363,7 +399,7 @@ SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio
 
 # The longest first: labs may run side by side.
 ALL = {f.__name__: f for f in (
-    linux_moves_a_hundred_times,
+    linux_moves_a_hundred_times, linux_is_upgraded_ten_times,
     run_on_a_terminal,
     primary_host_dies_event, primary_host_dies_interval, primary_vm_process_dies, there_and_back,
     standby_host_dies_continue, standby_host_dies_stall, standby_vm_process_dies,
