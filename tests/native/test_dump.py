@@ -270,6 +270,28 @@ def meanwhile(t):
     pair.primary.console.wait_more("pass")
 
 
+@case("dump-core-of-soft", needs=())
+def of_soft(t):
+    """Two vCPUs, of which the guest starts one; by virtual addresses, by physical ones, live."""
+    pair = Pair(t, guest="dirtier", cmdline=f"pages={PAGES} report=1", engine="soft", vcpus=2,
+                nic=False)
+    p = pair.primary.process
+    pair.primary.console.wait("pass 2")
+    for name, how in (("paging.core", {"paging": True}), ("plain.core", {}),
+                      ("live.core", {"live": True})):
+        with open(t.path(name), "wb") as f:
+            p.ask("dump-core", [f.fileno()], **how)
+            end = dump_end(p)
+        assert end["ok"] and end.get("paging_vcpu", 0) == 0, end
+        core = Core(t.path(name))
+        core.check_registers()
+        assert len(core.cpus) == 2
+        if "live" not in how:
+            check_dirtier(core)
+            check_gdb(t, t.path(name), core)
+        pair.primary.console.wait_more("pass")
+
+
 @case("dump-core-paused")
 def while_paused(t):
     """A guest that stands still is dumped as it stands, and goes on standing."""
