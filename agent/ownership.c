@@ -398,13 +398,16 @@ static void hear_alive(struct ownership *o, const struct ownership_input *in,
 
 /* "The vm of term is dead" to one with an older twin: that twin is stale. To the owner of
  * an older term, after an operator's force had made two: the newer one will not return,
- * so that this one may outrank it. */
+ * so that this one may outrank it. To one that gave up an older term: the peer has had the
+ * vm since, and waits for this word to be answered. */
 static void hear_released(struct ownership *o, const struct ownership_input *in,
 			  struct ownership_actions *out)
 {
 	answer(o, in->term, out);
 	if (is_owner(o))
 		o->dead_term = most(o->dead_term, in->term);
+	else if (o->record.role == ROLE_RELEASED && in->term > o->record.term)
+		o->owner_term = most(o->owner_term, in->term);
 	else if (o->record.role != ROLE_STANDBY || in->term != o->record.term)
 		o->drop_term = most(o->drop_term, in->term);
 	else if (o->released_term != in->term) {
@@ -449,15 +452,15 @@ static void hear_dropped(struct ownership *o, const struct ownership_input *in,
 	o->gone_term = most(o->gone_term, in->term);
 }
 
-/* A term that this host has outgrown. RELEASED says by how much, when nothing lives here
+/* A term that this host has outgrown. DROPPED says by how much, when nothing lives here
  * under the newer one, so that the peer can outrank it. */
 static void refuse(struct ownership *o, uint64_t term, struct ownership_actions *out)
 {
-	ownership_tell(o, out, WORD_REFUSE, term);
 	if (o->record.role == ROLE_NONE && o->record.term >= term)
-		ownership_tell(o, out, WORD_RELEASED, o->record.term);
+		ownership_tell(o, out, WORD_DROPPED, o->record.term);
 	else
 		answer(o, term, out);
+	ownership_tell(o, out, WORD_REFUSE, term);
 }
 
 static void offer_note(struct ownership *o, const struct ownership_input *in)

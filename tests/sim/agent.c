@@ -35,19 +35,26 @@ uint64_t local_delay(struct world *w, int host)
 static void on_told(struct world *w, const struct event *ev)
 {
 	agent_feed(w, ev->host,
-		   (struct ownership_input){.type = (enum ownership_event)(ev->b >> 1),
+		   (struct ownership_input){.type = (enum ownership_event)(ev->b >> 2),
 					    .term = ev->a,
+					    .handover = ev->b & 2,
 					    .reset = ev->b & 1});
+	if (ev->b >> 2 == OWN_EV_REPLICA_READY && w->breakage == BREAK_PROMOTE_UNRELEASED)
+		agent_feed(w, ev->host,
+			   (struct ownership_input){
+				   .type = OWN_EV_WORD, .word = WORD_RELEASED, .term = ev->a});
 }
 
 void agent_tell(struct world *w, int host, enum ownership_event type, uint64_t term, bool reset)
 {
 	struct event ev = local(w, host, SCOPE_AGENT, on_told);
+	const struct proc *p = &w->host[host].proc;
+	uint64_t handover = p->has_session && p->primary.config.handover;
 
 	if (!agent_of(w, host)->gen)
 		return;
 	ev.a = term;
-	ev.b = (uint64_t)type << 1 | reset;
+	ev.b = (uint64_t)type << 2 | handover << 1 | reset;
 	world_push(w, local_delay(w, host), ev);
 }
 
@@ -61,22 +68,17 @@ static void on_answer(struct world *w, const struct event *ev)
 		primary_feed(w, ev->host, (struct primary_input){.type = type});
 }
 
-static void confirm(struct world *w, int host, bool forced)
+static void act_confirm(struct world *w, int host, const struct ownership_action *a)
 {
 	struct event ev = local(w, host, SCOPE_PROC, on_answer);
 	struct proc *p = &w->host[host].proc;
 
 	if (p->session >= 0) {
-		w->session[p->session].excused |= forced;
+		w->session[p->session].excused |= a->forced;
 		w->session[p->session].exempt |= !agent_of(w, host)->solid;
 	}
-	ev.a = forced;
+	ev.a = a->type == OWN_CONFIRM_FORCED;
 	world_push(w, local_delay(w, host), ev);
-}
-
-static void act_confirm(struct world *w, int host, const struct ownership_action *a)
-{
-	confirm(w, host, a->type == OWN_CONFIRM_FORCED);
 }
 
 static void on_kill(struct world *w, const struct event *ev)
@@ -91,6 +93,17 @@ static void act_kill_vm(struct world *w, int host, const struct ownership_action
 	world_push(w, NS_PER_MS, local(w, host, SCOPE_PROC, on_kill));
 }
 
+static void on_retire(struct world *w, const struct event *ev)
+{
+	proc_end(w, ev->host, "it runs on the other host");
+}
+
+static void act_retire_vm(struct world *w, int host, const struct ownership_action *a)
+{
+	observe_retire(w, host);
+	world_push(w, NS_PER_MS, local(w, host, SCOPE_PROC, on_retire));
+}
+
 static void act_start_vm(struct world *w, int host, const struct ownership_action *a)
 {
 	primary_boot(w, host, a->term);
@@ -101,7 +114,7 @@ static void on_session(struct world *w, const struct event *ev)
 	struct proc *p = &w->host[ev->host].proc;
 
 	if (p->role == PROC_RUNS && !p->ended && !p->dead_stop)
-		primary_session(w, ev->host, ev->a);
+		primary_session(w, ev->host, ev->a, ev->b);
 	else
 		agent_tell(w, ev->host, OWN_EV_SESSION_OVER, ev->a, false);
 }
@@ -111,6 +124,7 @@ static void act_start_session(struct world *w, int host, const struct ownership_
 	struct event ev = local(w, host, SCOPE_PROC, on_session);
 
 	ev.a = a->term;
+	ev.b = agent_of(w, host)->own.handover;
 	world_push(w, local_delay(w, host), ev);
 }
 
@@ -131,18 +145,22 @@ static void act_create_replica(struct world *w, int host, const struct ownership
 {
 	proc_end(w, host, "makes room for a replica");
 	standby_create(w, host, a->term);
+	if (w->breakage == BREAK_PROMOTE_BY_FENCE)
+		agent_of(w, host)->own.handover = false;
 }
 
 static void act_drop_replica(struct world *w, int host, const struct ownership_action *a)
 {
+	observe_drop(w, host);
 	if (w->host[host].proc.role == PROC_REPLICA)
 		proc_end(w, host, "the replica is dropped");
 }
 
 static void on_promote(struct world *w, const struct event *ev)
 {
-	standby_feed(w, ev->host,
-		     (struct standby_input){.type = STANDBY_EV_PROMOTE, .term = ev->a});
+	standby_promote(w, ev->host, ev->a, ev->b);
+	if (w->breakage == BREAK_START_UNOWNED && w->host[ev->host].proc.role == PROC_RUNS)
+		agent_tell(w, ev->host, OWN_EV_PROMOTED, ev->a - 2, false);
 }
 
 static void act_promote(struct world *w, int host, const struct ownership_action *a)
@@ -150,6 +168,7 @@ static void act_promote(struct world *w, int host, const struct ownership_action
 	struct event ev = local(w, host, SCOPE_PROC, on_promote);
 
 	ev.a = a->term;
+	ev.b = a->type == OWN_LOAD;
 	world_push(w, local_delay(w, host), ev);
 }
 
@@ -157,8 +176,12 @@ static void act_promote(struct world *w, int host, const struct ownership_action
 
 static void on_written(struct world *w, const struct event *ev)
 {
-	if (w->breakage != BREAK_FORGET_TERM)
-		w->host[ev->host].disk = agent_of(w, ev->host)->storing;
+	const struct ownership_record *r = &agent_of(w, ev->host)->storing;
+	bool forgotten = w->breakage == BREAK_FORGET_TERM ||
+			 (w->breakage == BREAK_TELL_UNSTORED && r->role == ROLE_RELEASED);
+
+	if (!forgotten)
+		w->host[ev->host].disk = *r;
 }
 
 static void on_stored(struct world *w, const struct event *ev)
@@ -167,7 +190,17 @@ static void on_stored(struct world *w, const struct event *ev)
 		   (struct ownership_input){.type = ev->a ? OWN_EV_STORE_FAILED : OWN_EV_STORED});
 }
 
-/* Power can fail between the write and the news of it. */
+static void note_force(struct world *w, int host, const struct ownership_record *to)
+{
+	const struct ownership *o = &agent_of(w, host)->own;
+
+	w->forced_promotion |= to->term - o->record.term >= UINT64_C(1) << 32 &&
+			       w->host[host].proc.role == PROC_REPLICA;
+	w->forced_run |= o->state == OWN_HANDED && o->forced;
+}
+
+/* Power can fail between the write and the news of it, and a write that has failed may be
+ * on the disk all the same. */
 static void act_store(struct world *w, int host, const struct ownership_action *a)
 {
 	struct agent *g = agent_of(w, host);
@@ -177,11 +210,10 @@ static void act_store(struct world *w, int host, const struct ownership_action *
 
 	if (chance_percent(w, 10))
 		takes += chance_below(w, 60 * NS_PER_MS);
-	w->forced_promotion |= a->record.term - g->own.record.term >= UINT64_C(1) << 32 &&
-			       w->host[host].proc.role == PROC_REPLICA;
+	note_force(w, host, &a->record);
 	g->storing = a->record;
 	stored.a = w->host[host].store_fails && chance_percent(w, 40);
-	if (!stored.a)
+	if (!stored.a || chance_percent(w, 40))
 		world_push(w, takes, written);
 	world_push(w, takes + chance_below(w, NS_PER_MS), stored);
 }
@@ -242,6 +274,9 @@ static void act_tell(struct world *w, int host, const struct ownership_action *a
 	struct message m = {
 		.kind = MSG_WORD, .word = a->word, .term = a->term, .flag = a->can_fence};
 
+	m.handover = a->word == WORD_OFFER && agent_of(w, host)->own.handover;
+	if (a->word == WORD_DROPPED && w->breakage == BREAK_KEEP_DROPPED_UNSAID)
+		return;
 	net_send(w, agent_of(w, host)->conn, host, STREAM_CONTROL, &m);
 }
 
@@ -269,6 +304,11 @@ static void on_beat(struct world *w, const struct event *ev)
 	struct message m = {.kind = MSG_HEART};
 
 	world_push(w, BEAT_NS, *ev);
+	if (w->breakage == BREAK_RESUME_ON_SILENCE && g->own.state == OWN_HANDED && g->conn < 0)
+		agent_feed(w, ev->host,
+			   (struct ownership_input){.type = OWN_EV_WORD,
+						    .word = WORD_DROPPED,
+						    .term = g->own.record.term});
 	if (g->conn >= 0 && w->now - g->heard_at > PEER_LOSS_NS)
 		peer_lost(w, ev->host);
 	if (g->conn >= 0) {
@@ -311,7 +351,8 @@ void agent_receive(struct world *w, int host, const struct message *m)
 			   (struct ownership_input){.type = OWN_EV_WORD,
 						    .word = m->word,
 						    .term = m->term,
-						    .can_fence = m->flag});
+						    .can_fence = m->flag,
+						    .handover = m->handover});
 }
 
 /* ---- driving the machine -----------------------------------------------------------------------
@@ -337,6 +378,8 @@ static void act_report(struct world *w, int host, const struct ownership_action 
 	      (unsigned long long)agent_of(w, host)->own.record.term,
 	      ownership_role_name(agent_of(w, host)->own.record.role), a->why ? ": " : "",
 	      a->why ? a->why : "");
+	if (a->state == OWN_HANDED && w->breakage == BREAK_RETIRE_EARLY)
+		act_retire_vm(w, host, a);
 	if (a->state == OWN_ALONE && w->settings.reprotect)
 		world_push(w, REPROTECT_NS, local(w, host, SCOPE_AGENT, on_protect));
 }
@@ -349,11 +392,13 @@ static act_fn *const acts[OWN_ACTS] = {
 	[OWN_CONFIRM] = act_confirm,
 	[OWN_CONFIRM_FORCED] = act_confirm,
 	[OWN_KILL_VM] = act_kill_vm,
+	[OWN_RETIRE_VM] = act_retire_vm,
 	[OWN_START_VM] = act_start_vm,
 	[OWN_START_SESSION] = act_start_session,
 	[OWN_END_SESSION] = act_end_session,
 	[OWN_CREATE_REPLICA] = act_create_replica,
 	[OWN_DROP_REPLICA] = act_drop_replica,
+	[OWN_LOAD] = act_promote,
 	[OWN_PROMOTE] = act_promote,
 	[OWN_REPORT] = act_report,
 };
@@ -448,6 +493,10 @@ static void ask_process(struct world *w, int host)
 		agent_tell(w, host, OWN_EV_SESSION_LOST, p->term, false);
 	else if (p->primary.state == PRIMARY_UNPROTECTED)
 		agent_tell(w, host, OWN_EV_SESSION_OVER, p->term, false);
+	else if (p->primary.state == PRIMARY_HANDED)
+		agent_tell(w, host, OWN_EV_HANDED, p->term, false);
+	else if (primary_core_report(&p->primary) == REPLICATOR_FREEZING && w->settings.early)
+		agent_tell(w, host, OWN_EV_FREEZING, p->term, false);
 }
 
 void agent_start(struct world *w, int host)

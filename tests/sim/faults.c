@@ -56,8 +56,13 @@ static void plan_kill(struct world *w)
 
 static void on_agent_dies(struct world *w, const struct event *ev)
 {
-	agent_end(w, (int)ev->a);
-	at(w, 5 * NS_PER_MS + chance_below(w, 200 * NS_PER_MS), on_boot, ev->a, 0);
+	faults_agent_ends(w, (int)ev->a);
+}
+
+void faults_agent_ends(struct world *w, int host)
+{
+	agent_end(w, host);
+	at(w, 5 * NS_PER_MS + chance_below(w, 200 * NS_PER_MS), on_boot, (uint64_t)host, 0);
 }
 
 static void plan_agent_dies(struct world *w)
@@ -73,9 +78,8 @@ static void on_cut(struct world *w, const struct event *ev)
 }
 
 /* which: bit 0, 1 = from A, B on the data link; bit 2, 3 = on the peer link */
-static void plan_cut_of(struct world *w, unsigned which)
+static void plan_cut_of(struct world *w, unsigned which, uint64_t begin)
 {
-	uint64_t begin = some_time(w);
 	uint64_t lasts = chance_between(w, NS_PER_MS,
 					chance_percent(w, 50) ? 80 * NS_PER_MS : 900 * NS_PER_MS);
 
@@ -91,7 +95,7 @@ static void plan_cut(struct world *w)
 {
 	static const unsigned kinds[] = {15, 15, 3, 12, 1, 2, 5, 10};
 
-	plan_cut_of(w, kinds[chance_below(w, ARRAY_LEN(kinds))]);
+	plan_cut_of(w, kinds[chance_below(w, ARRAY_LEN(kinds))], some_time(w));
 }
 
 static void on_freeze(struct world *w, const struct event *ev)
@@ -163,6 +167,114 @@ static void plan_go_on(struct world *w)
 	at(w, some_time(w), on_force, chance_below(w, HOSTS), OWN_EV_GO_ON);
 }
 
+/* ---- migrations -------------------------------------------------------------------------- */
+
+static void end_proc(struct world *w, uint64_t host)
+{
+	at(w, chance_below(w, 60 * NS_PER_MS), on_kill, host, 0);
+}
+
+static void end_power_at_step(struct world *w, uint64_t host)
+{
+	w->host[host].crash_at_step = w->host[host].steps + 1 + chance_below(w, 60);
+}
+
+static void end_agent_at_step(struct world *w, uint64_t host)
+{
+	w->host[host].agent_ends_at_step = w->host[host].steps + 1 + chance_below(w, 50);
+}
+
+static void cut_soon(struct world *w, uint64_t host)
+{
+	static const unsigned kinds[] = {15, 3, 12, 12, 1, 2, 4, 8};
+
+	plan_cut_of(w, kinds[chance_below(w, ARRAY_LEN(kinds))], chance_below(w, 60 * NS_PER_MS));
+}
+
+static void stores_fail_soon(struct world *w, uint64_t host)
+{
+	w->host[host].store_fails = true;
+	at(w, chance_between(w, 10, 400) * NS_PER_MS, on_store_trouble, host, 0);
+}
+
+static void power_off_soon(struct world *w, uint64_t host)
+{
+	at(w, chance_below(w, 60 * NS_PER_MS), on_poweroff, 0, 0);
+}
+
+static void freeze_soon(struct world *w, uint64_t host)
+{
+	at(w, chance_below(w, 60 * NS_PER_MS), on_freeze, host,
+	   1 + chance_below(w, 300 * NS_PER_MS));
+}
+
+typedef void mishap_fn(struct world *w, uint64_t host);
+static mishap_fn *const mishaps[] = {
+	end_proc,          end_power_at_step, end_power_at_step, end_agent_at_step,
+	end_agent_at_step, cut_soon,          cut_soon,          cut_soon,
+	stores_fail_soon,  power_off_soon,    freeze_soon,
+};
+
+/* In time when polluxd has not told the other side yet that it may have the vm. */
+static void on_cancel(struct world *w, const struct event *ev)
+{
+	struct host *h = &w->host[ev->a];
+	const struct proc *p = &h->proc;
+	bool in_time = p->role == PROC_RUNS && p->has_session && p->primary.config.handover &&
+		       p->primary.state == PRIMARY_SYNCING && !p->primary.acknowledged &&
+		       h->agent.gen &&
+		       (h->agent.own.state == OWN_PRIMARY || h->agent.own.state == OWN_FREEZING);
+
+	if (!in_time)
+		return;
+	trace(w, (int)ev->a, "an operator cancels the migration");
+	w->session[p->session].cancelled = h->agent.gen;
+	w->cancels++;
+	primary_feed(w, (int)ev->a, (struct primary_input){.type = PRIMARY_EV_STOP});
+}
+
+static void migration_begun(struct world *w, uint64_t host)
+{
+	trace(w, (int)host, "an operator migrates the vm");
+	if (chance_percent(w, 50))
+		mishaps[chance_below(w, ARRAY_LEN(mishaps))](w, chance_below(w, HOSTS));
+	if (chance_percent(w, 15))
+		at(w, chance_below(w, 50 * NS_PER_MS), on_cancel, host, 0);
+}
+
+#define TRIES 12
+
+/* From where it runs, when it is alone; a protection is ended first. */
+static void on_migrate(struct world *w, const struct event *ev)
+{
+	for (uint64_t i = 0; i < HOSTS; i++) {
+		const struct proc *p = &w->host[i].proc;
+		const struct ownership *own = &w->host[i].agent.own;
+
+		if (p->role != PROC_RUNS || p->ended || !w->host[i].agent.gen || !own->peer_up)
+			continue;
+		if (own->state == OWN_ALONE && !own->storing) {
+			agent_feed(
+				w, (int)i,
+				(struct ownership_input){.type = OWN_EV_PROTECT, .handover = true});
+			migration_begun(w, i);
+			return;
+		}
+		if (own->state == OWN_PRIMARY && !p->primary.config.handover && ev->a == TRIES)
+			primary_feed(w, (int)i, (struct primary_input){.type = PRIMARY_EV_STOP});
+	}
+	if (ev->a)
+		at(w, 15 * NS_PER_MS, on_migrate, ev->a - 1, 0);
+}
+
+static void plan_migrations(struct world *w)
+{
+	unsigned count = 1 + (unsigned)chance_below(w, 4);
+
+	while (count--)
+		at(w, some_time(w), on_migrate, TRIES, 0);
+}
+
 /* ---- schedules ----------------------------------------------------------------------------- */
 
 typedef void plan_fn(struct world *w);
@@ -191,7 +303,11 @@ static void plan_settings(struct world *w)
 		.commit_fails = chance_percent(w, 10),
 		.reprotect = chance_percent(w, 70),
 		.engine = s->engine,
+		.migrate = s->migrate,
+		.early = chance_percent(w, 70),
 	};
+	if (s->migrate)
+		s->reprotect = chance_percent(w, 30);
 	for (int i = 0; i < HOSTS; i++) {
 		w->host[i].can_fence = chance_percent(w, 85);
 		w->host[i].fence = chance_percent(w, 60)
@@ -241,6 +357,9 @@ static void plan_faults(struct world *w)
 {
 	unsigned count = chance_percent(w, 30) ? 1 : 1 + (unsigned)chance_below(w, 5);
 
+	/* Migrations bring mishaps of their own. */
+	if (w->settings.migrate)
+		count = (unsigned)chance_below(w, 3);
 	while (count--)
 		faults[chance_below(w, ARRAY_LEN(faults))](w);
 }
@@ -248,14 +367,17 @@ static void plan_faults(struct world *w)
 void faults_plan(struct world *w)
 {
 	plan_settings(w);
-	if (chance_percent(w, 12))
+	if (w->settings.migrate)
+		plan_migrations(w);
+	if (!w->settings.migrate && chance_percent(w, 12))
 		plan_stated(w);
 	else
 		plan_faults(w);
 	for (int i = 0; i < HOSTS; i++)
 		host_boot(w, i);
 	at(w, NS_PER_MS, on_run, 0, 0);
-	at(w, (w->settings.reprotect ? 30 : 60) * NS_PER_MS, on_protect, 0, 0);
+	if (!w->settings.migrate || w->settings.reprotect)
+		at(w, (w->settings.reprotect ? 30 : 60) * NS_PER_MS, on_protect, 0, 0);
 }
 
 void faults_end(struct world *w)
@@ -271,7 +393,7 @@ void faults_end(struct world *w)
 
 		h->fence = FENCE_WORKS;
 		h->store_fails = false;
-		h->crash_at_step = 0;
+		h->crash_at_step = h->agent_ends_at_step = 0;
 		at(w, 1 + chance_below(w, 100 * NS_PER_MS), on_boot, (uint64_t)i, 0);
 	}
 }

@@ -112,5 +112,7 @@ bool host_acts(struct world *w, int host, uint64_t gen, enum scope scope)
 		return false;
 	if (++h->steps == h->crash_at_step)
 		host_crash(w, host, "at this very step");
+	if (h->steps == h->agent_ends_at_step)
+		faults_agent_ends(w, host);
 	return host_gen(h, scope) == gen;
 }

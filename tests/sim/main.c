@@ -12,7 +12,9 @@
 static const char *const breakages[BREAKAGES] = {
 	"nothing",          "release-early", "apply-half-epoch",       "promote-on-silence",
 	"ack-before-whole", "forget-term",   "pass-without-ownership", "forget-merge",
-	"hold-late",        "no-bye",
+	"hold-late",        "no-bye",        "promote-unreleased",     "resume-on-silence",
+	"tell-unstored",    "retire-early",  "resume-unowned",         "start-unowned",
+	"promote-by-fence", "run-frozen",    "keep-dropped-unsaid",
 };
 
 const char *breakage_name(enum breakage b)
@@ -45,7 +47,7 @@ static void judge(struct world *w)
 
 struct options {
 	uint64_t first, count;
-	bool trace, one, engine;
+	bool trace, one, engine, migrate;
 	enum breakage breakage;
 };
 
@@ -56,6 +58,7 @@ static void schedule_run(struct world *w, uint64_t seed, const struct options *o
 	w->trace = o->trace;
 	w->breakage = o->breakage;
 	w->settings.engine = o->engine;
+	w->settings.migrate = o->migrate;
 	faults_plan(w);
 	run_until(w, w->now + FAULTS_NS, false);
 	faults_end(w);
@@ -69,6 +72,7 @@ static void schedule_run(struct world *w, uint64_t seed, const struct options *o
 
 struct totals {
 	uint64_t passed, failed, promotions, protections, losses, splits, forced;
+	uint64_t migrations, handed, taken_back, cancels;
 };
 
 static void add(struct totals *t, const struct world *w)
@@ -80,14 +84,18 @@ static void add(struct totals *t, const struct world *w)
 	t->losses += w->losses;
 	t->splits += w->splits;
 	t->forced += w->forced;
+	t->migrations += w->migrations;
+	t->handed += w->handed;
+	t->taken_back += w->taken_back;
+	t->cancels += w->cancels;
 }
 
 static void tell_failure(const struct world *w, const struct options *o)
 {
-	printf("seed %llu: %s\n  replay: sim --seed %llu --trace%s%s%s\n",
+	printf("seed %llu: %s\n  replay: sim --seed %llu --trace%s%s%s%s\n",
 	       (unsigned long long)w->seed, w->violation, (unsigned long long)w->seed,
-	       o->engine ? " --engine" : "", o->breakage ? " --break " : "",
-	       o->breakage ? breakages[o->breakage] : "");
+	       o->migrate ? " --migrate" : "", o->engine ? " --engine" : "",
+	       o->breakage ? " --break " : "", o->breakage ? breakages[o->breakage] : "");
 }
 
 #define FAILURES_TOLD 10
@@ -114,6 +122,7 @@ static void breakages_check(struct world *w, const struct options *o, struct tot
 		struct totals caught;
 
 		broken.breakage = (enum breakage)b;
+		broken.migrate = b >= BREAK_MIGRATIONS;
 		caught = schedules_run(w, &broken, 1);
 		if (caught.failed)
 			printf("planted %s: caught by seed %llu: %s\n", breakages[b],
@@ -129,6 +138,7 @@ static void breakages_check(struct world *w, const struct options *o, struct tot
 static int usage(void)
 {
 	fputs("usage: sim [--schedules N] [--first-seed S] [--seed S] [--trace] [--engine] "
+	      "[--migrate] "
 	      "[--break NAME]\n",
 	      stderr);
 	for (int i = 1; i < BREAKAGES; i++)
@@ -154,6 +164,7 @@ static int options_parse(int argc, char **argv, struct options *o)
 		{"seed", required_argument, NULL, 's'},
 		{"trace", no_argument, NULL, 't'},
 		{"engine", no_argument, NULL, 'e'},
+		{"migrate", no_argument, NULL, 'm'},
 		{"break", required_argument, NULL, 'b'},
 		{0},
 	};
@@ -168,6 +179,8 @@ static int options_parse(int argc, char **argv, struct options *o)
 			o->trace = true;
 		else if (c == 'e')
 			o->engine = true;
+		else if (c == 'm')
+			o->migrate = true;
 		else if (c != 'b' || breakage_find(optarg, &o->breakage))
 			return -1;
 		if (c == 's') {
@@ -180,22 +193,42 @@ static int options_parse(int argc, char **argv, struct options *o)
 
 #define ENGINE_SHARE 250 /* one schedule in so many is run once more with a real vm */
 
-static struct totals everything(struct world *w, struct options *o)
+static void totals_add(struct totals *t, const struct totals *more)
 {
-	struct totals t = schedules_run(w, o, 100), more;
+	uint64_t *to = &t->passed;
+	const uint64_t *from = &more->passed;
 
-	if (o->one || o->breakage || o->engine)
-		return t;
-	o->engine = true;
-	o->count /= ENGINE_SHARE;
-	more = schedules_run(w, o, 100);
-	printf("%llu of %llu schedules with a vm of the engine sim\n",
-	       (unsigned long long)(more.passed + more.failed),
-	       (unsigned long long)(t.passed + t.failed + more.passed + more.failed));
-	o->count *= ENGINE_SHARE;
-	o->engine = false;
-	t.passed += more.passed;
-	t.failed += more.failed;
+	for (size_t i = 0; i < sizeof(*t) / sizeof(*to); i++)
+		to[i] += from[i];
+}
+
+/* Without or with migrations, and some with a vm of the engine sim. */
+static struct totals kind_run(struct world *w, const struct options *o, bool migrate)
+{
+	struct options kind = *o;
+	struct totals t, more;
+
+	kind.migrate = migrate;
+	t = schedules_run(w, &kind, 100);
+	kind.engine = true;
+	kind.count /= ENGINE_SHARE;
+	more = schedules_run(w, &kind, 100);
+	totals_add(&t, &more);
+	printf("%llu schedules %s migrations, %llu of them with a vm of the engine sim\n",
+	       (unsigned long long)(t.passed + t.failed), migrate ? "with" : "without",
+	       (unsigned long long)(more.passed + more.failed));
+	return t;
+}
+
+static struct totals everything(struct world *w, const struct options *o)
+{
+	struct totals t, more;
+
+	if (o->one || o->breakage || o->engine || o->migrate)
+		return schedules_run(w, o, 100);
+	t = kind_run(w, o, false);
+	more = kind_run(w, o, true);
+	totals_add(&t, &more);
 	breakages_check(w, o, &t);
 	return t;
 }
@@ -215,6 +248,9 @@ int main(int argc, char **argv)
 	       (unsigned long long)t.promotions, (unsigned long long)t.protections,
 	       (unsigned long long)t.losses, (unsigned long long)t.forced,
 	       (unsigned long long)t.splits);
+	printf("%llu vms handed over, %llu migrated, %llu went on at the source, %llu cancelled\n",
+	       (unsigned long long)t.handed, (unsigned long long)t.migrations,
+	       (unsigned long long)t.taken_back, (unsigned long long)t.cancels);
 	printf("sim: %llu passed, %llu failed\n", (unsigned long long)t.passed,
 	       (unsigned long long)t.failed);
 	free(w.queue);

@@ -11,6 +11,19 @@ static bool lives(const struct proc *p)
 	return p->role == PROC_RUNS && !p->dead_stop;
 }
 
+/* As migrations leave it: a copy that stands still may go on, or be of the past. */
+static bool is_frozen(const struct proc *p)
+{
+	return lives(p) && p->frozen;
+}
+
+/* The host has stored that it owns (or owned) the vm, under a newer term than that: whatever
+ * dies then dies as the owner. */
+static bool owns_since(const struct host *h, uint64_t term)
+{
+	return h->disk.role != ROLE_NONE && h->disk.role != ROLE_STANDBY && h->disk.term > term;
+}
+
 /* The past of the copy that goes on. */
 static bool goes_on_contains(const struct world *w, int lineage, uint64_t number)
 {
@@ -59,7 +72,7 @@ static void check_alone(struct world *w, int host, const char *how)
 {
 	const struct proc *other = &w->host[!host].proc;
 
-	if (!lives(other))
+	if (!lives(other) || other->frozen)
 		return;
 	w->splits++;
 	if (!w->forced_promotion && !w->forced_run)
@@ -110,6 +123,54 @@ static void check_past(struct world *w, const struct proc *p)
 	}
 }
 
+/* I7: the copy that was left behind is where its last epoch was, and nobody had cancelled. */
+static void check_handover(struct world *w, int host)
+{
+	const struct proc *p = &w->host[host].proc, *source = &w->host[!host].proc;
+	const struct session *s = &w->session[p->session];
+
+	if (!lives(source) || source->session != p->session || w->forced_promotion)
+		return;
+	if (source->guest.outputs != p->guest.outputs || source->guest.state != p->guest.state)
+		violate(w, V_I7, "I7: the vm has run on at %c, and its last epoch is promoted",
+			'A' + !host);
+	if (s->cancelled && s->cancelled == w->host[!host].agent.gen)
+		violate(w, V_I7, "I7: the migration was cancelled in time, and takes place");
+	w->migrations++;
+}
+
+/* I3, I1: what goes on again is the only copy, and nothing was seen that it does not know. */
+void observe_resume(struct world *w, int host)
+{
+	const struct proc *p = &w->host[host].proc;
+
+	trace(w, host, "THE VM goes on");
+	w->taken_back++;
+	check_alone(w, host, "goes on");
+	if (!risk_was_taken(w) && !w->forced_promotion)
+		check_past(w, p);
+}
+
+/* I7: the copy at the source ends only when another one has begun to run. */
+void observe_retire(struct world *w, int host)
+{
+	if (!lives(&w->host[!host].proc) && !w->loss_excused && !w->vm_ended &&
+	    !w->forced_promotion && !risk_was_taken(w))
+		violate(w, V_I7, "I7: %c ends its copy, and the vm runs nowhere", 'A' + host);
+}
+
+/* I7: a whole twin is not given up when it is all that there is. */
+void observe_drop(struct world *w, int host)
+{
+	const struct proc *p = &w->host[host].proc;
+	bool last = standby_is_whole(p) && w->session[p->session].handover &&
+		    !w->session[p->session].abandoned && !lives(&w->host[!host].proc);
+
+	if (last && !owns_since(&w->host[!host], p->term) && !w->loss_excused &&
+	    !w->forced_promotion && !risk_was_taken(w))
+		violate(w, V_I7, "I7: %c drops its twin, which is the last copy", 'A' + host);
+}
+
 void observe_promotion(struct world *w, int host)
 {
 	const struct proc *p = &w->host[host].proc;
@@ -120,6 +181,8 @@ void observe_promotion(struct world *w, int host)
 	observe_commit(w, host, p->standby.committed);
 	if (s->abandoned && !risky)
 		violate(w, V_I6, "I6: the session was over, and its twin is promoted");
+	if (s->handover)
+		check_handover(w, host);
 	if (!risk_was_taken(w))
 		check_past(w, p);
 }
@@ -136,12 +199,15 @@ void observe_pass(struct world *w, int host)
 void observe_death(struct world *w, int host)
 {
 	const struct proc *p = &w->host[host].proc, *other = &w->host[!host].proc;
-	bool twin = standby_is_whole(other) && !w->session[other->session].abandoned;
+	bool twin = standby_is_whole(other) && !w->session[other->session].abandoned &&
+		    !owns_since(&w->host[host], other->term);
+	bool goes_on =
+		lives(other) && !(is_frozen(other) && owns_since(&w->host[host], other->term));
 
 	bool was_twin = p->role == PROC_REPLICA && p->standby.whole;
 	bool was_vm = lives(p) || (p->role == PROC_RUNS && w->forced_promotion);
 
-	if ((was_vm || was_twin) && !twin && !lives(other))
+	if ((was_vm || was_twin) && !twin && !goes_on)
 		w->loss_excused = true;
 	w->losses += w->loss_excused && !w->vm_ended;
 }
@@ -150,9 +216,9 @@ void observe_death(struct world *w, int host)
  * (then its primary may go on), or failed when it was to become the vm. */
 void observe_broken(struct world *w, int host)
 {
-	const struct proc *p = &w->host[host].proc;
+	const struct proc *p = &w->host[host].proc, *other = &w->host[!host].proc;
 
-	if (p->standby.new_term || !lives(&w->host[!host].proc))
+	if ((p->standby.new_term && !is_frozen(other)) || !lives(other))
 		w->loss_excused = true;
 }
 
@@ -172,7 +238,7 @@ bool observe_no_vm(const struct world *w)
 
 static bool vm_is_up(const struct proc *p)
 {
-	return p->role == PROC_RUNS && !p->stalled && !p->dead_stop && !p->ended;
+	return p->role == PROC_RUNS && !p->stalled && !p->frozen && !p->dead_stop && !p->ended;
 }
 
 void observe_step(struct world *w)

@@ -46,7 +46,7 @@ static void pass(struct world *w, int host)
 
 static bool guest_runs(const struct proc *p)
 {
-	return !p->paused && !p->stalled && !p->dead_stop && !p->ended &&
+	return !p->paused && !p->frozen && !p->stalled && !p->dead_stop && !p->ended &&
 	       p->held_count + FRAMES_A_STEP <= HELD_MAX;
 }
 
@@ -160,7 +160,11 @@ static void on_copy(struct world *w, const struct event *ev)
 		send_cargo(w, ev->host, bulk, 1, &c);
 	}
 	if (ev->a + 1 == COPY_ROUNDS) {
-		primary_feed(w, ev->host, (struct primary_input){.type = PRIMARY_EV_SYNCED});
+		bool gives_up = p->primary.config.handover && chance_percent(w, 4);
+
+		primary_feed(w, ev->host,
+			     (struct primary_input){.type = gives_up ? PRIMARY_EV_STOP
+								     : PRIMARY_EV_SYNCED});
 		return;
 	}
 	world_push(w, chance_between(w, NS_PER_MS, 6 * NS_PER_MS),
@@ -230,6 +234,7 @@ static void act_seal(struct world *w, int host, const struct core_action *a)
 			hold(p, a->epoch + 1);
 		p->open_epoch = a->epoch + 1;
 	}
+	p->frozen = !fails && p->primary.config.handover && w->breakage != BREAK_RUN_FROZEN;
 	world_push(w, pause,
 		   (struct event){.fn = on_sealed,
 				  .scope = SCOPE_PROC,
@@ -295,10 +300,24 @@ static void act_pass(struct world *w, int host, const struct core_action *a)
 	pass(w, host);
 }
 
+static void resume(struct world *w, int host)
+{
+	struct proc *p = proc_of(w, host);
+
+	if (p->frozen)
+		observe_resume(w, host);
+	p->stalled = p->frozen = false;
+}
+
 static void act_ask(struct world *w, int host, const struct core_action *a)
 {
-	if (w->breakage == BREAK_PASS_WITHOUT_OWNERSHIP)
+	bool handover = proc_of(w, host)->primary.config.handover;
+
+	if (w->breakage == BREAK_PASS_WITHOUT_OWNERSHIP ||
+	    (w->breakage == BREAK_RESUME_UNOWNED && handover)) {
 		pass(w, host);
+		resume(w, host);
+	}
 	agent_tell(w, host, OWN_EV_SESSION_LOST, proc_of(w, host)->term, false);
 }
 
@@ -309,7 +328,7 @@ static void act_stall(struct world *w, int host, const struct core_action *a)
 
 static void act_resume(struct world *w, int host, const struct core_action *a)
 {
-	proc_of(w, host)->stalled = false;
+	resume(w, host);
 }
 
 static void act_stop_vcpus(struct world *w, int host, const struct core_action *a)
@@ -364,6 +383,12 @@ static void act_report(struct world *w, int host, const struct core_action *a)
 	      a->why ? ": " : "", a->why ? a->why : "");
 	if (a->state == REPLICATOR_PROTECTED)
 		w->protections++;
+	if (a->state == REPLICATOR_FREEZING && w->settings.early)
+		agent_tell(w, host, OWN_EV_FREEZING, p->term, false);
+	if (a->state == REPLICATOR_HANDED) {
+		w->handed++;
+		agent_tell(w, host, OWN_EV_HANDED, p->term, false);
+	}
 	if (a->state != REPLICATOR_UNPROTECTED)
 		return;
 	agent_tell(w, host, OWN_EV_SESSION_OVER, p->term, false);
@@ -443,18 +468,19 @@ void primary_feed(struct world *w, int host, struct primary_input in)
 		set_tick(w, host);
 }
 
-void primary_session(struct world *w, int host, uint64_t term)
+void primary_session(struct world *w, int host, uint64_t term, bool handover)
 {
 	struct proc *p = proc_of(w, host);
 	const struct settings *s = &w->settings;
 	struct primary_config c = {
 		.mode = s->mode,
-		.policy = s->policy,
+		.policy = handover ? STANDBY_LOSS_CONTINUE : s->policy,
 		.interval_ns = s->interval_ns,
 		.heartbeat_ns = s->heartbeat_ns,
 		.loss_ns = s->loss_ns,
 		.ack_ns = s->ack_ns,
 		.window = s->window,
+		.handover = handover,
 		.held = p->has_session && p->primary.state == PRIMARY_LOST,
 	};
 
@@ -462,7 +488,7 @@ void primary_session(struct world *w, int host, uint64_t term)
 		violate(w, V_CORE, "a new session begins while ownership of the last is open");
 	assert(w->sessions < SESSIONS_MAX);
 	p->session = w->sessions++;
-	w->session[p->session] = (struct session){.term = term};
+	w->session[p->session] = (struct session){.term = term, .handover = handover};
 	p->term = term;
 	p->has_session = true;
 	p->tick_at = 0;
@@ -476,7 +502,9 @@ void primary_end_guest(struct world *w, int host)
 {
 	struct proc *p = proc_of(w, host);
 
-	if (p->role != PROC_RUNS || p->ended || p->dead_stop || p->stalled)
+	if (p->role != PROC_RUNS || p->ended || p->dead_stop || p->stalled || p->frozen)
+		return;
+	if (p->paused && p->primary.config.handover)
 		return;
 	trace(w, host, "the guest powers itself off");
 	p->ended = true;

@@ -122,7 +122,8 @@ struct message {
 	unsigned stream;
 	uint64_t seq, epoch, term;
 	enum ownership_word word;
-	bool flag; /* REFUSE: newer term; WORD: can fence */
+	bool flag;     /* REFUSE: newer term; WORD: can fence */
+	bool handover; /* WORD: offer of a migration */
 	struct cargo *cargo;
 	struct message *next; /* waiting for a link to heal */
 };
@@ -177,6 +178,7 @@ struct proc {
 	struct primary_core primary;
 	bool has_session; /* primary is driven */
 	bool stalled, dead_stop, paused, holding, ended;
+	bool frozen; /* a migration's last pause */
 	uint64_t open_epoch;
 	struct output held[HELD_MAX];
 	unsigned held_count;
@@ -187,6 +189,7 @@ struct proc {
 	struct staged_epoch staged[STAGED_MAX];
 	uint64_t committing;
 	unsigned commit_step;
+	bool loading, loaded; /* a migration's promotion: all but the start */
 };
 
 struct agent {
@@ -206,8 +209,9 @@ struct host {
 	struct proc proc;
 	enum fence_mode fence;
 	bool can_fence, store_fails;
-	uint64_t local_at;             /* what its processes tell each other stays in order */
-	uint64_t steps, crash_at_step; /* actions done; power fails at that one */
+	uint64_t local_at; /* what its processes tell each other stays in order */
+	/* Actions done; power fails, or polluxd ends, at that one. */
+	uint64_t steps, crash_at_step, agent_ends_at_step;
 };
 
 /* ---- the world ------------------------------------------------------------------ */
@@ -223,6 +227,16 @@ enum breakage {
 	BREAK_FORGET_MERGE,
 	BREAK_HOLD_LATE,
 	BREAK_NO_BYE,
+	BREAK_MIGRATIONS, /* from here on: of migrations */
+	BREAK_PROMOTE_UNRELEASED = BREAK_MIGRATIONS,
+	BREAK_RESUME_ON_SILENCE,
+	BREAK_TELL_UNSTORED,
+	BREAK_RETIRE_EARLY,
+	BREAK_RESUME_UNOWNED,
+	BREAK_START_UNOWNED,
+	BREAK_PROMOTE_BY_FENCE,
+	BREAK_RUN_FROZEN,
+	BREAK_KEEP_DROPPED_UNSAID,
 	BREAKAGES
 };
 const char *breakage_name(enum breakage b);
@@ -232,6 +246,8 @@ struct session {
 	bool abandoned; /* its primary has let output pass without it */
 	bool excused;   /* ...on an operator's word */
 	bool exempt;    /* ...because the standby has no fence */
+	bool handover;
+	uint64_t cancelled; /* by an operator, told to this polluxd; or 0 */
 	uint64_t print[EPOCHS_KEPT], printed[EPOCHS_KEPT]; /* fingerprint, of which epoch */
 };
 
@@ -242,9 +258,10 @@ struct settings {
 	unsigned window;
 	uint64_t delay_ns, jitter_ns;
 	bool seal_fails, commit_fails, reprotect, engine;
+	bool migrate, early; /* operators migrate; RELEASED is stored beside the transfer */
 };
 
-enum violation_kind { V_NONE, V_I1, V_I2, V_I3, V_I5, V_I6, V_LIVENESS, V_CORE, VIOLATIONS };
+enum violation_kind { V_NONE, V_I1, V_I2, V_I3, V_I5, V_I6, V_I7, V_LIVENESS, V_CORE, VIOLATIONS };
 
 struct world {
 	uint64_t seed, random, now, orders, gens;
@@ -274,6 +291,7 @@ struct world {
 	uint64_t down_since, worst_outage, worst_hold;
 	uint64_t outage_bound, hold_bound; /* 0 = this schedule states none */
 	unsigned promotions, forced, splits, protections, losses, boots;
+	unsigned migrations, handed, taken_back, cancels;
 };
 
 /* world.c */
@@ -329,7 +347,7 @@ void *keep(struct world *w, size_t n); /* memory until the schedule ends */
 /* primary.c */
 void primary_boot(struct world *w, int host, uint64_t term);
 void primary_take_over(struct world *w, int host); /* a promoted twin begins to run */
-void primary_session(struct world *w, int host, uint64_t term);
+void primary_session(struct world *w, int host, uint64_t term, bool handover);
 void primary_feed(struct world *w, int host, struct primary_input in);
 void primary_receive(struct world *w, int host, const struct message *m);
 void primary_end_guest(struct world *w, int host);
@@ -340,6 +358,7 @@ void standby_feed(struct world *w, int host, struct standby_input in);
 void standby_receive(struct world *w, int host, const struct message *m);
 void standby_dialled(struct world *w, int host, const struct message *m);
 bool standby_is_whole(const struct proc *p);
+void standby_promote(struct world *w, int host, uint64_t term, bool load_only);
 
 /* agent.c */
 void agent_start(struct world *w, int host);
@@ -363,6 +382,7 @@ uint64_t host_gen(const struct host *h, enum scope scope);
 
 /* faults.c */
 void faults_plan(struct world *w);
+void faults_agent_ends(struct world *w, int host); /* and is started again later */
 void faults_end(struct world *w); /* heal all; operators help; from here all must become well */
 
 /* observer.c */
@@ -375,6 +395,9 @@ void observe_kill(struct world *w, int host);
 void observe_broken(struct world *w, int host);
 void observe_pass(struct world *w, int host);
 void observe_step(struct world *w);
+void observe_resume(struct world *w, int host); /* of a copy that was frozen */
+void observe_retire(struct world *w, int host);
+void observe_drop(struct world *w, int host);
 bool observe_settled(struct world *w);
 bool observe_no_vm(const struct world *w);
 

@@ -169,6 +169,16 @@ static void act_close(struct world *w, int host, const struct core_action *a)
 	p->conn = -1;
 }
 
+static void start(struct world *w, int host)
+{
+	struct proc *p = proc_of(w, host);
+
+	observe_promotion(w, host);
+	agent_tell(w, host, p->loading && !p->loaded ? OWN_EV_LOADED : OWN_EV_PROMOTED, p->term,
+		   false);
+	primary_take_over(w, host);
+}
+
 static void act_report(struct world *w, int host, const struct core_action *a)
 {
 	struct proc *p = proc_of(w, host);
@@ -183,10 +193,12 @@ static void act_report(struct world *w, int host, const struct core_action *a)
 	if (a->state == REPLICA_RELEASED || a->state == REPLICA_BROKEN) {
 		observe_broken(w, host);
 		proc_end(w, host, "the replica has no more use");
+	} else if (a->state == REPLICA_PROMOTED && p->loading &&
+		   w->breakage != BREAK_START_UNOWNED) {
+		p->loaded = true;
+		agent_tell(w, host, OWN_EV_LOADED, p->term, false);
 	} else if (a->state == REPLICA_PROMOTED) {
-		observe_promotion(w, host);
-		agent_tell(w, host, OWN_EV_PROMOTED, p->term, false);
-		primary_take_over(w, host);
+		start(w, host);
 	}
 }
 
@@ -329,4 +341,22 @@ void standby_receive(struct world *w, int host, const struct message *m)
 		     (struct standby_input){.type = events[m->kind],
 					    .epoch = m->epoch,
 					    .stream = m->stream - STREAM_BULK});
+}
+
+/* What is loaded has but to start, which hardly ever fails. */
+void standby_promote(struct world *w, int host, uint64_t term, bool load_only)
+{
+	struct proc *p = proc_of(w, host);
+
+	if (p->role != PROC_REPLICA)
+		return;
+	if (!p->loaded) {
+		p->loading = load_only;
+		standby_feed(w, host,
+			     (struct standby_input){.type = STANDBY_EV_PROMOTE, .term = term});
+	} else if (w->settings.commit_fails && chance_percent(w, 20)) {
+		proc_end(w, host, "the loaded vm does not start");
+	} else {
+		start(w, host);
+	}
 }

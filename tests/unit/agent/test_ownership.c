@@ -434,7 +434,7 @@ static void what_was_dropped_is_not_taken_again(void **state)
 
 	EXPECT(&o, "drop-replica; store none 5; ", WORD(WORD_DROP, 5));
 	EXPECT(&o, "tell dropped 5; ", .type = OWN_EV_STORED);
-	EXPECT(&o, "tell refuse 5; tell released 5; ", WORD(WORD_OFFER, 5));
+	EXPECT(&o, "tell dropped 5; tell refuse 5; ", WORD(WORD_OFFER, 5));
 	EXPECT(&o, "store standby 6; ", WORD(WORD_OFFER, 6));
 }
 
@@ -690,6 +690,14 @@ static void a_source_that_has_said_released_waits_for_an_answer(void **state)
 	EXPECT(&o, "confirm-forced; tell own 6; ", .type = OWN_EV_STORED);
 }
 
+static void a_frozen_copy_yields_to_one_that_has_died_since(void **state)
+{
+	struct ownership o = handed();
+
+	EXPECT(&o, "retire-vm; store none 8; ", WORD(WORD_RELEASED, 8));
+	EXPECT(&o, "tell dropped 8; ", .type = OWN_EV_STORED);
+}
+
 static void an_operator_may_take_back_what_was_handed_over(void **state)
 {
 	struct ownership o = handed();
@@ -844,6 +852,7 @@ int main(void)
 		cmocka_unit_test(without_a_peer_to_tell_nothing_is_handed_over),
 		cmocka_unit_test(a_release_that_cannot_be_stored_ends_the_migration),
 		cmocka_unit_test(a_source_that_has_said_released_waits_for_an_answer),
+		cmocka_unit_test(a_frozen_copy_yields_to_one_that_has_died_since),
 		cmocka_unit_test(an_operator_may_take_back_what_was_handed_over),
 		cmocka_unit_test(a_frozen_copy_that_dies_leaves_the_vm_to_the_twin),
 		cmocka_unit_test(a_restarted_source_is_handed_over_by_its_record),
