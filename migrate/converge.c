@@ -98,6 +98,9 @@ void converge_decide(const struct migrate_config *c, const struct converge_view 
 	if (out->forecast_ns <= c->downtime_ns) {
 		out->stuck = 0;
 		out->next = v->members_synced ? NEXT_SEAL : NEXT_WAIT;
+	} else if (c->postcopy_after && v->round >= c->postcopy_after && v->members_synced) {
+		out->next = NEXT_SEAL;
+		out->postcopy = true;
 	} else if (out_of_patience(c, v)) {
 		policy_apply(c, v, out);
 	} else if (out->stuck >= STUCK_ROUNDS && r->throttle >= c->throttle_max) {

@@ -36,6 +36,7 @@ struct migrate_config {
 				  limit */
 	unsigned throttle_max; /* percent, 0 = the guest is never throttled, at most 99 */
 	unsigned rounds_max;
+	unsigned postcopy_after; /* rounds, then the rest follows the guest; 0 = only when stuck */
 	enum migrate_stuck stuck;
 };
 void migrate_config_defaults(struct migrate_config *c);
@@ -53,7 +54,10 @@ struct migrate_progress {
 
 /* Decides for a replicator: set config.next and next_ctx to these. Outlives it. */
 struct precopy;
-int precopy_create(struct vm *vm, const struct migrate_config *c, struct precopy **out) MUST_CHECK;
+struct postcopy_source;
+/* `later` is linked when pages are to be left for it, and outlives this; NULL: none are. */
+int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcopy_source *later,
+		   struct precopy **out) MUST_CHECK;
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *round);
 void precopy_progress(struct precopy *p, struct migrate_progress *out);
 void precopy_destroy(struct precopy *p); /* the guest at full speed again */

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "migrate/converge.h"
 
 #define LOG_MODULE "precopy"
+#define LINK_NS    (5 * NS_PER_SEC)
 
 struct precopy {
 	struct vm *vm;
 	struct migrate_config config;
+	struct postcopy_source *later;
+	char why[256]; /* what progress.why may point to */
 	/* Of the thread that decides. */
 	struct converge_round rounds[CONVERGE_RECENT];
 	unsigned count, stuck, throttle;
@@ -17,7 +21,8 @@ struct precopy {
 	struct migrate_progress progress;
 };
 
-int precopy_create(struct vm *vm, const struct migrate_config *c, struct precopy **out)
+int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcopy_source *later,
+		   struct precopy **out)
 {
 	struct precopy *p = calloc(1, sizeof(*p));
 
@@ -25,6 +30,7 @@ int precopy_create(struct vm *vm, const struct migrate_config *c, struct precopy
 		return -ENOMEM;
 	p->vm = vm;
 	p->config = *c;
+	p->later = later;
 	pthread_mutex_init(&p->lock, NULL);
 	*out = p;
 	return 0;
@@ -67,6 +73,25 @@ static void progress_note(struct precopy *p, const struct replicate_round *in,
 	pthread_mutex_unlock(&p->lock);
 }
 
+/* The guest runs still: without a link it would wait for its memory at once. */
+static void link_make(struct precopy *p, struct converge_verdict *v)
+{
+	struct error e = {0};
+	int rc = -EOPNOTSUPP;
+
+	if (p->later)
+		rc = postcopy_source_connect(p->later, NULL, clock_ns() + LINK_NS, &e);
+	else
+		error_set(&e, rc, "it was not prepared");
+	if (!rc) {
+		v->next = NEXT_POSTCOPY;
+		return;
+	}
+	snprintf(p->why, sizeof(p->why), "postcopy is not possible: %.200s", e.text);
+	v->next = NEXT_STOP;
+	v->why = p->why;
+}
+
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *in)
 {
 	struct precopy *p = precopy;
@@ -84,6 +109,8 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 	};
 	converge_decide(&p->config, &view, &verdict);
 	p->stuck = verdict.stuck;
+	if (verdict.postcopy)
+		link_make(p, &verdict);
 	if (verdict.throttle != p->throttle)
 		log_info("the guest is throttled by %u %%", verdict.throttle);
 	p->throttle = verdict.throttle;

@@ -114,6 +114,16 @@ static void *io_main(void *ctx)
 	return NULL;
 }
 
+/* Without it a migration to here can do all but postcopy. */
+static void lazy_prepare(struct process *p)
+{
+	struct error e = {0};
+
+	p->lazy_ready = !vm_lazy_prepare(p->vm, &e);
+	if (!p->lazy_ready)
+		log_info("no memory can come later here: %s", e.text);
+}
+
 int parts_open(struct process *p, int console_in, int console_out,
 	       const struct vm_deterministic *deterministic, struct error *e)
 {
@@ -143,6 +153,8 @@ int parts_open(struct process *p, int console_in, int console_out,
 	rc = vm_create(&p->config, &parts, &p->vm, e);
 	if (rc)
 		return rc;
+	if (p->role == ROLE_STANDBY)
+		lazy_prepare(p);
 	if (console_out >= 0) {
 		rc = console_attach(p->console, console_in, console_out);
 		if (rc)

@@ -118,6 +118,7 @@ static void replicator_drop(struct process *p)
 		replicator_destroy(r);
 	precopy_destroy(p->precopy);
 	p->precopy = NULL;
+	postcopy_withdraw(p);
 }
 
 /* The guest stands still: before anybody hears that it may go on elsewhere, shared images are
@@ -145,6 +146,8 @@ static void run_state(void *ctx)
 	if (s->state == REPLICATOR_HANDED && !handed_take(p))
 		goto out;
 	p->replicator_state = s->state;
+	if (s->state == REPLICATOR_HANDED)
+		postcopy_serve(p);
 	if (s->state == REPLICATOR_HANDED)
 		frozen_at = replicator_frozen_at(p->replicator);
 	strcpy(p->state_why, s->why);
@@ -198,7 +201,9 @@ static int precopy_begin(struct process *p, const json_t *request, struct replic
 	if (!c->handover)
 		return 0;
 	rc = migrate_parse(json_object_get(request, "migrate"), &m, e);
-	if (!rc && precopy_create(p->vm, &m, &p->precopy))
+	if (!rc && m.stuck == STUCK_POSTCOPY)
+		rc = postcopy_offer(p, c, e);
+	if (!rc && precopy_create(p->vm, &m, p->postcopy_source, &p->precopy))
 		rc = error_set(e, -ENOMEM, "no memory");
 	c->next = precopy_next;
 	c->next_ctx = p->precopy;
@@ -227,8 +232,10 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	c.held = p->replicator_state == REPLICATOR_LOST;
 	replicator_drop(p);
 	rc = precopy_begin(p, request, &c, e);
-	if (rc)
+	if (rc) {
+		replicator_drop(p);
 		return rc;
+	}
 	p->sessions++;
 	p->session = c;
 	members_fill(p, request);
@@ -283,6 +290,8 @@ int primary_ownership(struct process *p, const json_t *request, struct error *e)
 
 			if (rc)
 				return rc;
+			if (answers[i].answer != OWNERSHIP_DENIED)
+				postcopy_withdraw(p);
 			replicator_ownership(p->replicator, answers[i].answer);
 			/* At once: the next request may be older than its report. */
 			if (answers[i].answer == OWNERSHIP_DENIED)
@@ -299,6 +308,10 @@ int primary_ownership(struct process *p, const json_t *request, struct error *e)
 void primary_close(struct process *p)
 {
 	struct error e = {0};
+
+	/* What it serves must not be written, and the end of the pause lets devices go on. */
+	if (p->replicator_state == REPLICATOR_HANDED)
+		postcopy_withdraw(p);
 
 	if (primary_unprotect(p, &e))
 		log_warn("the session did not end in good order: %s", e.text);

@@ -184,6 +184,11 @@ static int do_load(struct process *p, struct request *q, struct error *e)
 	return standby_load(p, q->body, e);
 }
 
+static int do_recover(struct process *p, struct request *q, struct error *e)
+{
+	return postcopy_recover(p, q->body, e);
+}
+
 static int do_promote(struct process *p, struct request *q, struct error *e)
 {
 	return standby_promote(p, q->body, q->reply, e);
@@ -335,6 +340,7 @@ static const struct {
 	{"ownership", do_ownership, false},
 	{"unprotect", do_unprotect, false},
 	{"load", do_load, false},
+	{"recover", do_recover, false},
 	{"promote", do_promote, false},
 	{"shutdown", do_shutdown, false},
 	{"quit", do_quit, true},

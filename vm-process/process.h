@@ -76,6 +76,13 @@ struct process {
 	struct replicate_config session;
 	struct precopy *precopy; /* the session is a migration from here; or NULL */
 	bool disks_shared;       /* ...and its disks are in one place for both hosts */
+	struct postcopy_source *postcopy_source;
+	struct postcopy_target *postcopy_target;
+	bool lazy_ready; /* memory may come later */
+	bool postcopy;   /* standby, loaded: it will */
+	pthread_t start_thread;
+	bool start_running;
+	int start_rc;
 	struct epoch_member members[EPOCH_MEMBERS_MAX];
 	unsigned member_count;
 	/* `lock` guards the pointer for the NICs' threads; only the main thread changes it. */
@@ -161,6 +168,18 @@ int upgrade_unyield(struct process *p, struct request *q, struct error *e) MUST_
 int upgrade_adopt(struct process *p, struct request *q, struct error *e) MUST_CHECK;
 /* Whoever asked for the yield is gone. -EALREADY: the successor has the vm. */
 int upgrade_orphaned(struct process *p) MUST_CHECK;
+
+/* ---- postcopy.c ----------------------------------------------------------- */
+int postcopy_offer(struct process *p, const struct replicate_config *c, struct error *e) MUST_CHECK;
+void postcopy_serve(struct process *p);
+void postcopy_withdraw(struct process *p);
+int postcopy_expect(struct process *p, struct error *e) MUST_CHECK;
+int postcopy_stream(struct process *p, uint16_t stream, int fd, struct error *e) MUST_CHECK;
+int postcopy_begin(struct process *p, struct error *e) MUST_CHECK;
+int postcopy_start(struct process *p, struct error *e) MUST_CHECK;
+int postcopy_recover(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
+json_t *postcopy_json(struct process *p);
+void postcopy_close(struct process *p);
 
 /* ---- stats.c ------------------------------------------------------------- */
 json_t *stats_json(struct process *p);

@@ -58,13 +58,19 @@ int standby_prepare(struct process *p, const json_t *request, struct error *e)
 	rc = p->disks_shared ? 0 : vm_disks_claim(p->vm, e);
 	if (rc)
 		return rc;
-	return replica_create(p->vm, &c, p->members, p->member_count, &events, &p->replica, e);
+	rc = replica_create(p->vm, &c, p->members, p->member_count, &events, &p->replica, e);
+	if (!rc && c.handover)
+		rc = postcopy_expect(p, e);
+	return rc;
 }
 
 int standby_stream(struct process *p, const json_t *request, int fd, struct error *e)
 {
 	json_int_t stream = json_integer_value(json_object_get(request, "stream"));
 	int rc;
+
+	if (stream >= POSTCOPY_STREAM && stream <= UINT16_MAX)
+		return postcopy_stream(p, (uint16_t)stream, fd, e);
 
 	if (!p->replica || stream < 0 || stream >= CHANNEL_STREAMS_MAX) {
 		close(fd);
@@ -102,6 +108,8 @@ int standby_load(struct process *p, const json_t *request, struct error *e)
 	if (p->loaded_term == (uint64_t)term)
 		return 0;
 	rc = replica_promote(p->replica, (uint64_t)term, e);
+	if (!rc && p->session.handover)
+		rc = postcopy_begin(p, e);
 	if (!rc)
 		p->loaded_term = (uint64_t)term;
 	return rc;
@@ -115,7 +123,7 @@ int standby_promote(struct process *p, const json_t *request, json_t *reply, str
 
 	if (rc)
 		return rc;
-	rc = vm_start(p->vm, e);
+	rc = p->postcopy ? postcopy_start(p, e) : vm_start(p->vm, e);
 	if (rc)
 		return error_context(e, "the twin's state is loaded but it does not start");
 	p->vm_started = true;
@@ -133,6 +141,7 @@ int standby_promote(struct process *p, const json_t *request, json_t *reply, str
 
 void standby_close(struct process *p)
 {
+	postcopy_close(p);
 	if (p->flush_running)
 		pthread_join(p->flush_thread, NULL);
 	p->flush_running = false;

@@ -98,6 +98,7 @@ json_t *stats_json(struct process *p)
 		replica_stats(p->replica, &s);
 	json_object_set_new(o, "replication", replication_json(&s));
 	json_object_set_new(o, "migration", migrate_json(p));
+	json_object_set_new(o, "postcopy", postcopy_json(p));
 	for (unsigned i = 0; p->vm && i < p->config.nic_count; i++)
 		json_array_append_new(nics, nic_json(&p->nics[i]));
 	for (unsigned i = 0; p->vm && i < p->config.disk_count; i++)

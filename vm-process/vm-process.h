@@ -34,6 +34,8 @@
  *   shutdown   {}                                    ACPI power button
  *   quit       {}                                    end the session in good order, then the
  *                                                    process
+ *   recover    {as standby, or protect at the source}    memory is on its way, and its link
+ *                                                    was cut: new keys; the source connects
  *   stats      {}                                    -> see replicate_stats, netbuf, mirror
  *   pause, resume, console {} + fd
  *   dump-core  {"paging": bool, "live": bool} + fd of a new, empty file
@@ -58,6 +60,7 @@
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
  *    "term": of the session, "handover": it is a migration, "frozen_ns": handed, how long the guest
  * has stood still, "reset": standby, lost: the other host's kernel closed the link}
+ *   {"event": "postcopy", "state": "waiting"|"ready"|"running"|"cut"|"done", "why"}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
  *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}
