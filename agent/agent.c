@@ -74,7 +74,7 @@ static struct guest *guest_of_session(struct agent *a, const uint8_t id[SESSION_
 
 	LIST_FOREACH(g, &a->guests, entry)
 	{
-		if (g->replica_up && !memcmp(g->session.id, id, SESSION_ID_SIZE))
+		if ((g->replica_up || g->late) && !memcmp(g->session.id, id, SESSION_ID_SIZE))
 			return g;
 	}
 	return NULL;

@@ -156,7 +156,8 @@ static void get_peers(struct call *c)
 /* A VM of which only the term is kept is no longer of interest to people. */
 static bool guest_shown(const struct guest *g)
 {
-	return g->own.state != OWN_NONE && g->own.state != OWN_NEW;
+	return g->child_role == CHILD_SERVING ||
+	       (g->own.state != OWN_NONE && g->own.state != OWN_NEW);
 }
 
 static void get_vms(struct call *c)
@@ -281,6 +282,20 @@ static void post_migrate_cancel(struct call *c)
 
 	if (!rc)
 		rc = guest_migrate_cancel(c->guest, &e, &hint);
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
+static void post_migrate_recover(struct call *c)
+{
+	static const struct body_key none[] = {{0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, none, &body, &e);
+
+	if (!rc)
+		rc = guest_migrate_recover(c->guest, &e, &hint);
 	json_decref(body);
 	reply_operation(c, c->guest, rc, &e, hint);
 }
@@ -449,6 +464,7 @@ static const struct route {
 	{"POST", "/v1/vms/NAME/failover", post_failover},
 	{"POST", "/v1/vms/NAME/migrate", post_migrate},
 	{"POST", "/v1/vms/NAME/migrate/cancel", post_migrate_cancel},
+	{"POST", "/v1/vms/NAME/migrate/recover", post_migrate_recover},
 	{"POST", "/v1/vms/NAME/stop", post_stop},
 	{"POST", "/v1/vms/NAME/dump-core", post_dump_core},
 	{"POST", "/v1/vms/NAME/save", post_save},

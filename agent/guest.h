@@ -51,13 +51,14 @@ struct migration {
 	json_t *last;                   /* what the process said last of how it goes */
 	bool session;                   /* the process says that its session is one */
 	uint64_t began_ns, frozen_ns;   /* clock_ns(); 0 = not yet */
+	bool postcopy;                  /* pages were left behind */
 	uint64_t downtime_ns, total_ns; /* when it has succeeded */
 };
 /* What an operator may choose for one. */
 struct migrate_options {
 	bool with_disks, overwrite;
 	unsigned bandwidth_mb, streams, downtime_ms, most_downtime_ms, most_s, throttle_max,
-		rounds_max;
+		rounds_max, postcopy_after;
 	char compression[16], stuck[16];
 };
 
@@ -76,7 +77,7 @@ struct guest_dump {
 
 struct guest_image; /* guest_image.c */
 
-enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_LEAVING };
+enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_SERVING, CHILD_LEAVING };
 
 struct upgrade;
 struct guest_event;
@@ -117,6 +118,10 @@ struct guest {
 	struct protect_again again;
 	bool stopping;
 	bool retiring; /* it runs elsewhere, this copy ends */
+	bool serving;  /* ...when it has sent what is missing of its memory there; stored */
+	unsigned serving_streams;
+	bool late;         /* the session's streams come to a VM that runs here already */
+	char postcopy[16]; /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
 	struct guest_image *image; /* a save or restore that is under way */
 	char *saved;               /* the file in which it is; NULL: it is not */
@@ -219,6 +224,13 @@ int guest_upgrade_begin(struct guest *g, struct error *e) MUST_CHECK;
 bool guest_upgrade_ended(struct guest *g);
 void guest_upgrade_kill(struct guest *g); /* the VM is to end, whichever process has it */
 void guest_upgrade_free(struct guest *g);
+
+/* ---- guest_postcopy.c: memory that follows ---------------------------------------------- */
+void guest_serve(struct guest *g); /* the process has something to send still */
+void guest_postcopy_event(struct guest *g, const json_t *message);
+void guest_serving_lost(struct guest *g, const char *how);
+void guest_recover_message(struct agent *a, struct peer *from, const json_t *message);
+int guest_migrate_recover(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 
 /* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
 void guest_again_note(struct guest *g);   /* it is protected */

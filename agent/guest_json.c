@@ -30,6 +30,11 @@ const char *guest_state_name(const struct guest *g)
 {
 	enum ownership_state s = g->own.state;
 
+	if (g->child_role == CHILD_SERVING)
+		return "serving";
+	if (s == OWN_ALONE && !strcmp(g->postcopy, "cut"))
+		return "memory-missing";
+
 	if (s == OWN_ALONE && g->vm_ended)
 		return "stopping";
 	if (s == OWN_ALONE && !g->child_state[0])
@@ -85,6 +90,8 @@ static void details_put(json_t *o, const struct guest *g)
 	json_object_set_new(o, "dump", guest_dump_json(g));
 	json_object_set_new(o, "origin", g->origin ? json_text(g->origin) : json_null());
 	json_object_set_new(o, "migration", guest_migration_json(g));
+	if (g->postcopy[0])
+		json_object_set_new(o, "postcopy", json_string(g->postcopy));
 	if (g->session.term)
 		json_object_set_new(o, "session", options_json(&g->session.options));
 	if (g->stats) {

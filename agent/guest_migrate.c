@@ -25,6 +25,7 @@ static const struct number_option {
 	{"most_downtime_ms", offsetof(struct migrate_options, most_downtime_ms), 1, 600000},
 	{"most_s", offsetof(struct migrate_options, most_s), 1, 86400},
 	{"throttle_max", offsetof(struct migrate_options, throttle_max), 0, 99},
+	{"postcopy_after", offsetof(struct migrate_options, postcopy_after), 0, 10000},
 	{"rounds_max", offsetof(struct migrate_options, rounds_max), 1, 10000},
 };
 
@@ -120,6 +121,8 @@ static json_t *wishes_json(const struct migrate_options *o)
 		json_object_set_new(w, "bandwidth_mb", json_integer(o->bandwidth_mb));
 	if (w && o->most_s)
 		json_object_set_new(w, "most_s", json_integer(o->most_s));
+	if (w && o->postcopy_after)
+		json_object_set_new(w, "postcopy_after", json_integer(o->postcopy_after));
 	if (w && o->rounds_max)
 		json_object_set_new(w, "rounds_max", json_integer(o->rounds_max));
 	return w;
@@ -239,6 +242,8 @@ void guest_migration_note(struct guest *g, const json_t *message)
 	json_int_t frozen = json_integer_of(message, "frozen_ns", 0);
 
 	g->migration.session = json_is_true(json_object_get(message, "handover"));
+	if (json_is_true(json_object_get(message, "postcopy")))
+		g->migration.postcopy = true;
 	if (frozen > 0)
 		g->migration.frozen_ns = clock_ns() - (uint64_t)frozen;
 }
@@ -256,6 +261,10 @@ void guest_migrated(struct guest *g)
 		     (double)m->downtime_ns / 1e6);
 	log_info("%s: migrated to %s in %.1f s, downtime %.1f ms", g->name, g->peer,
 		 (double)m->total_ns / 1e9, (double)m->downtime_ns / 1e6);
+	if (m->postcopy) {
+		guest_serve(g);
+		return;
+	}
 	g->retiring = true;
 	guest_vm_kill(g);
 }
@@ -264,6 +273,8 @@ void guest_migrate_check(struct guest *g)
 {
 	const json_t *why = json_object_get(json_object_get(g->stats, "migration"), "why");
 
+	if (g->own.state == OWN_NONE && g->child_role == CHILD_SERVING)
+		return;
 	if (g->own.state == OWN_NONE) {
 		g->why[0] = '\0';
 		guest_operation_done(g);

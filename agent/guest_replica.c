@@ -181,7 +181,7 @@ void guest_stream(struct guest *g, uint16_t stream, int fd)
 	json_t *request = json_pack("{s:s, s:i}", "do", "stream", "stream", (int)stream);
 	int rc = -ENOTCONN;
 
-	if (g->child && g->child_role == CHILD_REPLICA)
+	if (g->child && (g->child_role == CHILD_REPLICA || g->late))
 		rc = vm_child_ask(g->child, request, &fd, 1, QUICK_NS, stream_taken, g);
 	else
 		json_decref(request);
@@ -242,7 +242,10 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 		     json_number_value(json_object_get(reply, "ms")));
 	if (!g->session.options.handover)
 		g->agent->counters.failovers++;
-	session_wipe(&g->session);
+	/* Its memory may be on its way still, by streams of this session. */
+	g->late = g->session.options.handover;
+	if (!g->late)
+		session_wipe(&g->session);
 	guest_console_open(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_PROMOTED, .term = session_term});
 }

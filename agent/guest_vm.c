@@ -115,6 +115,8 @@ static void child_event(void *ctx, const json_t *message)
 
 	if (!strcmp(event, "progress"))
 		stats_take(g, message);
+	else if (!strcmp(event, "postcopy"))
+		guest_postcopy_event(g, message);
 	else if (g->child_role == CHILD_REPLICA)
 		guest_replica_event(g, message);
 	else if (g->child_role != CHILD_VM)
@@ -184,6 +186,10 @@ static void child_exited(void *ctx, bool clean, const char *how)
 		vm_gone(g, how);
 	else if (role == CHILD_REPLICA)
 		replica_gone(g, how);
+	else if (role == CHILD_SERVING && !g->retiring)
+		guest_serving_lost(g, how);
+	g->late = false;
+	g->postcopy[0] = '\0';
 	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = g->retiring = false;
 	if (owed && g->own.record.term == owed && g->own.state == OWN_ALONE)
 		guest_vm_start(g, owed);
@@ -475,6 +481,10 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	/* Of an upgrade that another polluxd began; as a rule it has found that out itself. */
 	if (json_is_true(json_object_get(stats, "yielded")))
 		guest_child_ask(g, json_pack("{s:s}", "do", "unyield"), QUICK_NS, NULL);
+	if (json_is_object(json_object_get(stats, "postcopy")))
+		guest_postcopy_event(g, json_object_get(stats, "postcopy"));
+	if (g->child_role != CHILD_VM)
+		return;
 	if (json_is_true(json_object_get(stats, "ended")))
 		guest_vm_ended(g);
 	guest_migration_note(g, stats);
@@ -520,8 +530,8 @@ int guest_vm_attach(struct guest *g, bool *alive, struct error *e)
 				 "%s: %s; whether the VM runs is not known, and without knowing "
 				 "polluxd must not go on: start it again, or end that process",
 				 g->name, why.text);
-	*alive = true;
-	g->child_role = CHILD_VM;
+	*alive = !g->serving;
+	g->child_role = g->serving ? CHILD_SERVING : CHILD_VM;
 	log_info("%s: found its VM process %d", g->name, (int)vm_child_pid(g->child));
 	timeline_add(&g->timeline, "polluxd started", "found the VM process %d",
 		     (int)vm_child_pid(g->child));

@@ -232,6 +232,10 @@ void guest_message(struct agent *a, struct peer *from, const json_t *message)
 	struct error e = {0};
 	struct word w;
 
+	if (!strcmp(type, "recover") || !strcmp(type, "recovered")) {
+		guest_recover_message(a, from, message);
+		return;
+	}
 	if (strcmp(type, "word") != 0) {
 		log_warn("%s sent a message of unknown type \"%.32s\"", peer_config(from)->name,
 			 type);

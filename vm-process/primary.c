@@ -156,10 +156,11 @@ static void run_state(void *ctx)
 	else
 		loop_timer_set(p->progress, s->state == REPLICATOR_SYNCING ? clock_ns() : 0);
 	process_event(p,
-		      json_pack("{s:s, s:s, s:s, s:I, s:b, s:I}", "event", "state", "state",
+		      json_pack("{s:s, s:s, s:s, s:I, s:b, s:I, s:b}", "event", "state", "state",
 				replicator_state_name(s->state), "why", s->why, "term",
 				(json_int_t)s->term, "handover", p->session.handover, "frozen_ns",
-				(json_int_t)(frozen_at ? clock_ns() - frozen_at : 0)));
+				(json_int_t)(frozen_at ? clock_ns() - frozen_at : 0), "postcopy",
+				frozen_at && replicator_missing(p->replicator) != NULL));
 out:
 	free(s);
 }

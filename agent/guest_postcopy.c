@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A VM whose memory follows it. The target owns it and runs it; the source's process,
+ * frozen for good, serves what is missing, and is known here as CHILD_SERVING: no copy in
+ * the sense of ownership, but nobody may end it while it is needed. A link that was cut is
+ * made again on an operator's word, with new keys that the two polluxds agree upon:
+ *
+ *   source  "recover" (session, key) ->  target: its process takes the keys
+ *   source  <- "recovered"               and the source's process connects
+ */
+#include <errno.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE "postcopy"
+#define QUICK_NS   (15 * NS_PER_SEC)
+#define HINT       "`pollux migrate VM --recover` on the source's host goes on from there"
+
+/* ---- what processes say ----------------------------------------------------------- */
+
+void guest_serve(struct guest *g)
+{
+	g->child_role = CHILD_SERVING;
+	g->serving = true;
+	g->serving_streams = g->session.options.streams;
+	timeline_add(&g->timeline, "serving", "the rest of its memory follows");
+}
+
+static void served(struct guest *g)
+{
+	timeline_add(&g->timeline, "served", "%s has all of its memory", g->peer);
+	g->serving = false;
+	g->retiring = true;
+	g->migration.total_ns = clock_ns() - g->migration.began_ns;
+	json_decref(g->migration.last);
+	g->migration.last = json_incref(g->stats);
+	guest_vm_kill(g);
+}
+
+static void link_cut(struct guest *g, const char *why)
+{
+	timeline_add(&g->timeline, "link cut", "%s", why);
+	guest_why(g, "its memory is on two hosts, and the link between them was cut: %s", why);
+	log_warn("%s: %s", g->name, g->why);
+	if (g->child_role == CHILD_SERVING && guest_operation_is(g, "migrate"))
+		guest_operation_fail(g, -ENOTCONN, g->why, HINT);
+}
+
+void guest_postcopy_event(struct guest *g, const json_t *message)
+{
+	const char *state = json_text_of(message, "state"), *why = json_text_of(message, "why");
+	bool source = g->child_role == CHILD_SERVING, running = g->own.state == OWN_ALONE || source;
+
+	snprintf(g->postcopy, sizeof(g->postcopy), "%s", state);
+	if (!strcmp(state, "cut") && running)
+		link_cut(g, why);
+	else if (!strcmp(state, "running"))
+		g->why[0] = '\0';
+	else if (!strcmp(state, "done") && source)
+		served(g);
+	else if (!strcmp(state, "done"))
+		timeline_add(&g->timeline, "complete", "all of its memory is here");
+	if (!strcmp(state, "done"))
+		g->postcopy[0] = '\0';
+	guest_operation_check(g);
+}
+
+/* The process that served has ended before it was done. */
+void guest_serving_lost(struct guest *g, const char *how)
+{
+	log_error("%s: the process that served its memory has ended: %s", g->name, how);
+	timeline_add(&g->timeline, "memory lost", "%s", how);
+	guest_why(g, "what %s lacks of its memory is lost: %s", g->peer, how);
+	guest_operation_fail(g, -EIO, g->why,
+			     "the VM cannot go on: stop it there by force, and start it again or "
+			     "restore it");
+	g->serving = false;
+}
+
+/* ---- recovery ------------------------------------------------------------------------ */
+
+static json_t *keys_request(const struct guest *g)
+{
+	json_t *o = guest_session_request(&g->session, "recover");
+
+	if (o)
+		json_object_set_new(o, "handover", json_true());
+	return o;
+}
+
+static void recover_failed(struct guest *g, int rc, const char *text)
+{
+	guest_why(g, "the link could not be made again: %s", text);
+	guest_operation_fail(g, rc, g->why, HINT);
+}
+
+static void connected(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc && rc != -EPIPE)
+		recover_failed(g, rc, text);
+	else if (!rc)
+		timeline_add(&g->timeline, "recovered", "linked with %s again", g->peer);
+}
+
+/* The target is ready. */
+static void recovered(struct guest *g, const json_t *message)
+{
+	struct peer *p = peers_find(g->agent->peers, g->peer);
+	const char *why = json_text_of(message, "why");
+	json_t *request;
+
+	if (g->child_role != CHILD_SERVING || !p)
+		return;
+	if (!json_is_true(json_object_get(message, "ok"))) {
+		recover_failed(g, -EPERM, why);
+		return;
+	}
+	request = keys_request(g);
+	if (request) {
+		json_object_set_new(request, "address", json_string(peer_config(p)->address));
+		json_object_set_new(request, "port", json_integer(peer_config(p)->port));
+	}
+	guest_child_ask(g, request, QUICK_NS, connected);
+}
+
+static void recovered_send(struct guest *g, int rc, const char *text)
+{
+	struct peer *p = peers_find(g->agent->peers, g->peer);
+	json_t *o = json_pack("{s:s, s:s, s:b, s:s}", "type", "recovered", "vm", g->name, "ok", !rc,
+			      "why", rc ? text : "");
+
+	if (!p || peer_send(p, o))
+		log_warn("%s: %s could not be told about the recovery", g->name, g->peer);
+}
+
+static void keys_taken(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	recovered_send(ctx, rc, text);
+}
+
+/* At the target: the source's polluxd has chosen new keys. */
+static void recover_asked(struct guest *g, const json_t *message)
+{
+	struct session *s = &g->session;
+
+	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || !g->postcopy[0]) {
+		recovered_send(g, -EPERM, "no memory of it is missing there");
+		return;
+	}
+	if (hex_decode(json_text_of(message, "session"), s->id, SESSION_ID_SIZE) ||
+	    hex_decode(json_text_of(message, "key"), s->key, SESSION_KEY_SIZE) ||
+	    json_integer_of(message, "term", 0) <= 0) {
+		recovered_send(g, -EBADMSG, "its keys could not be read");
+		return;
+	}
+	s->term = (uint64_t)json_integer_of(message, "term", 0);
+	s->heartbeat_ms = (unsigned)(g->agent->config.heartbeat_ns / NS_PER_MS);
+	s->loss_ms = (unsigned)(g->agent->config.loss_ns / NS_PER_MS);
+	s->options.streams = (unsigned)json_integer_of(message, "streams", 1);
+	snprintf(s->options.mode, sizeof(s->options.mode), "event");
+	snprintf(s->options.policy, sizeof(s->options.policy), "continue");
+	g->late = true;
+	guest_child_ask(g, keys_request(g), QUICK_NS, keys_taken);
+}
+
+void guest_recover_message(struct agent *a, struct peer *from, const json_t *message)
+{
+	struct guest *g = guest_find(a, json_text_of(message, "vm"));
+
+	if (!g || strcmp(g->peer, peer_config(from)->name) != 0) {
+		log_warn("%s wants to recover a VM that is not its own", peer_config(from)->name);
+		return;
+	}
+	if (!strcmp(json_text_of(message, "type"), "recover"))
+		recover_asked(g, message);
+	else
+		recovered(g, message);
+}
+
+static int recover_send(struct guest *g)
+{
+	struct peer *p = peers_find(g->agent->peers, g->peer);
+	char id[2 * SESSION_ID_SIZE + 1], key[2 * SESSION_KEY_SIZE + 1];
+	json_t *o;
+
+	hex_encode(g->session.id, SESSION_ID_SIZE, id);
+	hex_encode(g->session.key, SESSION_KEY_SIZE, key);
+	o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:i}", "type", "recover", "vm", g->name, "session",
+		      id, "key", key, "term", (json_int_t)g->session.term, "streams",
+		      (int)g->session.options.streams);
+	explicit_bzero(key, sizeof(key));
+	return p ? peer_send(p, o) : -ENOTCONN;
+}
+
+int guest_migrate_recover(struct guest *g, struct error *e, const char **hint)
+{
+	unsigned streams = g->session.options.streams;
+	struct protect_options o = {.mode = "event", .policy = "continue", .handover = true};
+	int rc = guest_busy(g, e, hint);
+
+	if (rc)
+		return rc;
+	if (g->child_role != CHILD_SERVING)
+		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
+				    "no memory of %s waits on this host", g->name);
+	rc = guest_peer_ready(g, g->peer, e, hint);
+	if (rc)
+		return rc;
+	o.streams = streams ? streams : g->serving_streams;
+	rc = guest_session_make(g, &o, e);
+	if (!rc)
+		rc = recover_send(g);
+	if (rc)
+		return error_set(e, rc, "%s cannot be asked: %s", g->peer, strerror(-rc));
+	guest_operation_begin(g, "migrate");
+	timeline_add(&g->timeline, "recover asked", "to %s", g->peer);
+	return 0;
+}
