@@ -36,6 +36,10 @@ static int request_make(const struct invocation *v, json_t *body)
 					    json_string(invocation_value(v, words[i])));
 	if (invocation_flag(v, "with-disks"))
 		json_object_set_new(body, "with_disks", json_true());
+	if (invocation_flag(v, "postcopy")) {
+		json_object_set_new(body, "postcopy_after", json_integer(1));
+		json_object_set_new(body, "stuck", json_string("postcopy"));
+	}
 	if (invocation_flag(v, "overwrite"))
 		json_object_set_new(body, "overwrite", json_true());
 	return rc;
@@ -99,6 +103,19 @@ static int migrate_interrupted(const struct wait *w)
 	return EXIT_FAILED;
 }
 
+static int recover(const struct invocation *v, const struct wait *w)
+{
+	json_t *reply, *vm = NULL;
+	int rc = api_vm_call(v, "POST", w->vm, "/migrate/recover", NULL, &reply);
+
+	if (!rc)
+		rc = operation_wait(w, reply, &vm);
+	if (!rc)
+		rc = success_print(v, vm, "%s has all of its memory on %s\n", w->vm,
+				   json_word(vm, "peer"));
+	return rc;
+}
+
 static int summary_print(const struct invocation *v, const char *vm, json_t *after)
 {
 	const json_t *m = json_object_get(after, "migration");
@@ -124,6 +141,8 @@ int command_migrate(const struct invocation *v)
 
 	if (invocation_flag(v, "cancel"))
 		return cancel(v, w.vm);
+	if (invocation_flag(v, "recover"))
+		return recover(v, &w);
 	if (v->argument_count < 2) {
 		complain("migrate needs a VM and a HOST; see `pollux help migrate`");
 		return EXIT_USAGE;
