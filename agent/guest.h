@@ -51,7 +51,7 @@ struct migration {
 	json_t *last;                   /* what the process said last of how it goes */
 	bool session;                   /* the process says that its session is one */
 	uint64_t began_ns, frozen_ns;   /* clock_ns(); 0 = not yet */
-	bool postcopy;                  /* pages were left behind */
+	bool postcopy, served;          /* pages were left behind; and have all been sent */
 	uint64_t downtime_ns, total_ns; /* when it has succeeded */
 };
 /* What an operator may choose for one. */

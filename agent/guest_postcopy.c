@@ -21,14 +21,6 @@
 
 /* ---- what processes say ----------------------------------------------------------- */
 
-void guest_serve(struct guest *g)
-{
-	g->child_role = CHILD_SERVING;
-	g->serving = true;
-	g->serving_streams = g->session.options.streams;
-	timeline_add(&g->timeline, "serving", "the rest of its memory follows");
-}
-
 static void served(struct guest *g)
 {
 	timeline_add(&g->timeline, "served", "%s has all of its memory", g->peer);
@@ -38,6 +30,17 @@ static void served(struct guest *g)
 	json_decref(g->migration.last);
 	g->migration.last = json_incref(g->stats);
 	guest_vm_kill(g);
+}
+
+void guest_serve(struct guest *g)
+{
+	g->child_role = CHILD_SERVING;
+	g->serving = true;
+	g->serving_streams = g->session.options.streams;
+	timeline_add(&g->timeline, "serving", "the rest of its memory follows");
+	/* The guest may have had all of it before its host has said that it runs. */
+	if (g->migration.served)
+		served(g);
 }
 
 static void link_cut(struct guest *g, const char *why)
@@ -61,6 +64,8 @@ void guest_postcopy_event(struct guest *g, const json_t *message)
 		g->why[0] = '\0';
 	else if (!strcmp(state, "done") && source)
 		served(g);
+	else if (!strcmp(state, "done") && g->own.state == OWN_HANDED)
+		g->migration.served = true;
 	else if (!strcmp(state, "done"))
 		timeline_add(&g->timeline, "complete", "all of its memory is here");
 	if (!strcmp(state, "done"))

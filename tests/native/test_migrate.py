@@ -86,6 +86,26 @@ def there_and_back(t, options=(), vm=None):
     assert not hosts.fenced()
 
 
+POSTCOPY = ("--postcopy", "--downtime", "1")  # no precopy is so good
+
+
+@case("migrate-postcopy", needs=("kvm", "root"))
+@case("migrate-postcopy-4-streams", options=("--streams", "4"), needs=("kvm", "root"))
+@case("migrate-postcopy-soft", vm={"engine": "soft"}, needs=("root",))
+def postcopy(t, options=(), vm=None):
+    hosts = started(t, **(vm or {}))
+    here, there = hosts.a, hosts.b
+    for _ in range(4):
+        print(here.do("migrate", "demo", there.name, *POSTCOPY, *options).strip())
+        assert here.whats()[-2:] == ["serving", "served"], here.whats()
+        there.wait("running")
+        here.wait("none")
+        goes_on(there)
+        assert here.vm_pids() == []
+        here, there = there, here
+    assert not hosts.fenced()
+
+
 @case("migrate-cancel")
 def cancel(t):
     hosts = started(t)
