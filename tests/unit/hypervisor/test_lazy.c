@@ -242,7 +242,8 @@ static void test_zeros_take_no_memory(void **state)
 	vm_ram(vm)[9 * VM_PAGE_SIZE] = 3;
 	assert_int_equal(memory_held(), 2 * VM_PAGE_SIZE);
 	/* A page that has been said to be zeros is there. */
-	assert_int_equal(vm_lazy_put(feeder.lazy, 20, ram), 0);
+	ram_make();
+	assert_int_equal(vm_lazy_put(feeder.lazy, 20, ram + VM_PAGE_SIZE), 0);
 	assert_int_equal(vm_ram(vm)[20 * VM_PAGE_SIZE], 0);
 	vm_lazy_end(feeder.lazy);
 	assert_int_equal(vm_ram(vm)[9 * VM_PAGE_SIZE], 3);
@@ -554,6 +555,10 @@ static void test_never_written_data(void **state)
 {
 	never_written(1);
 }
+static void test_never_written_first_page(void **state)
+{
+	never_written(2);
+}
 static void test_never_written_header(void **state)
 {
 	never_written(3);
@@ -596,8 +601,9 @@ int main(void)
 		T(test_a_disk_waits),         T(test_blk),
 		T(test_blk_in_flight),        T(test_net),
 		T(test_never_read),           T(test_never_written_status),
-		T(test_never_written_data),   T(test_never_written_header),
-		T(test_never_written_ring),   T(test_never_sent),
+		T(test_never_written_data),   T(test_never_written_first_page),
+		T(test_never_written_header), T(test_never_written_ring),
+		T(test_never_sent),
 	};
 
 	seed = (unsigned)clock_ns();
