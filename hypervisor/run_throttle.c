@@ -48,32 +48,41 @@ static uint64_t period_of(unsigned percent)
 	return least > PERIOD_NS ? least : PERIOD_NS;
 }
 
-/* Ends early when something has changed. */
-static void throttle_sleep(struct throttle *t, unsigned percent, uint64_t ns)
+/* Ends early when something has changed. How long it really took. */
+static uint64_t throttle_sleep(struct throttle *t, unsigned percent, uint64_t ns)
 {
-	uint64_t until = clock_ns() + ns;
+	uint64_t from = clock_ns();
 
-	while (!t->quit && t->percent == percent && run_wait(&t->changed, &t->lock, until))
+	while (!t->quit && t->percent == percent && run_wait(&t->changed, &t->lock, from + ns))
 		;
+	return clock_ns() - from;
+}
+
+/* On a busy host this thread wakes late, and they have run for longer than they should: so
+ * they stand in proportion to what they had. */
+static void throttle_at(struct throttle *t, unsigned percent)
+{
+	uint64_t run = period_of(percent) * (100 - percent) / 100, ran = run;
+
+	while (!t->quit && t->percent == percent) {
+		run_throttle(t->vm, true);
+		(void)throttle_sleep(t, percent, ran * percent / (100 - percent));
+		run_throttle(t->vm, false);
+		ran = throttle_sleep(t, percent, run);
+	}
 }
 
 static void *throttle_main(void *ctx)
 {
 	struct throttle *t = ctx;
 
+	thread_hasten();
 	pthread_mutex_lock(&t->lock);
 	while (!t->quit) {
-		unsigned percent = t->percent;
-		uint64_t stand = period_of(percent) * percent / 100;
-
-		if (!percent) {
+		if (t->percent)
+			throttle_at(t, t->percent);
+		else
 			pthread_cond_wait(&t->changed, &t->lock);
-			continue;
-		}
-		run_throttle(t->vm, true);
-		throttle_sleep(t, percent, stand);
-		run_throttle(t->vm, false);
-		throttle_sleep(t, percent, period_of(percent) - stand);
 	}
 	pthread_mutex_unlock(&t->lock);
 	return NULL;
