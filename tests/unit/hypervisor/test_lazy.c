@@ -4,6 +4,7 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_net.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "tests/unit/hypervisor/driver.h"
@@ -12,6 +13,7 @@
 #define PAGES     (DOUBLE_MEMORY / VM_PAGE_SIZE)
 #define WORDS     (PAGES / 64)
 #define READERS   4u
+#define COLLAPSE  25 /* MADV_COLLAPSE, which this libc does not name */
 #define DISK_SIZE (UINT64_C(1) << 20)
 
 static struct vm *vm;
@@ -249,6 +251,46 @@ static void test_zeros_take_no_memory(void **state)
 	assert_int_equal(vm_ram(vm)[9 * VM_PAGE_SIZE], 3);
 	assert_int_equal(vm_ram(vm)[10 * VM_PAGE_SIZE], 0);
 	feeder_free(&feeder);
+}
+
+/* Through another mapping, which lies as huge pages must. */
+static bool huge_pages_make(void)
+{
+	const uint64_t huge = UINT64_C(2) << 20;
+	uint8_t *room = mmap(NULL, DOUBLE_MEMORY + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			     0),
+		*at;
+	bool made;
+
+	assert_true(room != MAP_FAILED);
+	at = (uint8_t *)(((uintptr_t)room + huge - 1) & ~(huge - 1));
+	assert_true(mmap(at, DOUBLE_MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			 vm_ram_fd(vm), 0) == at);
+	made = !madvise(at, DOUBLE_MEMORY, COLLAPSE);
+	munmap(room, DOUBLE_MEMORY + huge);
+	return made;
+}
+
+static void test_huge_pages(void **state)
+{
+	struct reader readers[READERS];
+
+	ram_make();
+	memcpy(vm_ram(vm), ram, DOUBLE_MEMORY);
+	for (uint64_t i = 0; i < PAGES; i += 3)
+		bitmap_clear(missing, i);
+	if (!huge_pages_make()) {
+		print_message("no huge pages of shared memory here: %s\n", strerror(errno));
+		skip();
+	}
+	begin();
+	assert_int_equal(memory_held(), (PAGES + 2) / 3 * VM_PAGE_SIZE);
+	readers_begin(readers);
+	assert_int_equal(feeder_start(&feeder), 0);
+	readers_end(readers);
+	assert_true(feeder_asked(&feeder) <= PAGES - (PAGES + 2) / 3);
+	end();
+	assert_memory_equal(vm_ram(vm), ram, DOUBLE_MEMORY);
 }
 
 static void test_refusals(void **state)
@@ -594,15 +636,25 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_pages_come),           T(test_some_are_there),
-		T(test_on_fault_only),        T(test_written_pages_stay),
-		T(test_zeros_take_no_memory), T(test_refusals),
-		T(test_dirty_sample_counts),  T(test_the_kernel_waits),
-		T(test_a_disk_waits),         T(test_blk),
-		T(test_blk_in_flight),        T(test_net),
-		T(test_never_read),           T(test_never_written_status),
-		T(test_never_written_data),   T(test_never_written_first_page),
-		T(test_never_written_header), T(test_never_written_ring),
+		T(test_pages_come),
+		T(test_some_are_there),
+		T(test_on_fault_only),
+		T(test_written_pages_stay),
+		T(test_zeros_take_no_memory),
+		T(test_huge_pages),
+		T(test_refusals),
+		T(test_dirty_sample_counts),
+		T(test_the_kernel_waits),
+		T(test_a_disk_waits),
+		T(test_blk),
+		T(test_blk_in_flight),
+		T(test_net),
+		T(test_never_read),
+		T(test_never_written_status),
+		T(test_never_written_data),
+		T(test_never_written_first_page),
+		T(test_never_written_header),
+		T(test_never_written_ring),
 		T(test_never_sent),
 	};
 
