@@ -99,6 +99,25 @@ static inline void post_wait(struct post_side *side, enum postcopy_state s)
 			 postcopy_state_name(s));
 }
 
+static inline enum postcopy_state post_now(struct post_side *side)
+{
+	enum postcopy_state s;
+
+	pthread_mutex_lock(&side->post->lock);
+	s = side->state;
+	pthread_mutex_unlock(&side->post->lock);
+	return s;
+}
+
+static inline void post_wait_left(struct post *p, uint64_t left)
+{
+	struct postcopy_stats s;
+
+	do {
+		postcopy_target_stats(p->target, &s);
+	} while (s.left > left && !usleep(500));
+}
+
 /* ---- the relay ------------------------------------------------------------------------ */
 
 static inline void post_cut(struct post *p)

@@ -1,0 +1,607 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What a side of a postcopy link makes of the other side's records: the test plays that. */
+#include <xxhash.h>
+
+#include "tests/unit/migrate/postlink.h"
+
+#define MEMORY (UINT64_C(1) << 20)
+#define PAGES  (MEMORY / VM_PAGE_SIZE)
+#define WORDS  (PAGES / 64)
+
+struct world {
+	struct loop *io;
+	struct post post;
+	struct channel *streams[2]; /* the test's ends: control, one push stream */
+};
+
+/* ---- machines ------------------------------------------------------------------------- */
+
+static void vm_event(void *ctx, enum vm_event event, const char *detail)
+{
+}
+
+static struct vm *machine(struct loop *io)
+{
+	struct vm_config c = {
+		.name = "post", .memory = MEMORY, .vcpus = 1, .engine = "sim", .seed = 3};
+	struct vm_parts parts = {
+		.io = io, .console_in = -1, .console_out = -1, .on_event = vm_event};
+	struct error e = {0};
+	struct vm *vm;
+
+	if (vm_create(&c, &parts, &vm, &e))
+		fail_msg("%s", e.text);
+	for (uint64_t i = 0; i < PAGES; i++)
+		memset(vm_ram(vm) + i * VM_PAGE_SIZE, (int)(i % 251) + 1, VM_PAGE_SIZE);
+	return vm;
+}
+
+static void world_make(struct world *w)
+{
+	struct error e = {0};
+	struct vm *vm;
+
+	memset(w, 0, sizeof(*w));
+	assert_int_equal(loop_create(&w->io), 0);
+	vm = machine(w->io);
+	if (vm_lazy_prepare(vm, &e)) {
+		print_message("%s\n", e.text);
+		vm_destroy(vm);
+		loop_destroy(w->io);
+		skip();
+	}
+	post_make(&w->post, vm, vm, 1);
+}
+
+static void streams_close(struct world *w)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		channel_close(w->streams[i]);
+		w->streams[i] = NULL;
+	}
+}
+
+static void world_end(struct world *w)
+{
+	struct post *p = &w->post;
+	struct vm *vm = p->from;
+
+	streams_close(w);
+	postcopy_source_destroy(p->source);
+	postcopy_target_destroy(p->target);
+	close(p->listener);
+	free(p->ram);
+	free(p->missing);
+	vm_destroy(vm);
+	loop_destroy(w->io);
+}
+
+static void say(struct world *w, unsigned stream, uint16_t type, const void *data, size_t n)
+{
+	struct iovec iov = {(void *)data, n};
+
+	assert_int_equal(channel_send(w->streams[stream], type, RECORD_MANDATORY, &iov, n ? 1 : 0,
+				      POST_SOON),
+			 0);
+}
+
+/* The next record that is no heartbeat. */
+static void hear(struct world *w, unsigned stream, struct record *r)
+{
+	do {
+		assert_int_equal(channel_receive(w->streams[stream], r, POST_SOON), 0);
+	} while (r->type == LINK_BEAT);
+}
+
+static void hear_refusal(struct world *w, const char *why)
+{
+	struct error e = {0};
+	struct record r;
+
+	do {
+		hear(w, 0, &r);
+	} while (r.type != LINK_REFUSE);
+	assert_int_equal(link_refuse_decode(r.payload, r.len, &e), -EPERM);
+	if (!strstr(e.text, why))
+		fail_msg("\"%s\" is not in \"%s\"", why, e.text);
+}
+
+static void auth_fill(const struct post *p, unsigned stream, struct channel_auth *a)
+{
+	*a = (struct channel_auth){.stream = (uint16_t)(POSTCOPY_STREAM + stream)};
+	memcpy(a->session, p->config.session, SESSION_ID_SIZE);
+	memcpy(a->key, p->config.key, SESSION_KEY_SIZE);
+}
+
+/* ---- the test is the source ---------------------------------------------------------------- */
+
+static void hello_fill(const struct post *p, unsigned stream, uint64_t number, struct link_hello *h)
+{
+	*h = (struct link_hello){.stream = (uint16_t)(POSTCOPY_STREAM + stream),
+				 .streams = 1,
+				 .term = p->config.term,
+				 .ram_pages = PAGES,
+				 .number = number};
+	memcpy(h->session, p->config.session, SESSION_ID_SIZE);
+}
+
+static void target_dial(struct world *w, unsigned stream)
+{
+	struct channel_auth auth;
+	struct error e = {0};
+	int ends[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	assert_int_equal(postcopy_target_add_stream(w->post.target,
+						    (uint16_t)(POSTCOPY_STREAM + stream), ends[1]),
+			 0);
+	auth_fill(&w->post, stream, &auth);
+	if (channel_connect(ends[0], &auth, POST_SOON, &w->streams[stream], &e))
+		fail_msg("%s", e.text);
+}
+
+static void target_link(struct world *w, uint64_t number)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct link_hello h;
+		struct buf b = {0};
+		struct record r;
+
+		target_dial(w, i);
+		hello_fill(&w->post, i, number, &h);
+		link_hello_encode(&h, &b);
+		say(w, i, LINK_HELLO, b.data, b.len);
+		buf_free(&b);
+		hear(w, i, &r);
+		assert_int_equal(r.type, LINK_OK);
+	}
+}
+
+static void target_make(struct world *w)
+{
+	struct post *p = &w->post;
+	const struct postcopy_events ev = {post_state, &p->at_target};
+	struct error e = {0};
+
+	world_make(w);
+	if (postcopy_target_create(p->to, &p->config, &ev, &p->target, &e))
+		fail_msg("%s", e.text);
+}
+
+/* Pages 0, 1, 2 and 70 are missing. */
+static void target_start(struct world *w)
+{
+	struct error e = {0};
+
+	w->post.missing[0] = 7;
+	w->post.missing[1] = 1 << 6;
+	if (postcopy_target_start(w->post.target, w->post.missing, &e))
+		fail_msg("%s", e.text);
+}
+
+static void list_hear(struct world *w, uint64_t first, uint64_t second)
+{
+	uint64_t words[1 + WORDS];
+	struct record r;
+	size_t n;
+
+	hear(w, 0, &r);
+	assert_int_equal(r.type, LINK_MISSING);
+	assert_int_equal(link_words_decode(r.payload, r.len, words, &n), 0);
+	assert_int_equal(n, 1 + WORDS);
+	assert_int_equal(words[0], 0);
+	assert_int_equal(words[1], first);
+	assert_int_equal(words[2], second);
+}
+
+static int record_keep(void *ctx, const struct epoch_emitted *r)
+{
+	for (int i = 0; i < r->iov_count; i++)
+		buf_put(ctx, r->iov[i].iov_base, r->iov[i].iov_len);
+	return 0;
+}
+
+/* A record of one page; `number` and `of` (its epoch) may be what cannot be. */
+static void pages_say(struct world *w, unsigned stream, uint64_t number, uint8_t kind, uint64_t of,
+		      uint8_t fill)
+{
+	uint8_t page[VM_PAGE_SIZE];
+	struct epoch_writer *writer;
+	struct buf b = {0};
+	uint64_t sum;
+
+	memset(page, fill, sizeof(page));
+	assert_int_equal(epoch_writer_create(COMPRESS_NONE, record_keep, &b, &writer), 0);
+	assert_int_equal(epoch_writer_page(writer, number, page), 0);
+	assert_int_equal(epoch_writer_flush(writer), 0);
+	epoch_writer_destroy(writer);
+	assert_int_equal(b.data[32] & 3, fill ? 1 : 0);
+	b.data[32] = (uint8_t)((b.data[32] & ~3) | kind);
+	b.data[0] = (uint8_t)of;
+	sum = XXH3_64bits(b.data + 32, b.len - 32);
+	memcpy(b.data + 24, &sum, sizeof(sum));
+	say(w, stream, LINK_PAGES, b.data, b.len);
+	buf_free(&b);
+}
+
+static bool page_is(struct world *w, uint64_t page, uint8_t fill)
+{
+	const uint8_t *at = vm_ram(w->post.to) + page * VM_PAGE_SIZE;
+
+	return at[0] == fill && !memcmp(at, at + 1, VM_PAGE_SIZE - 1);
+}
+
+/* All of it, and the source does not hear that it was all. */
+static void test_target_in_order(void **state)
+{
+	struct world w;
+	struct record r;
+
+	target_make(&w);
+	target_link(&w, 1);
+	post_wait(&w.post.at_target, POSTCOPY_READY);
+	target_start(&w);
+	post_wait(&w.post.at_target, POSTCOPY_RUNNING);
+	list_hear(&w, 7, 1 << 6);
+	postcopy_target_go(w.post.target);
+	hear(&w, 0, &r);
+	assert_int_equal(r.type, LINK_GO);
+	pages_say(&w, 1, 1, 1, 1, 0x31);
+	pages_say(&w, 0, 2, 0, 1, 0);
+	pages_say(&w, 1, 9, 1, 1, 0x99); /* never missing: passed over */
+	post_wait_left(&w.post, 2);
+	streams_close(&w);
+	post_wait(&w.post.at_target, POSTCOPY_CUT);
+	target_link(&w, 2);
+	post_wait(&w.post.at_target, POSTCOPY_RUNNING);
+	list_hear(&w, 1, 1 << 6);
+	hear(&w, 0, &r);
+	assert_int_equal(r.type, LINK_GO);
+	pages_say(&w, 1, 1, 1, 1, 0x77); /* once more: passed over */
+	pages_say(&w, 0, 0, 1, 1, 0x30);
+	pages_say(&w, 1, 70, 1, 1, 0x70);
+	hear(&w, 0, &r);
+	assert_int_equal(r.type, LINK_ALL);
+	streams_close(&w);
+	post_wait(&w.post.at_target, POSTCOPY_DONE);
+	assert_true(page_is(&w, 0, 0x30) && page_is(&w, 1, 0x31) && page_is(&w, 2, 0));
+	assert_true(page_is(&w, 70, 0x70) && page_is(&w, 9, 10));
+	/* The source asks again, and is told again. */
+	target_link(&w, 3);
+	do {
+		hear(&w, 0, &r);
+	} while (r.type != LINK_ALL);
+	say(&w, 0, LINK_ALL_OK, NULL, 0);
+	assert_int_equal(channel_receive(w.streams[1], &r, POST_SOON), -EPIPE);
+	world_end(&w);
+}
+
+/* Each ends the link with a word why, and no page of it gets into memory. */
+struct bad_page {
+	unsigned stream;
+	uint64_t number;
+	uint8_t kind;
+	uint64_t of;
+	const char *why;
+};
+static const struct bad_page bad_pages[] = {
+	{0, PAGES, 1, 1, "page"}, {1, PAGES + 12345, 1, 1, "page"}, {1, 1, 2, 1, "pages"},
+	{1, 1, 3, 1, "pages"},    {0, 1, 1, 2, "epoch 2"},
+};
+
+static void test_target_bad_pages(void **state)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(bad_pages); i++) {
+		const struct bad_page *b = &bad_pages[i];
+		struct postcopy_stats s;
+		struct world w;
+
+		target_make(&w);
+		target_link(&w, 1);
+		post_wait(&w.post.at_target, POSTCOPY_READY);
+		target_start(&w);
+		pages_say(&w, b->stream, b->number, b->kind, b->of, 0x66);
+		hear_refusal(&w, b->why);
+		post_wait(&w.post.at_target, POSTCOPY_CUT);
+		postcopy_target_stats(w.post.target, &s);
+		assert_int_equal(s.left, 4);
+		world_end(&w);
+	}
+}
+
+static void target_refuses(uint16_t type, size_t n, bool start, const char *why)
+{
+	const uint8_t zeros[64] = {0};
+	struct world w;
+
+	target_make(&w);
+	target_link(&w, 1);
+	post_wait(&w.post.at_target, POSTCOPY_READY);
+	if (start)
+		target_start(&w);
+	say(&w, 0, type, zeros, n);
+	hear_refusal(&w, why);
+	post_wait(&w.post.at_target, POSTCOPY_CUT);
+	world_end(&w);
+}
+
+static void test_target_bad_records(void **state)
+{
+	struct world w;
+
+	target_refuses(LINK_ALL_OK, 0, true, "not said");
+	target_refuses(LINK_ALL_OK, 1, true, "octets");
+	target_refuses(LINK_NEED, 8, true, "type 37");
+	target_refuses(LINK_BEAT, 9, true, "octets");
+	target_refuses(LINK_PAGES, 0, true, "octets");
+	target_refuses(LINK_PAGES, 64, true, "pages");
+	target_refuses(LINK_PAGES, 64, false, "nobody asked");
+	target_refuses(999, 3, false, "type 999");
+	target_make(&w);
+	target_link(&w, 1);
+	say(&w, 1, LINK_ALL_OK, NULL, 0); /* a push stream has pages, and nothing else */
+	hear_refusal(&w, "type 39");
+	world_end(&w);
+}
+
+static void hello_refused(void (*change)(struct link_hello *h, struct buf *b), const char *why)
+{
+	struct error e = {0};
+	struct link_hello h;
+	struct buf b = {0};
+	struct record r;
+	struct world w;
+
+	target_make(&w);
+	target_link(&w, 5);
+	channel_close(w.streams[0]); /* the link stays where it is until then */
+	target_dial(&w, 0);
+	hello_fill(&w.post, 0, 6, &h);
+	change(&h, NULL);
+	link_hello_encode(&h, &b);
+	change(&h, &b);
+	say(&w, 0, LINK_HELLO, b.data, b.len);
+	hear(&w, 0, &r);
+	assert_int_equal(r.type, LINK_REFUSE);
+	assert_int_not_equal(link_refuse_decode(r.payload, r.len, &e), 0);
+	if (!strstr(e.text, why))
+		fail_msg("\"%s\" is not in \"%s\"", why, e.text);
+	buf_free(&b);
+	world_end(&w);
+}
+
+static void hello_version(struct link_hello *h, struct buf *b)
+{
+	if (b)
+		b->data[0] = 9;
+}
+
+static void hello_long(struct link_hello *h, struct buf *b)
+{
+	if (b)
+		buf_put_u8(b, 0);
+}
+
+static void hello_reserved(struct link_hello *h, struct buf *b)
+{
+	if (b)
+		b->data[6] = 1;
+}
+
+static void hello_old(struct link_hello *h, struct buf *b)
+{
+	h->number = 5;
+}
+
+static void hello_memory(struct link_hello *h, struct buf *b)
+{
+	h->ram_pages++;
+}
+
+static void hello_session(struct link_hello *h, struct buf *b)
+{
+	h->session[0]++;
+}
+
+static void hello_streams(struct link_hello *h, struct buf *b)
+{
+	h->streams++;
+}
+
+static void test_target_bad_hello(void **state)
+{
+	hello_refused(hello_version, "version 9");
+	hello_refused(hello_long, "cannot be");
+	hello_refused(hello_reserved, "cannot be");
+	hello_refused(hello_old, "later link");
+	hello_refused(hello_memory, "pages of memory");
+	hello_refused(hello_session, "another session");
+	hello_refused(hello_streams, "2 streams");
+}
+
+/* ---- the test is the target ---------------------------------------------------------------- */
+
+static void *source_accept_main(void *ctx)
+{
+	struct world *w = ctx;
+	uint8_t bytes[PREAMBLE_SIZE];
+	struct record r;
+
+	for (unsigned i = 0; i < 2; i++) {
+		int fd = accept4(w->post.listener, NULL, NULL, SOCK_CLOEXEC);
+		struct channel_auth auth;
+
+		auth_fill(&w->post, i, &auth);
+		if (fd < 0 || fd_read_all(fd, bytes, sizeof(bytes)) ||
+		    channel_accept(fd, &auth, POST_SOON, &w->streams[i], NULL) ||
+		    channel_receive(w->streams[i], &r, POST_SOON) || r.type != LINK_HELLO ||
+		    channel_send(w->streams[i], LINK_OK, RECORD_MANDATORY, NULL, 0, POST_SOON))
+			abort();
+	}
+	return NULL;
+}
+
+static void source_link(struct world *w)
+{
+	pthread_t acceptor;
+
+	assert_int_equal(thread_start(&acceptor, "accept", source_accept_main, w), 0);
+	post_connect(&w->post);
+	pthread_join(acceptor, NULL);
+}
+
+/* Pages 0, 1, 2 and 70 are missing. */
+static void source_make(struct world *w)
+{
+	struct post *p = &w->post;
+	const struct postcopy_events ev = {post_state, &p->at_source};
+	struct error e = {0};
+
+	world_make(w);
+	if (postcopy_source_create(p->from, &p->config, &ev, &p->source, &e))
+		fail_msg("%s", e.text);
+	source_link(w);
+	p->missing[0] = 7;
+	p->missing[1] = 1 << 6;
+	assert_int_equal(postcopy_source_serve(p->source, p->missing), 0);
+}
+
+static void words_say(struct world *w, uint16_t type, const uint64_t *words, size_t n)
+{
+	struct buf b = {0};
+
+	link_words_encode(words, n, &b);
+	say(w, 0, type, b.data, b.len);
+	buf_free(&b);
+}
+
+struct heard {
+	uint64_t map[WORDS];
+	unsigned count;
+	bool wrong;
+};
+
+static int page_hear(void *ctx, uint64_t page, const uint8_t *bytes)
+{
+	struct heard *h = ctx;
+
+	h->wrong |= bitmap_test(h->map, page) || !bytes || bytes[17] != page % 251 + 1;
+	bitmap_set(h->map, page);
+	h->count++;
+	return 0;
+}
+
+static void pages_hear(struct world *w, unsigned stream, struct heard *h)
+{
+	struct record r;
+
+	hear(w, stream, &r);
+	assert_int_equal(r.type, LINK_PAGES);
+	assert_int_equal(epoch_pages_read(r.payload, r.len, PAGES, page_hear, h, NULL), 0);
+	assert_false(h->wrong);
+}
+
+static void test_source_in_order(void **state)
+{
+	const uint64_t list[1 + WORDS] = {0, 7, 1 << 6}, page = 70;
+	struct heard asked = {0}, pushed = {0};
+	struct world w;
+	struct record r;
+
+	source_make(&w);
+	words_say(&w, LINK_MISSING, list, 1 + WORDS);
+	words_say(&w, LINK_NEED, &page, 1);
+	pages_hear(&w, 0, &asked);
+	assert_true(asked.count == 1 && bitmap_test(asked.map, 70));
+	words_say(&w, LINK_GO, NULL, 0);
+	pages_hear(&w, 1, &pushed);
+	assert_true(pushed.count == 3 && pushed.map[0] == 7);
+	streams_close(&w); /* it has all, and has not said so */
+	post_wait(&w.post.at_source, POSTCOPY_CUT);
+	source_link(&w);
+	say(&w, 0, LINK_ALL, NULL, 0);
+	hear(&w, 0, &r);
+	assert_int_equal(r.type, LINK_ALL_OK);
+	post_wait(&w.post.at_source, POSTCOPY_DONE);
+	world_end(&w);
+}
+
+/* What is asked before the guest stands still is answered afterwards. */
+static void test_source_asked_early(void **state)
+{
+	const uint64_t list[1 + WORDS] = {0, 7, 1 << 6}, page = 1;
+	struct heard asked = {0};
+	struct world w;
+	struct post *p = &w.post;
+	const struct postcopy_events ev = {post_state, &p->at_source};
+	struct error e = {0};
+	struct record r;
+
+	world_make(&w);
+	if (postcopy_source_create(p->from, &p->config, &ev, &p->source, &e))
+		fail_msg("%s", e.text);
+	source_link(&w);
+	words_say(&w, LINK_MISSING, list, 1 + WORDS);
+	words_say(&w, LINK_NEED, &page, 1);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(channel_receive(w.streams[0], &r, POST_SOON), 0);
+		assert_int_equal(r.type, LINK_BEAT);
+	}
+	p->missing[0] = 7;
+	p->missing[1] = 1 << 6;
+	assert_int_equal(postcopy_source_serve(p->source, p->missing), 0);
+	pages_hear(&w, 0, &asked);
+	assert_int_equal(asked.map[0], 2);
+	world_end(&w);
+}
+
+static void source_refuses(uint16_t type, const uint64_t *words, size_t n, const char *why)
+{
+	const uint64_t list[1 + WORDS] = {0, 7, 1 << 6};
+	struct world w;
+
+	source_make(&w);
+	if (type != LINK_MISSING)
+		words_say(&w, LINK_MISSING, list, 1 + WORDS);
+	words_say(&w, type, words, n);
+	if (type == LINK_MISSING || type == LINK_GO) {
+		words_say(&w, LINK_GO, NULL, 0);
+		post_wait(&w.post.at_source, POSTCOPY_CUT);
+	}
+	hear_refusal(&w, why);
+	post_wait(&w.post.at_source, POSTCOPY_CUT);
+	if (!strstr(w.post.at_source.why, why))
+		fail_msg("%s", w.post.at_source.why);
+	world_end(&w);
+}
+
+static void test_source_bad_records(void **state)
+{
+	source_refuses(LINK_MISSING, (uint64_t[]){1, 7}, 2, "from 1");
+	source_refuses(LINK_MISSING, (uint64_t[]){PAGES, 7}, 2, "cannot be");
+	source_refuses(LINK_MISSING, (uint64_t[]){0, 15, 1 << 6}, 3, "page 3 ");
+	source_refuses(LINK_MISSING, (uint64_t[]){0, 7}, 2, "page 70 ");
+	source_refuses(LINK_MISSING, (uint64_t[]){0}, 1, "octets");
+	source_refuses(LINK_GO, NULL, 0, "whole already");
+	source_refuses(LINK_NEED, (uint64_t[]){PAGES}, 1, "not missing");
+	source_refuses(LINK_NEED, (uint64_t[]){1, 3}, 2, "page 3 ");
+	source_refuses(LINK_NEED, NULL, 0, "octets");
+	source_refuses(LINK_ALL, NULL, 0, "never went");
+	source_refuses(LINK_ALL_OK, NULL, 0, "type 39");
+	source_refuses(LINK_PAGES, (uint64_t[]){1, 2, 3, 4, 5}, 5, "type 17");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_target_in_order),
+		cmocka_unit_test(test_target_bad_pages),
+		cmocka_unit_test(test_target_bad_records),
+		cmocka_unit_test(test_target_bad_hello),
+		cmocka_unit_test(test_source_in_order),
+		cmocka_unit_test(test_source_asked_early),
+		cmocka_unit_test(test_source_bad_records),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
