@@ -353,6 +353,10 @@ static int vm_check(const struct vm *vm, struct error *e)
 				 vm->engine_ops->name);
 	if (vm->torn)
 		return error_set(e, -EBADMSG, "the vm holds half of a state");
+	/* A pause could wait for it, and what is missing would be a hole in the core. */
+	if (atomic_load(&vm->memory.presence) != MEMORY_WHOLE)
+		return error_set(e, -EBUSY,
+				 "some of the vm's memory is still to come, or never came");
 	return 0;
 }
 

@@ -92,6 +92,8 @@ static int may_dump(const struct process *p, struct error *e)
 		return error_set(e, -EINVAL, "the vm does not run here");
 	if (p->dump)
 		return error_set(e, -EBUSY, "a core of the vm is being written already");
+	if (p->image || p->image_saved)
+		return error_set(e, -EBUSY, "the vm is being saved");
 	/* Its standby would take the silence of a long pause for a death. */
 	if (p->replicator)
 		return error_set(e, -EBUSY,

@@ -844,6 +844,24 @@ static void test_somebody_else_pauses(void **unused)
 	vm_destroy(vm);
 }
 
+/* What has not come yet would be a hole. */
+static void test_memory_still_to_come(void **unused)
+{
+	struct vm *vm = vm_make(2 * MIB, 1);
+	const struct vm_core_options o = {0};
+	struct vm_core_result result;
+	struct error e = {0};
+	int fd = file_new();
+
+	atomic_store(&vm->memory.presence, MEMORY_LAZY);
+	assert_int_equal(vm_dump_core(vm, fd, &o, &result, &e), -EBUSY);
+	assert_non_null(strstr(e.text, "still to come"));
+	atomic_store(&vm->memory.presence, MEMORY_WHOLE);
+	assert_int_equal(vm_dump_core(vm, fd, &o, &result, NULL), 0);
+	close(fd);
+	vm_destroy(vm);
+}
+
 static void test_sim_has_no_vcpus(void **unused)
 {
 	const struct vm_config c = {
@@ -883,6 +901,7 @@ int main(void)
 		cmocka_unit_test(test_disk_full),
 		cmocka_unit_test(test_wrong_files),
 		cmocka_unit_test(test_somebody_else_pauses),
+		cmocka_unit_test(test_memory_still_to_come),
 		cmocka_unit_test(test_sim_has_no_vcpus),
 	};
 
