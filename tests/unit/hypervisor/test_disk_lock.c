@@ -243,7 +243,7 @@ static void a_claim_goes_from_process_to_process(void **state)
 	next->ops->destroy(next);
 }
 
-/* ---- yielding  * ---------------------------------------------------------------------------------------- */
+/* ---- yielding ---- */
 
 struct waiter {
 	struct disk_request request;
