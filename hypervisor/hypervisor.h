@@ -231,6 +231,20 @@ enum vm_cpu { VM_CPU_NONE /* engine sim */, VM_CPU_HOST, VM_CPU_BASE };
 enum vm_cpu vm_cpu(const struct vm *vm);
 const char *vm_cpu_name(enum vm_cpu cpu); /* as in a VM file */
 unsigned vm_vcpus(const struct vm *vm);
+/* CPUID as a guest sees it; words: EAX, EBX, ECX, EDX. */
+struct vm_cpu_leaf {
+	uint32_t function, index;
+	bool indexed; /* the index matters */
+	uint32_t words[4];
+};
+#define VM_CPU_LEAVES_MAX 256
+/* What the first vCPU of a vm would be offered on this host: a state is taken only if it has
+ * exactly that. How many; `most` are written. An error: this host has no such CPU. */
+int vm_cpu_leaves(const char *engine, enum vm_cpu cpu, unsigned vcpus, struct vm_cpu_leaf *out,
+		  unsigned most, struct error *e) MUST_CHECK;
+/* Each bit of such a word is a feature, most of which have names (NULL: this one has none). */
+bool vm_cpu_word_is_features(uint32_t function, uint32_t index, unsigned word);
+const char *vm_cpu_feature(uint32_t function, uint32_t index, unsigned word, unsigned bit);
 
 /* Where the time of a pause went; each in nanoseconds. */
 struct vm_pause_times {

@@ -2,6 +2,7 @@
 /* The machine with everything in it. The order of creation is the order of PCI slots. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "hypervisor/machine.h"
 
@@ -26,6 +27,19 @@ static int devices_create(struct vm *vm, struct error *e)
 	return rc;
 }
 
+/* Guest memory is made as it is touched: without this, a guest that can never have what it
+ * was promised would begin, and end with the host. */
+static int memory_fits(const struct vm_config *c, struct error *e)
+{
+	uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+
+	if (c->memory <= host)
+		return 0;
+	return error_set(e, -ENOMEM,
+			 "the vm's memory, %llu MiB, is more than this host has, %llu MiB",
+			 (unsigned long long)(c->memory >> 20), (unsigned long long)(host >> 20));
+}
+
 int vm_create(const struct vm_config *c, const struct vm_parts *parts, struct vm **out,
 	      struct error *e)
 {
@@ -43,5 +57,7 @@ int vm_create(const struct vm_config *c, const struct vm_parts *parts, struct vm
 	plan.engine = engine_find(name, &why);
 	if (!plan.engine)
 		return error_set(e, why.code, "%s", why.text);
+	if (memory_fits(c, e))
+		return -ENOMEM;
 	return machine_create(&plan, c, parts, out, e);
 }

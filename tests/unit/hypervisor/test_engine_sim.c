@@ -442,6 +442,18 @@ static void test_speed_is_told(void **state)
 	host_end(&h);
 }
 
+static void more_memory_than_the_host_has_is_refused(void **state)
+{
+	struct vm_config c = {
+		.name = "huge", .memory = UINT64_C(1) << 46, .vcpus = 1, .engine = "sim"};
+	struct vm_parts parts = {.console_in = -1, .console_out = -1};
+	struct error e = {0};
+	struct vm *vm;
+
+	assert_int_equal(vm_create(&c, &parts, &vm, &e), -ENOMEM);
+	assert_non_null(strstr(e.text, "67108864 MiB, is more than this host has"));
+}
+
 int main(void)
 {
 	const char *given = getenv("POLLUX_SEED");
@@ -460,6 +472,7 @@ int main(void)
 		cmocka_unit_test(test_crashed_disk),
 		cmocka_unit_test(test_damaged_state),
 		cmocka_unit_test(test_speed_is_told),
+		cmocka_unit_test(more_memory_than_the_host_has_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What a VM needs, on the host where it runs; and what of it there is on another. */
+#include <errno.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "agent/preflight.h"
+
+#define ENGINES_MAX 8
+#define KINDS_MAX   64
+
+static int config_of(const char *text, const char *origin, struct vm_config **out, struct error *e)
+{
+	int rc;
+
+	*out = calloc(1, sizeof(**out));
+	if (!*out)
+		return error_set(e, -ENOMEM, "out of memory");
+	rc = vm_config_parse(text, origin, *out, e);
+	if (rc) {
+		free(*out);
+		*out = NULL;
+	}
+	return rc;
+}
+
+/* ---- where it runs --------------------------------------------------------------------- */
+
+static const char *cpu_name(const struct vm_config *c, const char *engine)
+{
+	if (!strcmp(engine, "sim"))
+		return vm_cpu_name(VM_CPU_NONE);
+	if (c->cpu[0])
+		return c->cpu;
+	return vm_cpu_name(strcmp(engine, "kvm") ? VM_CPU_BASE : VM_CPU_HOST);
+}
+
+/* What this program writes: the VM's process is of the same build, or of an older one, whose
+ * sections all later ones read. */
+static json_t *sections_json(void)
+{
+	struct vm_state_kind kinds[KINDS_MAX];
+	unsigned n = vm_state_kinds(kinds, KINDS_MAX);
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(out,
+				      json_pack("{s:i, s:i, s:s}", "id", kinds[i].id, "version",
+						kinds[i].newest, "name", kinds[i].name));
+	return out;
+}
+
+static int mark_draw(char out[PREFLIGHT_MARK_LEN + 1])
+{
+	uint8_t bytes[PREFLIGHT_MARK_LEN / 2];
+
+	if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
+		return -EIO;
+	hex_encode(bytes, sizeof(bytes), out);
+	return 0;
+}
+
+/* A file system without such attributes is no error here: the other host cannot prove it then. */
+static void mark_put(const char *path, json_t *disk)
+{
+	char mark[PREFLIGHT_MARK_LEN + 1];
+
+	if (!mark_draw(mark) && !preflight_mark_write(path, mark))
+		json_object_set_new(disk, "same", json_string(mark));
+}
+
+static json_t *disk_needed(const struct disk_config *c, bool shared)
+{
+	json_t *d = preflight_disk(c->path);
+
+	json_object_set_new(d, "path", json_text(c->path));
+	json_object_set_new(d, "readonly", json_boolean(c->readonly));
+	if (shared && !strcmp(json_text_of(d, "kind"), "file"))
+		mark_put(c->path, d);
+	return d;
+}
+
+static json_t *disks_needed(const struct vm_config *c, bool shared)
+{
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < c->disk_count; i++)
+		json_array_append_new(out, disk_needed(&c->disks[i], shared));
+	return out;
+}
+
+static json_t *needs_json(const struct guest *g, const struct vm_config *c,
+			  const struct preflight_options *o, json_t *cpuid)
+{
+	json_t *out = json_pack("{s:s, s:s, s:I, s:o, s:o, s:s, s:s, s:i, s:I, s:o}", "vm", g->name,
+				"identity", g->identity, "term", (json_int_t)g->own.record.term,
+				"config", json_text(g->config), "origin", json_text(g->origin),
+				"engine", g->engine, "cpu", cpu_name(c, g->engine), "vcpus",
+				(int)c->vcpus, "memory", (json_int_t)c->memory, "cpuid", cpuid);
+
+	if (!out)
+		return NULL;
+	json_object_set_new(out, "sections", sections_json());
+	json_object_set_new(out, "storage", json_string(o->with_disks ? "mirror" : "shared"));
+	json_object_set_new(out, "overwrite", json_boolean(o->overwrite));
+	json_object_set_new(out, "assume_same", json_boolean(o->assume_same));
+	json_object_set_new(out, "disks", disks_needed(c, !o->with_disks));
+	return out;
+}
+
+json_t *preflight_describe(const struct guest *g, const struct preflight_options *o,
+			   struct error *e)
+{
+	struct vm_config *c;
+	json_t *cpuid, *out;
+
+	if (config_of(g->config, g->origin, &c, e))
+		return NULL;
+	cpuid = preflight_cpuid(g->engine, cpu_name(c, g->engine), c->vcpus, e);
+	out = cpuid ? needs_json(g, c, o, cpuid) : NULL;
+	free(c);
+	if (cpuid && !out)
+		error_set(e, -ENOMEM, "out of memory");
+	return out;
+}
+
+/* ---- where it shall go --------------------------------------------------------------------- */
+
+static void memory_put(json_t *out)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	char line[128];
+	uint64_t kib;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "MemTotal: %" SCNu64, &kib) == 1)
+			json_object_set_new(out, "memory_total",
+					    json_integer((json_int_t)kib << 10));
+		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+			json_object_set_new(out, "memory_available",
+					    json_integer((json_int_t)kib << 10));
+	}
+	if (f)
+		fclose(f);
+	json_object_set_new(out, "cpus", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
+}
+
+static bool engine_fits(const char *wanted, const struct engine_report *r)
+{
+	if (strcmp(wanted, "auto") != 0)
+		return !strcmp(wanted, r->name);
+	return strcmp(r->name, "sim") != 0 && r->usable && r->real_guests;
+}
+
+static void engine_take(const struct engine_report *r, json_t *out)
+{
+	json_object_set_new(out, r->usable ? "engine" : "engine_lacking", json_string(r->name));
+	json_object_set_new(out, "engine_why", json_text(r->why));
+}
+
+/* As vm_create() would choose. */
+static void engine_put(const char *wanted, json_t *out)
+{
+	struct engine_report reports[ENGINES_MAX];
+	unsigned n = engine_probe_all(reports, ENGINES_MAX), i = 0;
+
+	while (i < n && !engine_fits(wanted, &reports[i]))
+		i++;
+	if (i < n) {
+		engine_take(&reports[i], out);
+		return;
+	}
+	json_object_set_new(out, "engine_lacking", json_string(wanted));
+	json_object_set_new(out, "engine_why", json_string("there is none such"));
+}
+
+static void cpuid_put(const json_t *offer, const struct vm_config *c, json_t *out)
+{
+	const char *engine = json_text_of(out, "engine");
+	struct error e = {0};
+	json_t *cpuid;
+
+	if (!*engine)
+		return;
+	cpuid = preflight_cpuid(engine, json_text_of(offer, "cpu"), c->vcpus, &e);
+	if (cpuid)
+		json_object_set_new(out, "cpuid", cpuid);
+	else
+		json_object_set_new(out, "cpuid_why", json_text(e.text));
+}
+
+static json_t *kinds_json(void)
+{
+	struct vm_state_kind kinds[KINDS_MAX];
+	unsigned n = vm_state_kinds(kinds, KINDS_MAX);
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(out, json_pack("{s:i, s:i, s:i}", "id", kinds[i].id, "oldest",
+						     kinds[i].oldest, "newest", kinds[i].newest));
+	return out;
+}
+
+static void readable_put(const char *key, const char *path, json_t *out)
+{
+	if (*path && access(path, R_OK))
+		json_object_set_new(
+			out, key,
+			json_pack("{s:o, s:s}", "path", json_text(path), "why", strerror(errno)));
+}
+
+static void folder_put(const char *path, json_t *disk)
+{
+	char copy[sizeof(((struct disk_config *)0)->path)];
+	const char *folder;
+	struct statvfs fs;
+
+	snprintf(copy, sizeof(copy), "%s", path);
+	folder = dirname(copy);
+	json_object_set_new(disk, "folder", json_text(folder));
+	json_object_set_new(disk, "folder_writable", json_boolean(!access(folder, W_OK | X_OK)));
+	if (statvfs(folder, &fs))
+		return;
+	json_object_set_new(disk, "filesystem", json_integer((json_int_t)(fs.f_fsid >> 1)));
+	json_object_set_new(disk, "free",
+			    json_integer((json_int_t)fs.f_bavail * (json_int_t)fs.f_frsize));
+}
+
+static json_t *disk_found(const struct disk_config *c)
+{
+	json_t *d = preflight_disk(c->path);
+	char mark[PREFLIGHT_MARK_LEN + 1];
+
+	if (access(c->path, c->readonly ? R_OK : R_OK | W_OK))
+		json_object_set_new(d, "why", json_string(strerror(errno)));
+	if (!preflight_mark_read(c->path, mark))
+		json_object_set_new(d, "same", json_text(mark));
+	folder_put(c->path, d);
+	return d;
+}
+
+static bool path_exists(const char *fmt, const char *name)
+{
+	char path[128];
+	struct stat st;
+
+	snprintf(path, sizeof(path), fmt, name);
+	return !stat(path, &st);
+}
+
+static bool socket_there(const char *path)
+{
+	struct stat st;
+
+	return !stat(path, &st) && S_ISSOCK(st.st_mode);
+}
+
+static bool tap_possible(const char *tap)
+{
+	if (path_exists("/sys/class/net/%.15s", tap))
+		return path_exists("/sys/class/net/%.15s/tun_flags", tap);
+	return !access("/dev/net/tun", R_OK | W_OK);
+}
+
+static json_t *nic_found(const struct nic_config *c)
+{
+	json_t *n = json_object();
+
+	if (c->kind == NIC_TAP) {
+		json_object_set_new(n, "tap", json_text(c->tap));
+		json_object_set_new(n, "tap_possible", json_boolean(tap_possible(c->tap)));
+	}
+	if (c->kind == NIC_TAP && c->bridge[0]) {
+		json_object_set_new(n, "bridge", json_text(c->bridge));
+		json_object_set_new(
+			n, "bridge_there",
+			json_boolean(path_exists("/sys/class/net/%.15s/bridge", c->bridge)));
+	}
+	if (c->kind == NIC_STREAM) {
+		json_object_set_new(n, "socket", json_text(c->socket));
+		json_object_set_new(n, "socket_there", json_boolean(socket_there(c->socket)));
+	}
+	return n;
+}
+
+static void config_put(const json_t *offer, json_t *out)
+{
+	json_t *disks = json_array(), *nics = json_array();
+	struct error e = {0};
+	struct vm_config *c;
+
+	json_object_set_new(out, "disks", disks);
+	json_object_set_new(out, "nics", nics);
+	if (config_of(json_text_of(offer, "config"), json_text_of(offer, "origin"), &c, &e)) {
+		json_object_set_new(out, "config_why", json_text(e.text));
+		return;
+	}
+	engine_put(c->engine, out);
+	cpuid_put(offer, c, out);
+	readable_put("kernel_lacking", c->kernel, out);
+	readable_put("initrd_lacking", c->initrd, out);
+	for (unsigned i = 0; i < c->disk_count; i++)
+		json_array_append_new(disks, disk_found(&c->disks[i]));
+	for (unsigned i = 0; i < c->nic_count; i++)
+		json_array_append_new(nics, nic_found(&c->nics[i]));
+	free(c);
+}
+
+/* ---- who has it ---------------------------------------------------------------------------- */
+
+static const char *standing_of(enum ownership_state s)
+{
+	switch (s) {
+	case OWN_ALONE:
+	case OWN_PRIMARY:
+	case OWN_ASKING:
+	case OWN_PROMOTING:
+		return "runs";
+	case OWN_UNSURE:
+	case OWN_IDLE:
+	case OWN_FREEZING:
+	case OWN_HANDED:
+		return "owned";
+	case OWN_STANDBY:
+	case OWN_DECIDING:
+	case OWN_LOADING:
+		return "twin";
+	default:
+		return "none";
+	}
+}
+
+static json_t *guest_facts(const struct guest *g)
+{
+	return json_pack("{s:s, s:I, s:s, s:b}", "identity", g->identity, "term",
+			 (json_int_t)g->own.record.term, "standing", standing_of(g->own.state),
+			 "copy", g->copy);
+}
+
+json_t *preflight_facts(struct agent *a, const json_t *offer)
+{
+	const struct guest *g = guest_find(a, json_text_of(offer, "vm"));
+	json_t *out = json_pack("{s:s}", "host", a->config.name);
+
+	if (!out)
+		return NULL;
+	memory_put(out);
+	json_object_set_new(out, "kinds", kinds_json());
+	config_put(offer, out);
+	if (g)
+		json_object_set_new(out, "guest", guest_facts(g));
+	return out;
+}
+
+json_t *preflight_check(struct agent *a, const json_t *offer)
+{
+	json_t *facts = preflight_facts(a, offer);
+	json_t *out = facts ? preflight_judge(offer, facts) : NULL;
+
+	json_decref(facts);
+	return out;
+}
