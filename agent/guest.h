@@ -109,6 +109,7 @@ struct guest {
 	bool quit_asked, cut_asked, stats_asked;          /* not yet answered */
 	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */
 	bool replica_up;     /* the replica waits for its streams */
+	bool starting;       /* a loaded twin was told to run, and has not answered */
 	bool accept_owed;    /* ...and the peer is to be told then */
 	uint64_t start_owed; /* a process for this term, when the last one is gone */
 	uint64_t lost_ns;    /* when the loss under way was detected, 0 = none */

@@ -229,6 +229,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 
 	if (rc == -EPIPE)
 		return;
+	g->starting &= rc == -ETIMEDOUT;
 	if (rc) {
 		promotion_failed(g, rc, text);
 		return;
@@ -252,6 +253,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 
 void guest_promote(struct guest *g, uint64_t term)
 {
+	g->starting = g->session.options.handover && !g->own.promotion_forced;
 	guest_child_ask(g, json_pack("{s:s, s:I}", "do", "promote", "term", (json_int_t)term),
 			SLOW_NS, promoted);
 }

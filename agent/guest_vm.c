@@ -155,8 +155,14 @@ static void replica_gone(struct guest *g, const char *how)
 	log_error("%s: the twin is gone: %s", g->name, how);
 	timeline_add(&g->timeline, "twin lost", "%s", how);
 	snprintf(g->refusal, sizeof(g->refusal), "%s", how);
-	guest_feed(g,
-		   &(struct ownership_input){.type = OWN_EV_REPLICA_GONE, .term = g->session.term});
+	/* It may have run, and been seen: the copy that was left behind must not go on. */
+	if (g->starting)
+		guest_feed(g, &(struct ownership_input){.type = OWN_EV_PROMOTED,
+							.term = g->session.term});
+	guest_feed(g, &(struct ownership_input){.type = g->starting ? OWN_EV_VM_DEAD
+								    : OWN_EV_REPLICA_GONE,
+						.term = g->session.term});
+	g->starting = false;
 }
 
 static bool successor_attach(struct guest *g);

@@ -159,8 +159,9 @@ static void act_drop_replica(struct world *w, int host, const struct ownership_a
 static void on_promote(struct world *w, const struct event *ev)
 {
 	standby_promote(w, ev->host, ev->a, ev->b);
-	if (w->breakage == BREAK_START_UNOWNED && w->host[ev->host].proc.role == PROC_RUNS)
+	if (w->host[ev->host].proc.unowned)
 		agent_tell(w, ev->host, OWN_EV_PROMOTED, ev->a - 2, false);
+	w->host[ev->host].proc.unowned = false;
 }
 
 static void act_promote(struct world *w, int host, const struct ownership_action *a)

@@ -26,7 +26,7 @@ void proc_end(struct world *w, int host, const char *why)
 {
 	struct proc *p = &w->host[host].proc;
 	uint64_t term = p->term;
-	bool ran = p->role == PROC_RUNS;
+	bool ran = p->role == PROC_RUNS && !p->unowned;
 
 	if (!p->gen)
 		return;
@@ -72,6 +72,7 @@ void host_crash(struct world *w, int host, const char *why)
 		return;
 	trace(w, host, "POWER FAILS: %s", why);
 	forget_connections(w, host);
+	h->agent.gen = 0;
 	observe_death(w, host);
 	h->gen = h->agent.gen = h->proc.gen = 0;
 	h->proc.role = PROC_NONE;

@@ -151,9 +151,15 @@ void observe_resume(struct world *w, int host)
 		check_past(w, p);
 }
 
-/* I7: the copy at the source ends only when another one has begun to run. */
+/* I7: the copy at the source ends only when another one has begun to run, or may have: the
+ * host that owned it has restarted, and cannot tell. */
 void observe_retire(struct world *w, int host)
 {
+	const struct host *owner = &w->host[!host];
+	bool restarted =
+		owner->agent.own.state == OWN_UNSURE || owner->agent.own.state == OWN_RELEASED;
+
+	w->loss_excused |= restarted && owns_since(owner, w->host[host].proc.term);
 	if (!lives(&w->host[!host].proc) && !w->loss_excused && !w->vm_ended &&
 	    !w->forced_promotion && !risk_was_taken(w))
 		violate(w, V_I7, "I7: %c ends its copy, and the vm runs nowhere", 'A' + host);
@@ -201,8 +207,10 @@ void observe_death(struct world *w, int host)
 	const struct proc *p = &w->host[host].proc, *other = &w->host[!host].proc;
 	bool twin = standby_is_whole(other) && !w->session[other->session].abandoned &&
 		    !owns_since(&w->host[host], other->term);
-	bool goes_on =
-		lives(other) && !(is_frozen(other) && owns_since(&w->host[host], other->term));
+	/* A twin that only does not start is given back; with its polluxd goes who could. */
+	bool as_owner = owns_since(&w->host[host], other->term) &&
+			(p->role == PROC_RUNS || !w->host[host].agent.gen);
+	bool goes_on = lives(other) && !(is_frozen(other) && as_owner);
 
 	bool was_twin = p->role == PROC_REPLICA && p->standby.whole;
 	bool was_vm = lives(p) || (p->role == PROC_RUNS && w->forced_promotion);

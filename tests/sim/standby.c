@@ -174,8 +174,8 @@ static void start(struct world *w, int host)
 	struct proc *p = proc_of(w, host);
 
 	observe_promotion(w, host);
-	agent_tell(w, host, p->loading && !p->loaded ? OWN_EV_LOADED : OWN_EV_PROMOTED, p->term,
-		   false);
+	p->unowned = p->loading && !p->loaded;
+	agent_tell(w, host, p->unowned ? OWN_EV_LOADED : OWN_EV_PROMOTED, p->term, false);
 	primary_take_over(w, host);
 }
 
