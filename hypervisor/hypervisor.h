@@ -309,6 +309,7 @@ int vm_state_sections(const void *data, size_t n, struct vm_state_section *out, 
 uint8_t *vm_ram(const struct vm *vm);
 uint64_t vm_ram_pages(const struct vm *vm);
 int vm_ram_fd(const struct vm *vm);
+bool vm_ram_is_whole(const struct vm *vm); /* none of it is still to come, see vm_lazy_begin() */
 
 /* Log-dirty. A harvest ORs the pages written since the last harvest into `map`
  * (vm_ram_pages() bits) and protects them again; it is destructive: merge `map`

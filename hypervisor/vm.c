@@ -283,6 +283,11 @@ size_t vm_console_flush(struct vm *vm)
 	return left;
 }
 
+bool vm_ram_is_whole(const struct vm *vm)
+{
+	return atomic_load(&vm->memory.presence) == MEMORY_WHOLE;
+}
+
 /* ---- log-dirty ----------------------------------------------------------------------------- */
 
 static int log_dirty_set(struct vm *vm, bool on)

@@ -64,6 +64,8 @@ static int may_yield(struct process *p, struct error *e)
 		return error_set(e, -EINVAL, "the vm does not run here");
 	if (p->replicator || p->replicator_state != REPLICATOR_UNPROTECTED)
 		return error_set(e, -EBUSY, "a protected vm cannot be upgraded: unprotect first");
+	if (!vm_ram_is_whole(p->vm)) /* a thread that waits for it would not stand still */
+		return error_set(e, -EBUSY, "some of its memory is still to come");
 	if (p->image || p->image_saved)
 		return error_set(e, -EBUSY, "the vm is being saved");
 	if (p->dump)
