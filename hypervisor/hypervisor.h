@@ -357,6 +357,9 @@ int vm_lazy_begin(struct vm *vm, const uint64_t *missing, const struct vm_lazy_e
 int vm_lazy_put(struct vm_lazy *l, uint64_t page, const void *bytes) MUST_CHECK;
 uint64_t vm_lazy_left(const struct vm_lazy *l);               /* pages that are missing still */
 void vm_lazy_missing(const struct vm_lazy *l, uint64_t *map); /* which ones */
+/* Nothing is to come, and nothing was lost. Until then nobody waits for the vm who is needed
+ * to bring pages. */
+bool vm_is_whole(const struct vm *vm);
 /* Any thread. With pages missing the guest has ended: vCPUs and devices do nothing more, no
  * frame and no disk write is made of what never came, and all who wait go on. Then the vm can
  * only be paused and destroyed. With none missing it does nothing. */

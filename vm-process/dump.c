@@ -98,7 +98,7 @@ static int may_dump(const struct process *p, struct error *e)
 	if (p->replicator)
 		return error_set(e, -EBUSY,
 				 "a protected vm cannot be paused for a core: unprotect first");
-	return 0;
+	return process_whole(p, e);
 }
 
 static struct dump *dump_new(struct process *p, const json_t *request, int fd)

@@ -238,7 +238,7 @@ static int may_save(const struct process *p, bool keep, struct error *e)
 			return error_set(e, -EINVAL,
 					 "a vm with a writable disk cannot run on: its disk would "
 					 "no longer be that of the image");
-	return 0;
+	return process_whole(p, e);
 }
 
 int image_save_begin(struct process *p, const json_t *request, int fd, struct error *e)

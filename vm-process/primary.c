@@ -229,6 +229,9 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 				 "the vm has a replication session already: unprotect first");
 	if (!p->vm_started || p->vm_ended || p->paused || p->image)
 		return error_set(e, -EINVAL, "only a running vm can be protected");
+	rc = process_whole(p, e);
+	if (rc)
+		return rc;
 	/* After a loss without a verdict, what is held stays held into the new session. */
 	c.held = p->replicator_state == REPLICATOR_LOST;
 	replicator_drop(p);

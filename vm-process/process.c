@@ -50,11 +50,7 @@ static int parts_begin(struct process *p, const int console[2], const struct vm_
 		       struct error *e)
 {
 	int rc = parts_open(p, console[0], console[1], how, e);
-	struct error why = {0};
 
-	/* For a start without all memory; whoever asks for one is told what is missing. */
-	if (!rc && vm_lazy_prepare(p->vm, &why))
-		log_debug("%s", why.text);
 	if (!rc)
 		rc = sandbox_enter(e);
 	if (!rc)
@@ -257,6 +253,14 @@ static int do_stats(struct process *p, struct request *q, struct error *e)
 	return 0;
 }
 
+/* It may wait for memory, which comes only while this thread waits for nothing. */
+int process_whole(const struct process *p, struct error *e)
+{
+	if (vm_is_whole(p->vm))
+		return 0;
+	return error_set(e, -EBUSY, "some of the vm's memory is still to come: try again later");
+}
+
 static int may_pause(struct process *p, bool paused, struct error *e)
 {
 	if (!p->vm_started || p->vm_ended)
@@ -268,7 +272,9 @@ static int may_pause(struct process *p, bool paused, struct error *e)
 	if (p->paused == paused)
 		return error_set(e, -EALREADY, "the vm is %s already",
 				 paused ? "paused" : "running");
-	return not_dumping(p, e);
+	if (p->dump)
+		return not_dumping(p, e);
+	return process_whole(p, e);
 }
 
 static int do_pause(struct process *p, struct request *q, struct error *e)

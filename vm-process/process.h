@@ -193,6 +193,8 @@ int process_run(int director_fd, const char *control_path, struct error *e) MUST
 void process_event(struct process *p, json_t *event);
 /* Any thread: run on the main thread. Never lost but for lack of memory, which is logged. */
 void process_post(struct process *p, loop_fn *fn, void *ctx);
+/* -EBUSY: the vm may not be waited for (postcopy). */
+int process_whole(const struct process *p, struct error *e) MUST_CHECK;
 /* For an event: JSON takes no character that was cut in two, so ASCII alone is kept. */
 void text_copy(char *to, size_t room, const char *from);
 /* A number of hexadecimal digits: `n` octets. */

@@ -17,6 +17,7 @@ struct feeder {
 	const uint8_t *from; /* all of RAM, as it is to be */
 	unsigned seed;
 	bool on_fault_only; /* no page but those that are waited for */
+	struct vm *vm;
 	struct vm_lazy *lazy;
 	uint64_t pages, *order;
 	pthread_mutex_t lock;
@@ -102,6 +103,7 @@ static inline int feeder_begin(struct feeder *f, struct vm *vm, const uint64_t *
 {
 	const struct vm_lazy_events ev = {feeder_fault, f};
 
+	f->vm = vm;
 	f->pages = vm_ram_pages(vm);
 	f->order = calloc(f->pages, sizeof(*f->order));
 	f->asked = calloc(f->pages, sizeof(*f->asked));

@@ -70,7 +70,9 @@ static void all_came(struct feeder *f)
 	feeder_join(f);
 	assert_int_equal(f->rc, 0);
 	assert_int_equal(vm_lazy_left(f->lazy), 0);
+	assert_false(vm_is_whole(f->vm));
 	vm_lazy_end(f->lazy);
+	assert_true(vm_is_whole(f->vm));
 	feeder_free(f);
 }
 
@@ -175,6 +177,34 @@ static void test_interrupts(void **state)
 	go_on(GUEST_EVENTS, 1, (const uint64_t[3]){0}, events_check);
 }
 
+/* Each life loads the boot data again: into memory that comes as well. */
+static void test_resets(void **state)
+{
+	static uint64_t all[PAGES / 64];
+
+	memset(all, 0xff, sizeof(all));
+	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+		struct guest g = {.kind = GUEST_OUT, .param = {TEST_PORT + PORT_ASK, ASK_RESET}};
+		struct feeder f = {.from = ram, .seed = seed++};
+		struct error e = {0};
+
+		if (!engine_take(engines[i]))
+			continue;
+		guest_make(&g, 2, MEMORY);
+		lazy_needed(g.vm);
+		assert_int_equal(vm_boot(g.vm, &e), 0);
+		memcpy(ram, vm_ram(g.vm), MEMORY);
+		if (feeder_begin(&f, g.vm, all, &e))
+			fail_msg("%s", e.text);
+		assert_int_equal(feeder_start(&f), 0);
+		guest_start(&g);
+		guest_wait_event(&g, VM_EVENT_REBOOT, 5);
+		all_came(&f);
+		guest_wait_event(&g, VM_EVENT_REBOOT, 10);
+		guest_end(&g);
+	}
+}
+
 /* ---- log-dirty: one user at a time ------------------------------------------------------------
  */
 
@@ -267,6 +297,7 @@ static void test_never(void **state)
 			pthread_join(pauser, NULL);
 			assert_int_equal(test_device_complaints(&g), 0);
 			assert_int_equal(vm_pause(g.vm), 0);
+			assert_false(vm_is_whole(g.vm));
 			assert_int_equal(vm_state_save(g.vm, &(struct buf){0}, NULL), -EBADMSG);
 		}
 		guest_end(&g); /* ends the waiting too */
@@ -306,6 +337,7 @@ int main(void)
 		cmocka_unit_test(test_ports),
 		cmocka_unit_test(test_several_vcpus),
 		cmocka_unit_test(test_interrupts),
+		cmocka_unit_test(test_resets),
 		cmocka_unit_test(test_dirty_sample),
 		cmocka_unit_test(test_pause_and_throttle_meanwhile),
 		cmocka_unit_test(test_never),
