@@ -215,6 +215,7 @@ static void *lazy_main(void *ctx)
 				{.fd = l->vm->uffd, .events = POLLIN}};
 
 	log_context_vm(l->vm->config.name);
+	thread_hasten();
 	while (!fds[0].revents) {
 		if (poll(fds, ARRAY_LEN(fds), -1) > 0 && fds[1].revents)
 			messages_take(l);
