@@ -70,7 +70,8 @@ void precopy_destroy(struct precopy *p); /* the guest at full speed again */
  *
  * A link that is cut ends nothing: the target asks its vCPUs to stop, and the source may
  * connect again, as often as it takes. Until POSTCOPY_DONE each side holds a part of the
- * guest that is nowhere else.
+ * guest that is nowhere else. The target may be DONE before the source has heard so: as
+ * long as it is there, it says so again to a source that connects once more.
  *
  *   source  create, connect  (the guest runs)   serve  (it stands still)          DONE, destroy
  *   target  create, streams, start  (vm_lazy_begin())  vm_start(), go  (it runs)  DONE, destroy

@@ -88,7 +88,8 @@ struct side {
 	struct postcopy_events events;
 	const struct side_ops *ops;
 	pthread_mutex_t lock;
-	pthread_cond_t changed; /* anything under `lock` */
+	pthread_cond_t changed; /* anything under `lock` but what is waited for */
+	pthread_cond_t talk;    /* that, or anything: the thread that sends on the control stream */
 	enum postcopy_state state;
 	bool complete; /* nothing is missing: a cut is no loss */
 	bool quit;
@@ -114,6 +115,7 @@ void side_hello(const struct side *s, unsigned stream, struct link_hello *h);
 
 /* Lock held. */
 void side_state(struct side *s, enum postcopy_state state, const char *why);
+void side_changed(struct side *s);
 void side_wait(struct side *s, uint64_t until); /* for `changed`; UINT64_MAX = no limit */
 bool side_is_up(const struct side *s);
 void side_over(struct side *s, const char *why); /* the link, if there is one */

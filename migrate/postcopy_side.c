@@ -43,7 +43,7 @@ void side_state(struct side *s, enum postcopy_state state, const char *why)
 	r = &s->reports[s->report_count++];
 	r->state = state;
 	snprintf(r->why, sizeof(r->why), "%s", why);
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 }
 
 static void *reporter_main(void *ctx)
@@ -68,6 +68,12 @@ static void *reporter_main(void *ctx)
 	return NULL;
 }
 
+void side_changed(struct side *s)
+{
+	pthread_cond_broadcast(&s->changed);
+	pthread_cond_signal(&s->talk);
+}
+
 void side_wait(struct side *s, uint64_t until)
 {
 	(void)cond_wait_until(&s->changed, &s->lock, until);
@@ -90,7 +96,7 @@ void side_over(struct side *s, const char *why)
 			channel_shutdown(s->streams[i]);
 	if (was_up && !s->complete)
 		side_state(s, POSTCOPY_CUT, why);
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 }
 
 uint64_t side_bytes(const struct side *s)
@@ -117,7 +123,7 @@ void side_clear(struct side *s)
 void side_leave(struct side *s)
 {
 	s->users--;
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 }
 
 void side_cut_why(struct side *s, const char *why)
@@ -273,6 +279,7 @@ int side_init(struct side *s, struct vm *vm, const struct postcopy_config *c,
 	s->ops = ops;
 	pthread_mutex_init(&s->lock, NULL);
 	cond_setup(&s->changed);
+	cond_setup(&s->talk);
 	rc = thread_start(&s->reporter, "postcopy", reporter_main, s);
 	s->reporting = !rc;
 	if (!rc)
@@ -295,11 +302,12 @@ void side_free(struct side *s)
 {
 	pthread_mutex_lock(&s->lock);
 	s->quit = true;
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 	pthread_mutex_unlock(&s->lock);
 	if (s->reporting)
 		pthread_join(s->reporter, NULL);
 	side_clear(s);
+	pthread_cond_destroy(&s->talk);
 	pthread_cond_destroy(&s->changed);
 	pthread_mutex_destroy(&s->lock);
 	explicit_bzero(s->config.key, sizeof(s->config.key));

@@ -147,7 +147,7 @@ int postcopy_source_connect(struct postcopy_source *p, const struct postcopy_con
 	rc = streams_connect(p, deadline, e);
 	pthread_mutex_lock(&s->lock);
 	rc = connect_end(p, rc, e);
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
@@ -168,7 +168,7 @@ int postcopy_source_serve(struct postcopy_source *p, const uint64_t *missing)
 		p->serving = true;
 		if (side_is_up(s))
 			side_state(s, POSTCOPY_RUNNING, "");
-		pthread_cond_broadcast(&s->changed);
+		side_changed(s);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return rc;

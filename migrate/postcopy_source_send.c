@@ -104,7 +104,7 @@ static int asked_serve(struct source_stream *t)
 		} else if (p->plan.count) {
 			rc = asked_send(t);
 		} else {
-			side_wait(&p->side, beat);
+			(void)cond_wait_until(&p->side.talk, &p->side.lock, beat);
 		}
 	}
 	return rc;
@@ -228,7 +228,7 @@ static int on_go(struct side *s, unsigned stream, const struct record *r, struct
 	rc = serving_await(p);
 	if (!rc)
 		rc = push_plan_go(&p->plan, e);
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
@@ -246,7 +246,7 @@ static int on_need(struct side *s, unsigned stream, const struct record *r, stru
 	rc = serving_await(p);
 	if (!rc)
 		rc = push_plan_need(&p->plan, pages, (unsigned)n, e);
-	pthread_cond_broadcast(&s->changed);
+	pthread_cond_signal(&s->talk);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
@@ -264,7 +264,7 @@ static int on_all(struct side *s, unsigned stream, const struct record *r, struc
 		p->all = true;
 		p->told_left = 0;
 	}
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }

@@ -82,7 +82,7 @@ static int asks_next(struct postcopy_target *t, uint64_t *beat)
 		return go_send(t);
 	if (s->complete && !t->all_said)
 		return all_send(t);
-	side_wait(s, *beat);
+	(void)cond_wait_until(&s->talk, &s->lock, *beat);
 	return 0;
 }
 
@@ -163,7 +163,7 @@ static void on_fault(void *ctx, uint64_t page)
 
 	pthread_mutex_lock(&s->lock);
 	page_wants_fault(&t->wants, page, clock_ns());
-	pthread_cond_broadcast(&s->changed);
+	pthread_cond_signal(&s->talk);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -212,7 +212,7 @@ int postcopy_target_start(struct postcopy_target *t, const uint64_t *missing, st
 	if (any)
 		side_state(s, side_is_up(s) ? POSTCOPY_RUNNING : POSTCOPY_CUT,
 			   "there is no link yet");
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 	pthread_mutex_unlock(&s->lock);
 	return 0;
 }
@@ -221,7 +221,7 @@ void postcopy_target_go(struct postcopy_target *t)
 {
 	pthread_mutex_lock(&t->side.lock);
 	t->go = true;
-	pthread_cond_broadcast(&t->side.changed);
+	side_changed(&t->side);
 	pthread_mutex_unlock(&t->side.lock);
 }
 
@@ -282,6 +282,8 @@ int postcopy_target_add_stream(struct postcopy_target *t, uint16_t stream, int f
 void postcopy_target_session(struct postcopy_target *t, const struct postcopy_config *c)
 {
 	pthread_mutex_lock(&t->side.lock);
+	if (memcmp(t->side.config.session, c->session, SESSION_ID_SIZE) != 0)
+		t->side.number = 0; /* its links are counted anew */
 	side_session(&t->side, c);
 	pthread_mutex_unlock(&t->side.lock);
 }

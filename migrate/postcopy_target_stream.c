@@ -26,7 +26,7 @@ static int page_put(void *ctx, uint64_t page, const uint8_t *bytes)
 	page_wants_came(&p->t->wants, page, clock_ns());
 	if (!p->t->wants.left && !s->complete) {
 		s->complete = true;
-		pthread_cond_broadcast(&s->changed);
+		side_changed(s);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return 0;
@@ -54,7 +54,7 @@ static int on_all_ok(struct side *s, unsigned stream, const struct record *r, st
 	pthread_mutex_lock(&s->lock);
 	said = t->all_said;
 	t->all_heard = said;
-	pthread_cond_broadcast(&s->changed);
+	side_changed(s);
 	pthread_mutex_unlock(&s->lock);
 	return said ? 0 : error_set(e, -EBADMSG, "an answer to what was not said");
 }
@@ -186,7 +186,7 @@ static int stream_welcome(struct target_thread *a)
 		s->up = true;
 		s->links++;
 		side_state(s, t->started ? POSTCOPY_RUNNING : POSTCOPY_READY, "");
-		pthread_cond_broadcast(&s->changed);
+		side_changed(s);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return 0;
