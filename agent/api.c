@@ -417,6 +417,7 @@ static void post_restore(struct call *c)
 	static const struct body_key keys[] = {{"file", JSON_STRING, true},
 					       {"key_file", JSON_STRING, false},
 					       {"force", JSON_TRUE, false},
+					       {"lazy", JSON_TRUE, false},
 					       {0}};
 	struct guest *g = NULL;
 	struct error e = {0};
@@ -424,10 +425,15 @@ static void post_restore(struct call *c)
 	json_t *body;
 	int rc = body_read(c->q, keys, &body, &e);
 
-	if (!rc)
-		rc = guest_restore(c->agent, text_or_null(body, "file"),
-				   text_or_null(body, "key_file"),
-				   json_is_true(json_object_get(body, "force")), &g, &e, &hint);
+	if (!rc) {
+		const struct restore_options o = {
+			.file = text_or_null(body, "file"),
+			.key_file = text_or_null(body, "key_file"),
+			.forced = json_is_true(json_object_get(body, "force")),
+			.lazy = json_is_true(json_object_get(body, "lazy"))};
+
+		rc = guest_restore(c->agent, &o, &g, &e, &hint);
+	}
 	json_decref(body);
 	reply_operation(c, g, rc, &e, hint);
 }

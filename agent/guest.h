@@ -205,8 +205,12 @@ struct save_options {
 };
 int guest_save(struct guest *g, const struct save_options *o, struct error *e,
 	       const char **hint) MUST_CHECK;
-int guest_restore(struct agent *a, const char *file, const char *key_file, bool forced,
-		  struct guest **out, struct error *e, const char **hint) MUST_CHECK;
+struct restore_options {
+	const char *file, *key_file;
+	bool forced, lazy; /* lazy: it runs before its memory is read */
+};
+int guest_restore(struct agent *a, const struct restore_options *o, struct guest **out,
+		  struct error *e, const char **hint) MUST_CHECK;
 int guest_image_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 void guest_image_event(struct guest *g, const json_t *message);
 bool guest_image_restoring(const struct guest *g);

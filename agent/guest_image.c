@@ -28,7 +28,7 @@
 struct guest_image {
 	char file[PATH_MAX];
 	int fd;
-	bool restoring, keep, encrypted;
+	bool restoring, keep, encrypted, lazy;
 	struct image_key key;
 };
 
@@ -467,9 +467,10 @@ static int image_begin(struct agent *a, struct guest_image *w, bool forced, stru
 	return rc;
 }
 
-int guest_restore(struct agent *a, const char *file, const char *key_file, bool forced,
-		  struct guest **out, struct error *e, const char **hint)
+int guest_restore(struct agent *a, const struct restore_options *o, struct guest **out,
+		  struct error *e, const char **hint)
 {
+	const char *file = o->file;
 	struct guest_image *w;
 	int rc = file_check(file, e, hint);
 
@@ -478,7 +479,8 @@ int guest_restore(struct agent *a, const char *file, const char *key_file, bool 
 	w = work_new(file, true);
 	if (!w)
 		return error_set(e, -ENOMEM, "out of memory");
-	rc = key_take(w, key_file, e, hint);
+	w->lazy = o->lazy;
+	rc = key_take(w, o->key_file, e, hint);
 	if (!rc) {
 		w->fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 		if (w->fd < 0)
@@ -486,7 +488,7 @@ int guest_restore(struct agent *a, const char *file, const char *key_file, bool 
 					  "cannot open %s: %s", file, strerror(errno));
 	}
 	if (!rc)
-		rc = image_begin(a, w, forced, out, e, hint);
+		rc = image_begin(a, w, o->forced, out, e, hint);
 	if (rc)
 		work_free(w);
 	return rc;
@@ -505,7 +507,7 @@ static void load_asked(void *ctx, int rc, const json_t *reply, const char *text)
 
 void guest_image_load(struct guest *g)
 {
-	json_t *request = json_pack("{s:s}", "do", "restore");
+	json_t *request = json_pack("{s:s, s:b}", "do", "restore", "lazy", g->image->lazy);
 	int rc;
 
 	if (request)
@@ -540,6 +542,8 @@ void guest_image_event(struct guest *g, const json_t *message)
 	int code = (int)json_integer_of(message, "code", -EIO);
 	const char *text = json_text_of(message, "error");
 
+	if (!strcmp(json_text_of(message, "what"), "memory"))
+		timeline_add(&g->timeline, ok ? "memory read" : "memory lost", "%s", text);
 	if (!g->image)
 		return;
 	if (g->image->restoring && ok)

@@ -122,7 +122,8 @@ int command_restore(const struct invocation *v)
 			 .doing = "restoring",
 			 .line = progress_line,
 			 .interrupted = restore_cancel};
-	json_t *body = json_pack("{s:b}", "force", invocation_flag(v, "force"));
+	json_t *body = json_pack("{s:b, s:b}", "force", invocation_flag(v, "force"), "lazy",
+				 invocation_flag(v, "lazy"));
 	json_t *reply, *vm = NULL;
 	char name[128];
 	int rc = body_make(v, v->arguments[0], body);

@@ -186,6 +186,9 @@ const struct command commands[] = {
 	 "The VM of FILE runs again, from the instruction after the last. Refused if it runs, or "
 	 "has run since: then its disks are no longer those of FILE.",
 	 {{"key-file", "KEY", "the key with which it was saved", NULL},
+	  {"lazy", NULL,
+	   "let it run before its memory is read: FILE must stay until that is done, and be sound",
+	   NULL},
 	  {"force", NULL,
 	   "I have put its disks back, or another host may own it: two copies may then run", NULL}},
 	 command_restore},

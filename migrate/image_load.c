@@ -47,9 +47,8 @@ static bool type_known(uint16_t type)
 	       (type >= IMAGE_RECORD_IMAGE && type <= IMAGE_RECORD_TAIL);
 }
 
-/* The next that this program knows, before `end`. */
-static int known_get(struct image *i, uint64_t *at, uint64_t end, struct record *out,
-		     struct error *e)
+int image_known_get(struct image *i, uint64_t *at, uint64_t end, struct record *out,
+		    struct error *e)
 {
 	int rc;
 
@@ -124,13 +123,13 @@ static int head_read(struct image *i, struct error *e)
 	int rc = hash_check(i, 0, i->tail.head, i->tail.head_hash, "its head", e);
 
 	if (!rc)
-		rc = known_get(i, &at, i->tail.head, &r, e);
+		rc = image_known_get(i, &at, i->tail.head, &r, e);
 	if (!rc && r.type != IMAGE_RECORD_IMAGE)
 		rc = error_set(e, -EBADMSG, "the image is damaged: its first record");
 	if (!rc)
 		rc = image_info_decode(r.payload, r.len, &i->info, e);
 	while (!rc && at < i->tail.head) {
-		rc = known_get(i, &at, i->tail.head, &r, e);
+		rc = image_known_get(i, &at, i->tail.head, &r, e);
 		if (!rc && r.type == IMAGE_RECORD_DISK)
 			rc = image_disk_decode(r.payload, r.len, &i->info, e);
 		else if (!rc && r.type)
@@ -202,7 +201,7 @@ static int index_read(struct image *i, struct error *e)
 	if (!i->runs)
 		return error_set(e, -ENOMEM, "out of memory");
 	while (!rc && at < i->tail.tail) {
-		rc = known_get(i, &at, i->tail.tail, &r, e);
+		rc = image_known_get(i, &at, i->tail.tail, &r, e);
 		if (!rc && r.type == IMAGE_RECORD_INDEX)
 			rc = index_record_take(i, &r, &pages, e);
 		else if (!rc && r.type)
@@ -310,7 +309,7 @@ static int records_load(struct load *l, struct epoch_reader *reader, struct erro
 
 	while (!rc && at < i->tail.index) {
 		l->record = at;
-		rc = known_get(i, &at, i->tail.index, &r, e);
+		rc = image_known_get(i, &at, i->tail.index, &r, e);
 		if (!rc && r.type == EPOCH_RECORD_PAGES)
 			l->record = at - r.len - RECORD_HEADER_SIZE;
 		if (!rc && r.type) {

@@ -16,6 +16,9 @@ struct image {
 
 /* The record at *at, which then is that of the next. */
 int image_record_get(struct image *i, uint64_t *at, struct record *out, struct error *e) MUST_CHECK;
+/* The next that this program knows, before `end`; type 0: there is none. */
+int image_known_get(struct image *i, uint64_t *at, uint64_t end, struct record *out,
+		    struct error *e) MUST_CHECK;
 /* Is the vm of the kind that it was? */
 int image_fits(const struct image *i, const struct vm *vm, struct error *e) MUST_CHECK;
 

@@ -228,6 +228,19 @@ const struct image_info *image_about(const struct image *i);
  * vm can only be destroyed. */
 int image_load(struct image *i, struct vm *vm, struct image_progress *p,
 	       struct error *e) MUST_CHECK;
+/* The same, but the vm starts before its memory is there: state first, then pages as the guest
+ * touches them, and the others one after the other. `fd` is that of the image. Before it a
+ * sandbox must have left vm_lazy_prepare() its chance.
+ *   image_lazy_begin()  loads the state; then vm_start() on another thread
+ *   image_lazy_run()    reads all pages; while the file cannot be read it tries again, and
+ *                       whoever needs a page waits. -EBADMSG, -ECANCELED: the guest has ended
+ *                       (vm_lazy_abandon())
+ *   image_lazy_end()    frees; before anything that waits for the vm's threads */
+struct image_lazy;
+int image_lazy_begin(struct vm *vm, int fd, const struct image_key *key, struct image_progress *p,
+		     struct image_lazy **out, struct error *e) MUST_CHECK;
+int image_lazy_run(struct image_lazy *l, struct error *e) MUST_CHECK;
+void image_lazy_end(struct image_lazy *l);
 /* Read and check all of it, without a vm. */
 int image_verify(struct image *i, struct image_progress *p, struct error *e) MUST_CHECK;
 

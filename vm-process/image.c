@@ -11,11 +11,11 @@
 
 struct image_job {
 	struct process *process;
-	const char *what; /* "save", "restore" */
+	const char *what; /* "save", "restore", "memory" */
 	int (*run)(struct image_job *j, struct error *e);
 	int fd;
 	pthread_t thread;
-	bool keep, encrypted;
+	bool keep, encrypted, lazy;
 	struct image_key key;
 	enum page_compression compression;
 	struct image_info info;
@@ -102,24 +102,61 @@ static int restore_run(struct image_job *j, struct error *e)
 	return rc;
 }
 
+static void job_loaded(void *ctx);
+
+/* From job_loaded() on the vm may run. */
+static int lazy_run(struct image_job *j, struct error *e)
+{
+	struct image_lazy *l;
+	int rc = image_lazy_begin(j->process->vm, j->fd, job_key(j), &j->progress, &l, e);
+
+	if (rc)
+		return rc;
+	process_post(j->process, job_loaded, j);
+	rc = image_lazy_run(l, e);
+	image_lazy_end(l);
+	return rc;
+}
+
 /* ---- its end, on the main thread ------------------------------------------------- */
 
-static void job_report(struct process *p, const struct image_job *j)
+static void job_report(struct process *p, const struct image_job *j, int rc)
 {
 	char text[400];
 	json_t *event;
 
-	text_copy(text, sizeof(text), j->error.text[0] ? j->error.text : strerror(-j->rc));
 	event = json_pack("{s:s, s:s, s:b, s:I, s:I, s:f, s:f}", "event", "image", "what", j->what,
-			  "ok", !j->rc, "pages", (json_int_t)j->progress.pages, "bytes",
+			  "ok", !rc, "pages", (json_int_t)j->progress.pages, "bytes",
 			  (json_int_t)j->progress.bytes, "ms",
 			  (double)(clock_ns() - j->began) / 1e6, "pause_ms",
 			  j->paused_at ? (double)(j->resumed_at - j->paused_at) / 1e6 : 0.0);
-	if (event && j->rc) {
-		json_object_set_new(event, "code", json_integer(j->rc));
+	if (event && rc) {
+		text_copy(text, sizeof(text), j->error.text[0] ? j->error.text : strerror(-rc));
+		json_object_set_new(event, "code", json_integer(rc));
 		json_object_set_new(event, "error", json_string(text));
 	}
 	process_event(p, event);
+}
+
+/* Posted by a thread that then posts its end: the job is still there. */
+static void job_loaded(void *ctx)
+{
+	struct image_job *j = ctx;
+
+	j->process->image_loaded = true;
+	job_report(j->process, j, 0);
+	j->what = "memory";
+}
+
+static void job_settle(struct process *p, struct image_job *j)
+{
+	if (j->run == save_run)
+		p->image_saved |= !j->rc && !j->keep;
+	else if (j->run == restore_run)
+		p->image_loaded = !j->rc;
+	else if (j->rc)
+		p->image_loaded = false;
+	p->paused |= p->image_saved;
 }
 
 static void job_done(void *ctx)
@@ -130,16 +167,18 @@ static void job_done(void *ctx)
 	pthread_join(j->thread, NULL);
 	p->image = NULL;
 	loop_timer_set(p->progress, 0);
-	if (j->run == restore_run)
-		p->image_loaded = !j->rc;
-	else if (!j->rc && !j->keep)
-		p->image_saved = p->paused = true;
+	/* Its last state is that of a guest that is off. */
+	if (j->run == save_run && !j->rc && p->vm_ended)
+		j->rc = error_set(&j->error, -ESHUTDOWN, "the guest has ended meanwhile");
+	job_settle(p, j);
 	if (j->rc)
 		log_warn("%s failed: %s", j->what, j->error.text);
 	else
 		log_info("%s done: %lu pages, %lu bytes", j->what, (unsigned long)j->progress.pages,
 			 (unsigned long)j->progress.bytes);
-	job_report(p, j);
+	job_report(p, j, j->rc);
+	if (j->rc && j->lazy && p->vm_started)
+		process_vm_event(p, VM_EVENT_CRASH, j->error.text);
 	job_free(j);
 }
 
@@ -283,7 +322,8 @@ int image_restore_begin(struct process *p, const json_t *request, int fd, struct
 	if (rc)
 		return rc;
 	j->what = "restore";
-	j->run = restore_run;
+	j->lazy = json_is_true(json_object_get(request, "lazy"));
+	j->run = j->lazy ? lazy_run : restore_run;
 	return job_start(p, j, e);
 }
 
@@ -301,9 +341,10 @@ int image_go(struct process *p, struct error *e)
 	return 0;
 }
 
+/* Not when the vm runs already: it would be its end. */
 void image_cancel(struct process *p)
 {
-	if (p->image)
+	if (p->image && !(p->image->lazy && p->vm_started))
 		atomic_store(&p->image->progress.cancel, true);
 }
 
@@ -322,7 +363,8 @@ void image_end(struct process *p)
 	struct timespec tick = {.tv_nsec = NS_PER_MS};
 	int rc = 0;
 
-	image_cancel(p);
+	if (p->image)
+		atomic_store(&p->image->progress.cancel, true);
 	while (p->image && !rc) {
 		nanosleep(&tick, NULL);
 		rc = loop_step(p->control, 1);

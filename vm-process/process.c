@@ -207,7 +207,7 @@ static int do_shutdown(struct process *p, struct request *q, struct error *e)
 	if (p->dump)
 		return not_dumping(p, e);
 	if (p->image || p->image_saved)
-		return error_set(e, -EBUSY, "the vm is being saved");
+		return error_set(e, -EBUSY, "the vm is being saved, or its memory still read");
 	rc = loop_post(p->io, press_button, p->vm);
 	if (rc)
 		return error_set(e, rc, "the power button: %s", strerror(-rc));
@@ -268,7 +268,7 @@ static int may_pause(struct process *p, bool paused, struct error *e)
 	if (p->replicator)
 		return error_set(e, -EBUSY, "a protected vm cannot be paused: unprotect first");
 	if (p->image)
-		return error_set(e, -EBUSY, "the vm is being saved");
+		return error_set(e, -EBUSY, "the vm is being saved, or its memory still read");
 	if (p->paused == paused)
 		return error_set(e, -EALREADY, "the vm is %s already",
 				 paused ? "paused" : "running");

@@ -44,7 +44,7 @@
  *   dump-cancel {}                                   its end follows, if one is under way
  *   save       {"config", "origin", "identity", "term", "keep": goes on afterwards, "key": hex,
  *               "compression"} + an empty file       primary: save an image; event "image" follows
- *   restore    {"key": hex} + a file                 new primary: load an image, instead of boot;
+ *   restore    {"key": hex, "lazy": bool} + a file   new primary: load an image, instead of boot;
  *                                                    event "image" follows
  *   go         {}                                    ...and then start
  *   image-cancel {}                                  the save or restore that is under way
@@ -65,8 +65,9 @@
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
  *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}
  *   {"event": "progress", ...the stats of the first copy or image}  about once a second
- *   {"event": "image", "what": "save"|"restore", "ok": bool, "code", "error", "pages", "bytes",
- *    "ms", "pause_ms"}                               after a save the vm is paused, unless "keep"
+ *   {"event": "image", "what": "save"|"restore"|"memory", "ok": bool, "code", "error", "pages", "bytes",
+ *    "ms", "pause_ms"}                               after a save the vm is paused, unless "keep";
+ *                                                    "memory": all of a lazy restore is there
  */
 #ifndef POLLUX_VM_PROCESS_H
 #define POLLUX_VM_PROCESS_H

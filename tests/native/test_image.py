@@ -190,3 +190,47 @@ def restarts(t):
         hosts.a.do("save", "demo", image)
     hosts.a.do("restore", image)
     guest_goes_on(hosts.a)
+
+
+def saved_large(t, *options):
+    """A guest whose memory has many chunks, saved."""
+    hosts = Hosts(t)
+    image = t.path("demo.image")
+    hosts.a.do("start", hosts.vm_file(memory="64M", cmdline="pages=8000 rate=100000 report=1"))
+    wait_until(lambda: len(passes(hosts.a.console())) > 2, 60, "the guest runs")
+    before = max(passes(hosts.a.console()))
+    hosts.a.do("save", "demo", image, "--compression", "none", *options)
+    return hosts, image, before
+
+
+@case("image-lazy")
+@case("image-lazy-read-error", fault="image.read:60:5")
+def lazy(t, fault=None):
+    """It runs before its memory is there; a file that cannot be read for a moment holds it up."""
+    hosts, image, before = saved_large(t)
+    if fault:
+        hosts.a.down()
+        hosts.a.up(faults=fault)
+        hosts.a.wait("stopped")
+    hosts.a.do("restore", image, "--lazy")
+    wait_until(lambda: passes(hosts.a.console()), 30, "the guest says something")
+    assert min(passes(hosts.a.console())) > before
+    wait_until(lambda: "memory read" in hosts.a.whats(), 30, "all of its memory is there")
+    assert not fault or "can be read again" in open(hosts.a.log).read()
+    guest_goes_on(hosts.a)
+    hosts.a.do("save", "demo", image, "--overwrite")
+    hosts.a.do("restore", image)
+    guest_goes_on(hosts.a)
+
+
+@case("image-lazy-damaged")
+def lazy_damaged(t):
+    """What the guest needs is not to be had: it ends, and says why."""
+    hosts, image, _ = saved_large(t)
+    with open(image, "r+b") as f:
+        f.seek(os.path.getsize(image) // 2)
+        f.write(b"\x55" * 4096)
+    hosts.a.pollux("restore", image, "--lazy")
+    hosts.a.wait("stopped")
+    assert "damaged" in hosts.a.vm()["why"] or "memory" in hosts.a.vm()["why"], hosts.a.vm()["why"]
+    assert not hosts.a.vm_pids()

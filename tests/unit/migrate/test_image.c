@@ -158,6 +158,59 @@ static void test_live(void **state)
 	}
 }
 
+static int lazy_restore(struct machine *to, int fd, uint64_t pages, bool cancel, struct error *e)
+{
+	struct image_progress progress = {0};
+	struct image_lazy *l;
+	int rc;
+
+	machine_make(to, pages * VM_PAGE_SIZE, false);
+	rc = vm_lazy_prepare(to->vm, e);
+	if (rc == -EPERM || rc == -EACCES || rc == -ENOENT || rc == -ENOSYS)
+		skip();
+	rc = image_lazy_begin(to->vm, fd, NULL, &progress, &l, e);
+	if (rc)
+		return rc;
+	atomic_store(&progress.cancel, cancel);
+	rc = image_lazy_run(l, e);
+	image_lazy_end(l);
+	return rc;
+}
+
+static void test_lazy(void **state)
+{
+	struct error e = {0};
+	struct machine m, to;
+	uint64_t pages;
+	int fd;
+
+	machine_make(&m, 8 * MEMORY, true);
+	assert_int_equal(vm_step(m.vm, 3000), 0);
+	pages = vm_ram_pages(m.vm);
+	fd = machine_save(&m, NULL, COMPRESS_LZ4);
+	if (lazy_restore(&to, fd, pages, false, &e))
+		fail_msg("%s", e.text);
+	assert_memory_equal(vm_ram(m.vm), vm_ram(to.vm), pages * VM_PAGE_SIZE);
+	assert_int_equal(vm_start(to.vm, &e), 0);
+	assert_int_equal(vm_step(to.vm, 500), 0);
+	if (vm_sim_check(to.vm, &e))
+		fail_msg("%s", e.text);
+	machine_end(&to);
+	assert_int_equal(lazy_restore(&to, fd, pages, true, &e), -ECANCELED);
+	machine_end(&to);
+	fault_arm("image.read", 6, EIO); /* it is tried again */
+	e = (struct error){0};
+	if (lazy_restore(&to, fd, pages, false, &e))
+		fail_msg("%s", e.text);
+	fault_disarm_all();
+	machine_end(&to);
+	assert_int_equal(ftruncate(fd, lseek(fd, 0, SEEK_END) - 200), 0);
+	assert_int_equal(lazy_restore(&to, fd, pages, false, &e), -EBADMSG);
+	machine_end(&to);
+	close(fd);
+	machine_end(&m);
+}
+
 /* ---- what does not end well ------------------------------------------------------------ */
 
 static void save_fails(struct machine *m, int want, bool cancelled)
@@ -462,17 +515,12 @@ static void test_second_decoder(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip),
-		cmocka_unit_test(test_large),
-		cmocka_unit_test(test_about),
-		cmocka_unit_test(test_live),
-		cmocka_unit_test(test_save_fails),
-		cmocka_unit_test(test_keys),
-		cmocka_unit_test(test_other_machine),
-		cmocka_unit_test(test_damage),
-		cmocka_unit_test(test_damage_encrypted),
-		cmocka_unit_test(test_exchanged),
-		cmocka_unit_test(test_unknown_records),
+		cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_large),
+		cmocka_unit_test(test_about),          cmocka_unit_test(test_live),
+		cmocka_unit_test(test_lazy),           cmocka_unit_test(test_save_fails),
+		cmocka_unit_test(test_keys),           cmocka_unit_test(test_other_machine),
+		cmocka_unit_test(test_damage),         cmocka_unit_test(test_damage_encrypted),
+		cmocka_unit_test(test_exchanged),      cmocka_unit_test(test_unknown_records),
 		cmocka_unit_test(test_second_decoder),
 	};
 
