@@ -438,6 +438,42 @@ static void post_restore(struct call *c)
 	reply_operation(c, g, rc, &e, hint);
 }
 
+static void get_snapshots(struct call *c)
+{
+	reply_json(c->out, 200, guest_snapshots_json(c->guest));
+}
+
+typedef int snapshot_fn(struct guest *g, const char *name, struct error *e, const char **hint);
+
+static void snapshot_do(struct call *c, snapshot_fn *fn)
+{
+	static const struct body_key keys[] = {{"snapshot", JSON_STRING, true}, {0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, keys, &body, &e);
+
+	if (!rc)
+		rc = fn(c->guest, text_or_null(body, "snapshot"), &e, &hint);
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
+static void post_snapshot(struct call *c)
+{
+	snapshot_do(c, guest_snapshot);
+}
+
+static void post_rollback(struct call *c)
+{
+	snapshot_do(c, guest_rollback);
+}
+
+static void post_snapshot_delete(struct call *c)
+{
+	snapshot_do(c, guest_snapshot_delete);
+}
+
 static void post_image_cancel(struct call *c)
 {
 	static const struct body_key none[] = {{0}};
@@ -476,6 +512,10 @@ static const struct route {
 	{"POST", "/v1/vms/NAME/save", post_save},
 	{"POST", "/v1/vms/NAME/image-cancel", post_image_cancel},
 	{"POST", "/v1/restore", post_restore},
+	{"GET", "/v1/vms/NAME/snapshots", get_snapshots},
+	{"POST", "/v1/vms/NAME/snapshot", post_snapshot},
+	{"POST", "/v1/vms/NAME/snapshot-delete", post_snapshot_delete},
+	{"POST", "/v1/vms/NAME/rollback", post_rollback},
 	{"POST", "/v1/vms/NAME/upgrade", post_upgrade},
 	{"GET", "/metrics", get_metrics},
 };

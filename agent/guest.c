@@ -362,6 +362,7 @@ void guest_free(struct guest *g)
 	loop_timer_free(g->again_timer);
 	guest_image_drop(g);
 	free(g->saved);
+	free(g->torn);
 	session_wipe(&g->session);
 	offer_free(g->offer);
 	json_decref(g->stats);

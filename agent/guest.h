@@ -125,6 +125,7 @@ struct guest {
 	char postcopy[16]; /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
 	struct guest_image *image; /* a save or restore that is under way */
+	char *torn;                /* the snapshot of which its disks may be half; NULL: none */
 	char *saved;               /* the file in which it is; NULL: it is not */
 	uint64_t disks_term;       /* the term under which its disks were last written */
 	int console_fd;
@@ -202,12 +203,14 @@ struct save_options {
 	const char *file, *key_file; /* key_file NULL: in the clear */
 	const char *compression;     /* NULL: a default */
 	bool keep, overwrite;
+	bool snapshot; /* `file` is in a folder that takes the disks, and ends in .partial */
 };
 int guest_save(struct guest *g, const struct save_options *o, struct error *e,
 	       const char **hint) MUST_CHECK;
 struct restore_options {
 	const char *file, *key_file;
 	bool forced, lazy; /* lazy: it runs before its memory is read */
+	bool snapshot;     /* its disks are put back from the folder of the file */
 };
 int guest_restore(struct agent *a, const struct restore_options *o, struct guest **out,
 		  struct error *e, const char **hint) MUST_CHECK;
@@ -236,6 +239,17 @@ void guest_postcopy_event(struct guest *g, const json_t *message);
 void guest_serving_lost(struct guest *g, const char *how);
 void guest_recover_message(struct agent *a, struct peer *from, const json_t *message);
 int guest_migrate_recover(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+
+/* ---- guest_snapshot.c --------------------------------------------------------------------- */
+int guest_snapshot(struct guest *g, const char *name, struct error *e,
+		   const char **hint) MUST_CHECK;
+int guest_rollback(struct guest *g, const char *name, struct error *e,
+		   const char **hint) MUST_CHECK;
+int guest_snapshot_delete(struct guest *g, const char *name, struct error *e,
+			  const char **hint) MUST_CHECK;
+json_t *guest_snapshots_json(const struct guest *g);
+void snapshot_remove(const char *folder);
+int snapshot_name(const char *partial) MUST_CHECK; /* from NAME.partial to NAME */
 
 /* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
 void guest_again_note(struct guest *g);   /* it is protected */

@@ -27,7 +27,7 @@
 
 struct guest_image {
 	char file[PATH_MAX];
-	int fd;
+	int fd, folder; /* folder: of a snapshot, or -1 */
 	bool restoring, keep, encrypted, lazy;
 	struct image_key key;
 };
@@ -39,7 +39,7 @@ static struct guest_image *work_new(const char *file, bool restoring)
 	if (!w)
 		return NULL;
 	snprintf(w->file, sizeof(w->file), "%s", file);
-	w->fd = -1;
+	w->fd = w->folder = -1;
 	w->restoring = restoring;
 	return w;
 }
@@ -50,6 +50,8 @@ static void work_free(struct guest_image *w)
 		return;
 	if (w->fd >= 0)
 		close(w->fd);
+	if (w->folder >= 0)
+		close(w->folder);
 	explicit_bzero(&w->key, sizeof(w->key));
 	free(w);
 }
@@ -57,6 +59,29 @@ static void work_free(struct guest_image *w)
 static void partial_path(const char *file, char out[PATH_MAX + 16])
 {
 	snprintf(out, PATH_MAX + 16, "%s" PARTIAL, file);
+}
+
+/* That in which the image of a snapshot is. */
+static void folder_path(const struct guest_image *w, char out[PATH_MAX])
+{
+	snprintf(out, PATH_MAX, "%.*s", (int)(strrchr(w->file, '/') - w->file), w->file);
+}
+
+static int folder_open(struct guest_image *w, struct error *e)
+{
+	char folder[PATH_MAX];
+
+	folder_path(w, folder);
+	w->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return w->folder < 0 ? error_set(e, -errno, "cannot open %s: %s", folder, strerror(errno))
+			     : 0;
+}
+
+static int work_ask(struct guest *g, json_t *request, vm_child_reply_fn *fn)
+{
+	const int fds[] = {g->image->fd, g->image->folder};
+
+	return vm_child_ask(g->child, request, fds, g->image->folder < 0 ? 1 : 2, QUICK_NS, fn, g);
 }
 
 bool guest_image_restoring(const struct guest *g)
@@ -71,6 +96,9 @@ void guest_image_drop(struct guest *g)
 	if (g->image && !g->image->restoring && !g->saved) {
 		partial_path(g->image->file, partial);
 		unlink(partial);
+		folder_path(g->image, partial);
+		if (g->image->folder >= 0)
+			snapshot_remove(partial);
 	}
 	work_free(g->image);
 	g->image = NULL;
@@ -171,7 +199,11 @@ static void save_undo(struct guest *g, int code, const char *text)
 static void save_kept(struct guest *g)
 {
 	int rc = file_name(g->image->file);
+	char folder[PATH_MAX];
 
+	folder_path(g->image, folder);
+	if (!rc && g->image->folder >= 0)
+		rc = snapshot_name(folder);
 	if (rc) {
 		save_failed(g, rc, strerror(-rc));
 		return;
@@ -291,7 +323,7 @@ static int save_ask(struct guest *g, const struct save_options *o, struct error 
 		json_object_set_new(request, "compression", json_string(o->compression));
 	if (request)
 		key_put(g->image, request);
-	rc = vm_child_ask(g->child, request, &g->image->fd, 1, QUICK_NS, save_asked, g);
+	rc = work_ask(g, request, save_asked);
 	return rc ? error_set(e, rc, "the VM process cannot be asked: %s", strerror(-rc)) : 0;
 }
 
@@ -308,12 +340,14 @@ int guest_save(struct guest *g, const struct save_options *o, struct error *e, c
 	rc = key_take(g->image, o->key_file, e, hint);
 	if (!rc)
 		rc = partial_open(g->image, e, hint);
+	if (!rc && o->snapshot)
+		rc = folder_open(g->image, e);
 	if (rc) {
 		work_free(g->image); /* a file that another save writes is not ours */
 		g->image = NULL;
 		return rc;
 	}
-	guest_operation_begin(g, "save");
+	guest_operation_begin(g, o->snapshot ? "snapshot" : "save");
 	timeline_add(&g->timeline, "save asked", "to %s", o->file);
 	rc = save_ask(g, o, e);
 	if (rc)
@@ -340,7 +374,7 @@ static int disk_check(const struct image_disk *want, const struct offered_disk *
 	return 0;
 }
 
-static int disks_check(struct guest *g, const struct image_info *about, bool forced,
+static int disks_check(struct guest *g, const struct image_info *about, bool forced, bool put_back,
 		       struct error *e, const char **hint)
 {
 	struct offer *now = calloc(1, sizeof(*now));
@@ -358,7 +392,8 @@ static int disks_check(struct guest *g, const struct image_info *about, bool for
 		writable |= !about->disks[i].readonly;
 	}
 	free(now);
-	if (rc || !writable || forced || !g->own.record.term || g->disks_term == about->term)
+	if (rc || !writable || forced || put_back || !g->own.record.term ||
+	    g->disks_term == about->term)
 		return rc;
 	return guest_refuse(e, hint, -EPERM,
 			    "what the guest remembers of its disks would be wrong, and destroy "
@@ -379,8 +414,8 @@ static int identity_check(struct guest *g, const struct image_info *about, struc
 }
 
 /* The image's VM file; a refusal leaves that of before. */
-static int config_try(struct guest *g, const struct image_info *about, bool forced, struct error *e,
-		      const char **hint)
+static int config_try(struct guest *g, const struct image_info *about, bool forced, bool put_back,
+		      struct error *e, const char **hint)
 {
 	char *config = g->config, *origin = g->origin;
 	int rc;
@@ -390,7 +425,7 @@ static int config_try(struct guest *g, const struct image_info *about, bool forc
 	if (rc)
 		error_set(e, rc, "out of memory");
 	else
-		rc = disks_check(g, about, forced, e, hint);
+		rc = disks_check(g, about, forced, put_back, e, hint);
 	if (rc) {
 		free(g->config);
 		free(g->origin);
@@ -405,7 +440,7 @@ static int config_try(struct guest *g, const struct image_info *about, bool forc
 
 /* The VM of the image, ready to be started. */
 static int restore_prepare(struct guest *g, const struct image_info *about, bool forced,
-			   struct error *e, const char **hint)
+			   bool put_back, struct error *e, const char **hint)
 {
 	int rc = guest_busy(g, e, hint);
 
@@ -414,8 +449,12 @@ static int restore_prepare(struct guest *g, const struct image_info *about, bool
 	if (g->child)
 		return guest_start_refused(g, -EBUSY, e, hint);
 	rc = identity_check(g, about, e, hint);
+	if (!rc && g->torn && !put_back && !forced)
+		rc = guest_refuse(e, hint, -EPERM, "roll it back once more: `pollux rollback`",
+				  "the disks of %s are half those of the snapshot '%s'", g->name,
+				  g->torn);
 	if (!rc)
-		rc = config_try(g, about, forced, e, hint);
+		rc = config_try(g, about, forced, put_back, e, hint);
 	if (rc)
 		return rc;
 	if (!g->own.record.term && g->own.state == OWN_NONE)
@@ -424,19 +463,36 @@ static int restore_prepare(struct guest *g, const struct image_info *about, bool
 	return rc ? error_set(e, rc, "OpenSSL has no random numbers") : 0;
 }
 
+/* From its start until all is back its disks may be neither what they were nor what they
+ * shall be: stored with the new term. */
+static void torn_set(struct guest *g, const struct guest_image *w)
+{
+	char folder[PATH_MAX] = "";
+
+	free(g->torn);
+	g->torn = NULL;
+	if (!w)
+		return;
+	folder_path(w, folder);
+	g->torn = strdup(strrchr(folder, '/') + 1);
+}
+
 static int restore_begin(struct guest *g, struct guest_image *w, bool forced, struct error *e,
 			 const char **hint)
 {
 	int rc;
 
+	if (w->folder >= 0)
+		torn_set(g, w);
 	g->image = w;
-	guest_operation_begin(g, "restore");
+	guest_operation_begin(g, w->folder < 0 ? "restore" : "rollback");
 	timeline_add(&g->timeline, "restore asked", "from %s", w->file);
 	rc = guest_ask_ownership(g,
 				 &(struct ownership_input){.type = OWN_EV_RUN, .forced = forced});
 	if (!rc)
 		return 0;
 	g->image = NULL;
+	torn_set(g, NULL);
 	g->operation.state = OPERATION_NONE;
 	return guest_start_refused(g, rc, e, hint);
 }
@@ -460,7 +516,7 @@ static int image_begin(struct agent *a, struct guest_image *w, bool forced, stru
 		rc = error_set(e, -EBADMSG, "%s: the VM file in it is that of '%s'", w->file,
 			       (*out)->name);
 	if (!rc)
-		rc = restore_prepare(*out, about, forced, e, hint);
+		rc = restore_prepare(*out, about, forced, w->folder >= 0, e, hint);
 	if (!rc)
 		rc = restore_begin(*out, w, forced, e, hint);
 	image_close(image);
@@ -480,6 +536,11 @@ int guest_restore(struct agent *a, const struct restore_options *o, struct guest
 	if (!w)
 		return error_set(e, -ENOMEM, "out of memory");
 	w->lazy = o->lazy;
+	rc = o->snapshot ? folder_open(w, e) : 0;
+	if (rc) {
+		work_free(w);
+		return rc;
+	}
 	rc = key_take(w, o->key_file, e, hint);
 	if (!rc) {
 		w->fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -512,9 +573,21 @@ void guest_image_load(struct guest *g)
 
 	if (request)
 		key_put(g->image, request);
-	rc = vm_child_ask(g->child, request, &g->image->fd, 1, QUICK_NS, load_asked, g);
+	rc = work_ask(g, request, load_asked);
 	if (rc)
 		restore_failed(g, rc, strerror(-rc));
+}
+
+/* The disks are what they were: nothing was put back. */
+static void torn_clear(struct guest *g)
+{
+	struct error e = {0};
+
+	if (!g->torn || g->image->folder < 0)
+		return;
+	torn_set(g, NULL);
+	if (guest_store(g, &g->own.record, &e))
+		log_error("%s", e.text);
 }
 
 /* From here on the disks are this term's. */
@@ -525,6 +598,7 @@ static void restore_loaded(struct guest *g)
 
 	work_free(g->image);
 	g->image = NULL;
+	torn_set(g, NULL);
 	g->disks_term = g->own.record.term;
 	rc = saved_store(g, NULL, &e);
 	if (rc)
@@ -548,9 +622,11 @@ void guest_image_event(struct guest *g, const json_t *message)
 		return;
 	if (g->image->restoring && ok)
 		restore_loaded(g);
-	else if (g->image->restoring)
+	else if (g->image->restoring) {
+		if (!json_is_true(json_object_get(message, "disks_touched")))
+			torn_clear(g);
 		restore_failed(g, code, text);
-	else if (ok)
+	} else if (ok)
 		save_written(g, message);
 	else
 		save_failed(g, code, text);

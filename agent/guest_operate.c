@@ -129,6 +129,8 @@ static const struct {
 	{"dump-core", guest_dump_check},
 	{"save", guest_image_check},
 	{"restore", check_start},
+	{"snapshot", guest_image_check},
+	{"rollback", check_start},
 	{"upgrade", check_upgrade},
 };
 
@@ -227,6 +229,12 @@ int guest_start(struct agent *a, const char *config, const char *origin, bool fo
 		return rc;
 	if (g->child)
 		return guest_start_refused(g, -EBUSY, e, hint);
+	if (g->torn && !forced)
+		return guest_refuse(e, hint, -EPERM,
+				    "roll it back once more: `pollux rollback`; --force starts it "
+				    "from what its disks are",
+				    "the disks of %s are half those of the snapshot '%s'", g->name,
+				    g->torn);
 	rc = guest_identity_draw(g);
 	if (rc)
 		return error_set(e, rc, "OpenSSL has no random numbers");

@@ -55,6 +55,10 @@ static json_t *record_json(const struct guest *g, const struct ownership_record 
 		json_decref(o);
 		return NULL;
 	}
+	if (o && g->torn && json_object_set_new(o, "torn", json_text(g->torn))) {
+		json_decref(o);
+		return NULL;
+	}
 	if (o && g->saved && json_object_set_new(o, "saved", json_text(g->saved))) {
 		json_decref(o);
 		return NULL;
@@ -128,6 +132,8 @@ static int record_take(const json_t *o, struct guest *g, struct ownership_record
 	if (rc)
 		return rc;
 	if (*json_text_of(o, "saved") && !(g->saved = strdup(json_text_of(o, "saved"))))
+		return -ENOMEM;
+	if (*json_text_of(o, "torn") && !(g->torn = strdup(json_text_of(o, "torn"))))
 		return -ENOMEM;
 	g->disks_term = (uint64_t)json_integer_of(o, "disks_term", (json_int_t)record->term);
 	snprintf(g->peer, sizeof(g->peer), "%s", json_text_of(o, "peer"));

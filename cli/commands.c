@@ -192,6 +192,41 @@ const struct command commands[] = {
 	  {"force", NULL,
 	   "I have put its disks back, or another host may own it: two copies may then run", NULL}},
 	 command_restore},
+	{"snapshot",
+	 "VM NAME",
+	 2,
+	 2,
+	 true,
+	 "keep a VM as it is now, with its disks",
+	 "Memory, machine state and copies of the writable disks of one moment go to polluxd's "
+	 "state "
+	 "folder; the VM runs on. It stands still while its disks are copied: for a moment where "
+	 "the file system shares blocks between files (and the disks are in the same one), else as "
+	 "long as that takes. Ctrl-C cancels.",
+	 {{"delete", NULL, "delete that snapshot", NULL}},
+	 command_snapshot},
+	{"snapshots",
+	 "VM",
+	 1,
+	 1,
+	 true,
+	 "list the snapshots of a VM",
+	 "One line a snapshot: name, when it was made, how much room it takes.",
+	 {{0}},
+	 command_snapshots},
+	{"rollback",
+	 "VM NAME",
+	 2,
+	 2,
+	 true,
+	 "make a VM what it was at a snapshot",
+	 "A VM that runs is ended at once. Its disks become those of the snapshot, and it goes on "
+	 "from "
+	 "there: what was written since is lost. If this is interrupted, do it once more: until "
+	 "then "
+	 "the VM cannot be started.",
+	 {{0}},
+	 command_rollback},
 	{"upgrade",
 	 "[VM]",
 	 0,

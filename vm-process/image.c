@@ -13,7 +13,8 @@ struct image_job {
 	struct process *process;
 	const char *what; /* "save", "restore", "memory" */
 	int (*run)(struct image_job *j, struct error *e);
-	int fd;
+	int fd, folder; /* folder: of a snapshot, or -1 */
+	bool disks_touched;
 	pthread_t thread;
 	bool keep, encrypted, lazy;
 	struct image_key key;
@@ -31,6 +32,8 @@ static void job_free(struct image_job *j)
 	image_info_free(&j->info);
 	if (j->fd >= 0)
 		close(j->fd);
+	if (j->folder >= 0)
+		close(j->folder);
 	free(j);
 }
 
@@ -59,6 +62,8 @@ static int on_paused(void *ctx, struct error *e)
 	struct image_job *j = ctx;
 
 	j->paused_at = clock_ns();
+	if (j->folder >= 0)
+		return image_disks_copy(j->process, j->folder, &j->progress.cancel, e);
 	return disks_sync(j->process, e);
 }
 
@@ -97,7 +102,16 @@ static int restore_run(struct image_job *j, struct error *e)
 
 	if (rc)
 		return rc;
-	rc = image_load(image, j->process->vm, &j->progress, e);
+	/* Nothing is put back for an image that cannot be used. */
+	if (j->folder >= 0)
+		rc = image_verify(image, &j->progress, e);
+	if (!rc && j->folder >= 0) {
+		j->disks_touched = true;
+		atomic_store(&j->progress.pages, 0);
+		rc = image_disks_put_back(j->process, j->folder, &j->progress.cancel, e);
+	}
+	if (!rc)
+		rc = image_load(image, j->process->vm, &j->progress, e);
 	image_close(image);
 	return rc;
 }
@@ -133,6 +147,7 @@ static void job_report(struct process *p, const struct image_job *j, int rc)
 	if (event && rc) {
 		text_copy(text, sizeof(text), j->error.text[0] ? j->error.text : strerror(-rc));
 		json_object_set_new(event, "code", json_integer(rc));
+		json_object_set_new(event, "disks_touched", json_boolean(j->disks_touched));
 		json_object_set_new(event, "error", json_string(text));
 	}
 	process_event(p, event);
@@ -195,20 +210,28 @@ static void *job_main(void *ctx)
 
 /* ---- requests ----------------------------------------------------------------------- */
 
-static int job_new(struct process *p, const json_t *request, int fd, struct image_job **out,
-		   struct error *e)
+static void files_close(int fd, int folder)
+{
+	if (fd >= 0)
+		close(fd);
+	if (folder >= 0)
+		close(folder);
+}
+
+static int job_new(struct process *p, const json_t *request, int fd, int folder,
+		   struct image_job **out, struct error *e)
 {
 	struct image_job *j = calloc(1, sizeof(*j));
 	int rc = 0;
 
 	if (!j || fd < 0) {
 		free(j);
-		if (fd >= 0)
-			close(fd);
+		files_close(fd, folder);
 		return error_set(e, -EINVAL, "a file must come with it");
 	}
 	j->process = p;
 	j->fd = fd;
+	j->folder = folder;
 	j->began = clock_ns();
 	j->encrypted = json_object_get(request, "key");
 	if (j->encrypted)
@@ -233,7 +256,7 @@ static int job_start(struct process *p, struct image_job *j, struct error *e)
 	return 0;
 }
 
-static void disks_describe(const struct process *p, struct image_info *out)
+static void disks_describe(const struct process *p, bool copied, struct image_info *out)
 {
 	out->disk_count = p->config.disk_count;
 	for (unsigned i = 0; i < out->disk_count; i++) {
@@ -242,11 +265,12 @@ static void disks_describe(const struct process *p, struct image_info *out)
 		strcpy(d->path, p->config.disks[i].path);
 		d->size = p->disks[i].file->size;
 		d->readonly = p->disks[i].file->readonly;
+		d->copied = copied && !d->readonly;
 	}
 }
 
-static int info_take(const struct process *p, const json_t *request, struct image_info *out,
-		     struct error *e)
+static int info_take(const struct process *p, const json_t *request, bool copied,
+		     struct image_info *out, struct error *e)
 {
 	const char *config = json_string_value(json_object_get(request, "config"));
 	const char *origin = json_string_value(json_object_get(request, "origin"));
@@ -260,11 +284,12 @@ static int info_take(const struct process *p, const json_t *request, struct imag
 	out->term = (uint64_t)json_integer_value(json_object_get(request, "term"));
 	out->config = strdup(config);
 	out->origin = strdup(origin);
-	disks_describe(p, out);
+	disks_describe(p, copied, out);
 	return out->config && out->origin ? 0 : error_set(e, -ENOMEM, "out of memory");
 }
 
-static int may_save(const struct process *p, bool keep, struct error *e)
+/* `alone`: without its disks. */
+static int may_save(const struct process *p, bool keep, bool alone, struct error *e)
 {
 	if (p->role != ROLE_PRIMARY || !p->vm_started || p->vm_ended)
 		return error_set(e, -EINVAL, "the vm does not run here");
@@ -272,7 +297,7 @@ static int may_save(const struct process *p, bool keep, struct error *e)
 		return error_set(e, -EBUSY, "a protected vm cannot be saved: unprotect first");
 	if (p->image || p->image_saved || p->dump)
 		return error_set(e, -EBUSY, "the vm is being saved already, or its core written");
-	for (unsigned i = 0; keep && i < p->config.disk_count; i++)
+	for (unsigned i = 0; keep && alone && i < p->config.disk_count; i++)
 		if (!p->disks[i].file->readonly)
 			return error_set(e, -EINVAL,
 					 "a vm with a writable disk cannot run on: its disk would "
@@ -280,18 +305,17 @@ static int may_save(const struct process *p, bool keep, struct error *e)
 	return process_whole(p, e);
 }
 
-int image_save_begin(struct process *p, const json_t *request, int fd, struct error *e)
+int image_save_begin(struct process *p, const json_t *request, int fd, int folder, struct error *e)
 {
 	bool keep = json_is_true(json_object_get(request, "keep"));
 	struct image_job *j;
-	int compression = COMPRESS_LZ4, rc = may_save(p, keep, e);
+	int compression = COMPRESS_LZ4, rc = may_save(p, keep, folder < 0, e);
 
 	if (rc) {
-		if (fd >= 0)
-			close(fd);
+		files_close(fd, folder);
 		return rc;
 	}
-	rc = job_new(p, request, fd, &j, e);
+	rc = job_new(p, request, fd, folder, &j, e);
 	if (rc)
 		return rc;
 	j->what = "save";
@@ -299,7 +323,7 @@ int image_save_begin(struct process *p, const json_t *request, int fd, struct er
 	j->keep = keep;
 	rc = compression_parse(request, &compression, e);
 	if (!rc)
-		rc = info_take(p, request, &j->info, e);
+		rc = info_take(p, request, folder >= 0, &j->info, e);
 	if (rc) {
 		job_free(j);
 		return rc;
@@ -308,17 +332,17 @@ int image_save_begin(struct process *p, const json_t *request, int fd, struct er
 	return job_start(p, j, e);
 }
 
-int image_restore_begin(struct process *p, const json_t *request, int fd, struct error *e)
+int image_restore_begin(struct process *p, const json_t *request, int fd, int folder,
+			struct error *e)
 {
 	struct image_job *j;
 	int rc;
 
 	if (!p->vm || p->role != ROLE_PRIMARY || p->vm_started || p->image || p->image_loaded) {
-		if (fd >= 0)
-			close(fd);
+		files_close(fd, folder);
 		return error_set(e, -EINVAL, "only a new primary can be restored");
 	}
-	rc = job_new(p, request, fd, &j, e);
+	rc = job_new(p, request, fd, folder, &j, e);
 	if (rc)
 		return rc;
 	j->what = "restore";

@@ -224,12 +224,12 @@ static int do_quit(struct process *p, struct request *q, struct error *e)
 
 static int do_save(struct process *p, struct request *q, struct error *e)
 {
-	return image_save_begin(p, q->body, request_fd(q, 0), e);
+	return image_save_begin(p, q->body, request_fd(q, 0), request_fd(q, 1), e);
 }
 
 static int do_restore(struct process *p, struct request *q, struct error *e)
 {
-	return image_restore_begin(p, q->body, request_fd(q, 0), e);
+	return image_restore_begin(p, q->body, request_fd(q, 0), request_fd(q, 1), e);
 }
 
 static int do_go(struct process *p, struct request *q, struct error *e)

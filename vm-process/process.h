@@ -151,12 +151,18 @@ int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e) 
 json_t *migrate_json(struct process *p);
 
 /* ---- image.c: saved images ------------------------------------------------ */
-/* `fd` is taken over. */
-int image_save_begin(struct process *p, const json_t *request, int fd, struct error *e) MUST_CHECK;
-int image_restore_begin(struct process *p, const json_t *request, int fd,
+/* `fd` is taken over, and `folder`, that of a snapshot, or -1. */
+int image_save_begin(struct process *p, const json_t *request, int fd, int folder,
+		     struct error *e) MUST_CHECK;
+int image_restore_begin(struct process *p, const json_t *request, int fd, int folder,
 			struct error *e) MUST_CHECK;
 int image_go(struct process *p, struct error *e) MUST_CHECK;
 void image_cancel(struct process *p);
+/* Of a snapshot's folder: disk-N.img for each writable disk. */
+int image_disks_copy(struct process *p, int folder, const atomic_bool *cancel,
+		     struct error *e) MUST_CHECK;
+int image_disks_put_back(struct process *p, int folder, const atomic_bool *cancel,
+			 struct error *e) MUST_CHECK;
 json_t *image_json(const struct process *p); /* progress, or NULL */
 void image_end(struct process *p);           /* cancel, and wait */
 

@@ -43,8 +43,10 @@
  *                                                    that it has begun
  *   dump-cancel {}                                   its end follows, if one is under way
  *   save       {"config", "origin", "identity", "term", "keep": goes on afterwards, "key": hex,
- *               "compression"} + an empty file       primary: save an image; event "image" follows
- *   restore    {"key": hex, "lazy": bool} + a file   new primary: load an image, instead of boot;
+ *               "compression"} + an empty file       primary: save an image; event "image" follows;
+ *                                                    a folder beside it: with copies of the disks
+ *   restore    {"key": hex, "lazy": bool} + a file   new primary: load an image, instead of boot,
+ *                                                    after its disks were put back from a folder;
  *                                                    event "image" follows
  *   go         {}                                    ...and then start
  *   image-cancel {}                                  the save or restore that is under way

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Copies of a snapshot's disks: by reference where the file system can, else octet by octet. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "vm-process/process.h"
+
+#define LOG_MODULE "image"
+#define PART       (1u << 20)
+#define ALIGN      4096u /* disks may be open with O_DIRECT */
+
+static int part_write(int fd, const uint8_t *data, size_t n, off_t at)
+{
+	while (n) {
+		ssize_t put = pwrite(fd, data, n, at);
+
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put < 0)
+			return -errno;
+		data += put;
+		at += put;
+		n -= (size_t)put;
+	}
+	return 0;
+}
+
+/* One part, which may end with the file. */
+static int part_copy(int from, int to, off_t at, off_t end, uint8_t *buffer)
+{
+	size_t want = end - at < (off_t)PART ? (size_t)(end - at) : PART;
+	size_t room = (want + ALIGN - 1) / ALIGN * ALIGN;
+	ssize_t got = pread(from, buffer, room, at);
+
+	if (got < 0)
+		return -errno;
+	if ((size_t)got < want)
+		return -EIO;
+	return part_write(to, buffer, want, at);
+}
+
+static int data_copy(int from, int to, off_t at, off_t end, uint8_t *buffer,
+		     const atomic_bool *cancel)
+{
+	int rc = 0;
+
+	at -= at % ALIGN;
+	for (; !rc && at < end; at += PART)
+		rc = atomic_load(cancel) ? -ECANCELED : part_copy(from, to, at, end, buffer);
+	return rc;
+}
+
+/* Where `from` has no data `to` becomes zero. */
+static int hole_make(int to, off_t at, off_t end)
+{
+	if (at >= end || !fallocate(to, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, end - at))
+		return 0;
+	return fallocate(to, FALLOC_FL_ZERO_RANGE, at, end - at) ? -errno : 0;
+}
+
+static int octets_copy(int from, int to, off_t size, const atomic_bool *cancel)
+{
+	uint8_t *buffer = aligned_alloc(ALIGN, PART);
+	off_t at = 0;
+	int rc = buffer ? 0 : -ENOMEM;
+
+	while (!rc && at < size) {
+		off_t data = lseek(from, at, SEEK_DATA), hole;
+
+		if (data < 0)
+			data = errno == ENXIO ? size : at;
+		hole = data < size ? lseek(from, data, SEEK_HOLE) : size;
+		if (hole < 0 || hole > size)
+			hole = size;
+		rc = hole_make(to, at, data);
+		if (!rc)
+			rc = data_copy(from, to, data, hole, buffer, cancel);
+		at = hole;
+	}
+	free(buffer);
+	return rc;
+}
+
+static int disk_copy(int from, int to, uint64_t size, const atomic_bool *cancel)
+{
+	int rc = fault_point("image.disk");
+
+	if (!rc && ioctl(to, FICLONE, from))
+		rc = octets_copy(from, to, (off_t)size, cancel);
+	if (!rc && fsync(to))
+		rc = -errno;
+	return rc;
+}
+
+static bool is_copied(const struct process *p, unsigned i)
+{
+	return !p->disks[i].file->readonly && p->disks[i].file->fd >= 0;
+}
+
+int image_disks_copy(struct process *p, int folder, const atomic_bool *cancel, struct error *e)
+{
+	char name[32];
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < p->config.disk_count; i++) {
+		struct disk_backend *d = p->disks[i].file;
+		int fd;
+
+		if (!is_copied(p, i))
+			continue;
+		snprintf(name, sizeof(name), "disk-%u.img", i);
+		fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		rc = fd < 0 || ftruncate(fd, (off_t)d->size) ? -errno : 0;
+		if (!rc)
+			rc = disk_copy(d->fd, fd, d->size, cancel);
+		if (fd >= 0)
+			close(fd);
+		if (rc)
+			error_set(e, rc, "cannot copy disk %u: %s", i, strerror(-rc));
+	}
+	return rc;
+}
+
+int image_disks_put_back(struct process *p, int folder, const atomic_bool *cancel, struct error *e)
+{
+	char name[32];
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < p->config.disk_count; i++) {
+		struct disk_backend *d = p->disks[i].file;
+		int fd;
+
+		if (!is_copied(p, i))
+			continue;
+		snprintf(name, sizeof(name), "disk-%u.img", i);
+		fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+		rc = fd < 0 ? -errno : disk_copy(fd, d->fd, d->size, cancel);
+		if (fd >= 0)
+			close(fd);
+		if (rc)
+			error_set(e, rc, "cannot put disk %u back: %s", i, strerror(-rc));
+	}
+	return rc;
+}
