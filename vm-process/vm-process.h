@@ -67,8 +67,9 @@
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
  *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}
  *   {"event": "progress", ...the stats of the first copy or image}  about once a second
- *   {"event": "image", "what": "save"|"restore"|"memory", "ok": bool, "code", "error", "pages", "bytes",
- *    "ms", "pause_ms"}                               after a save the vm is paused, unless "keep";
+ *   {"event": "image", "what": "save"|"restore"|"memory", "ok": bool, "code", "error",
+ *    "disks_touched": bool, "pages", "bytes", "ms", "pause_ms"}
+ *                                                    after a save the vm is paused, unless "keep";
  *                                                    "memory": all of a lazy restore is there
  */
 #ifndef POLLUX_VM_PROCESS_H
