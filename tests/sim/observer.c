@@ -249,10 +249,33 @@ static bool vm_is_up(const struct proc *p)
 	return p->role == PROC_RUNS && !p->stalled && !p->frozen && !p->dead_stop && !p->ended;
 }
 
+/* Acknowledgement and BYE are waited for 300 ms each, a store takes up to 64 (and may follow
+ * another), ticks and messages a few. */
+#define UNTOLD_MOST (800 * NS_PER_MS)
+
+/* I7: a source that has told nobody stands still for a stated time at most, if its own host
+ * lets it. */
+static void check_standstill(struct world *w, struct host *h)
+{
+	bool told = h->agent.own.state == OWN_HANDED || h->agent.own.state == OWN_RELEASED;
+	bool able = h->agent.gen && h->frozen_until <= w->now && !h->store_fails &&
+		    !h->agent.own.store_at;
+
+	if (!is_frozen(&h->proc) || told || !able)
+		h->still_since = 0;
+	else if (!h->still_since)
+		h->still_since = w->now;
+	else if (w->now - h->still_since > UNTOLD_MOST)
+		violate(w, V_I7, "I7: the guest stands still at %c, and nobody was told why",
+			h == w->host ? 'A' : 'B');
+}
+
 void observe_step(struct world *w)
 {
 	bool up = vm_is_up(&w->host[0].proc) || vm_is_up(&w->host[1].proc);
 
+	for (int i = 0; i < HOSTS; i++)
+		check_standstill(w, &w->host[i]);
 	if (!w->outage_bound || !w->lineages)
 		return;
 	if (up)

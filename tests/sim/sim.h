@@ -210,7 +210,8 @@ struct host {
 	struct proc proc;
 	enum fence_mode fence;
 	bool can_fence, store_fails;
-	uint64_t local_at; /* what its processes tell each other stays in order */
+	uint64_t still_since; /* its guest stands still, and nobody was told */
+	uint64_t local_at;    /* what its processes tell each other stays in order */
 	/* Actions done; power fails, or polluxd ends, at that one. */
 	uint64_t steps, crash_at_step, agent_ends_at_step;
 };
