@@ -99,15 +99,21 @@ struct fresh_run {
 	struct iovec pages[FRESH_RUN_MAX];
 };
 
-static void run_flush(struct replica *r, struct fresh_run *run)
+static bool run_write(struct replica *r, const struct fresh_run *run)
 {
 	ssize_t want = (ssize_t)run->count * VM_PAGE_SIZE;
-	uint64_t at = run->first * VM_PAGE_SIZE;
 
-	if (run->count && pwritev(vm_ram_fd(r->vm), run->pages, run->count, (off_t)at) != want)
+	return !fault_point("replica.write") && pwritev(vm_ram_fd(r->vm), run->pages, run->count,
+							(off_t)(run->first * VM_PAGE_SIZE)) == want;
+}
+
+static void run_flush(struct replica *r, struct fresh_run *run)
+{
+	uint8_t *at = vm_ram(r->vm) + run->first * VM_PAGE_SIZE;
+
+	if (run->count && !run_write(r, run))
 		for (int i = 0; i < run->count; i++)
-			memcpy(vm_ram(r->vm) + at + (uint64_t)i * VM_PAGE_SIZE,
-			       run->pages[i].iov_base, VM_PAGE_SIZE);
+			memcpy(at + (size_t)i * VM_PAGE_SIZE, run->pages[i].iov_base, VM_PAGE_SIZE);
 	run->count = 0;
 }
 

@@ -312,6 +312,19 @@ static void failed_seal_is_tried_again(void **state)
 	twin_end(t);
 }
 
+/* Then its mapping is written. */
+static void image_file_refuses_pages(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t;
+
+	fault_arm("replica.write", 1, EIO);
+	t = twin_protected(&c, false, 5);
+	assert_int_equal(fault_point("replica.write"), 0); /* it was met */
+	cut_and_promote(t);
+	twin_end(t);
+}
+
 /* Without the record of one write the twin's disk is no epoch any more. */
 static void lost_write_ends_the_session(void **state)
 {
@@ -356,6 +369,7 @@ int main(void)
 		cmocka_unit_test(refusals_say_why),
 		cmocka_unit_test(failed_commit_breaks_the_twin),
 		cmocka_unit_test(failed_seal_is_tried_again),
+		cmocka_unit_test(image_file_refuses_pages),
 		cmocka_unit_test(lost_write_ends_the_session),
 		cmocka_unit_test(endless_seal_ends_the_session),
 	};
