@@ -163,7 +163,7 @@ def move(source, target, streams, limit_ms, load, mib):
                                source.config], check=False, capture_output=True, text=True,
                               timeout=180)
         if done.returncode:
-            if "downtime" in done.stderr + done.stdout:
+            if "faster than the link" in done.stderr + done.stdout:
                 return None
             raise PolluxError(done.stderr + done.stdout)
         result = result_of(json.loads(done.stdout), source.log.read_text())
