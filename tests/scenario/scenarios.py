@@ -4,6 +4,7 @@ about does not hold."""
 import pathlib
 import shlex
 import shutil
+import struct
 
 from privileged import privileged_behaviour_equals_kvm
 
@@ -394,6 +395,64 @@ def wire_shows_nothing(arena):
     arena.cluster.client_stop()
 
 
+# ---- its new place ---------------------------------------------------------------------------------
+
+GUEST_MAC = bytes.fromhex("525400990001")
+
+
+def _frames(path):
+    """(ns, frame) of a capture: the nanosecond variety of the classic pcap format."""
+    with open(path, "rb") as f:
+        data = f.read()
+    must(struct.unpack_from("<I", data)[0] == 0xa1b23c4d, "the capture is of another format")
+    at = 24
+    while at + 16 <= len(data):
+        seconds, ns, size, _whole = struct.unpack_from("<IIII", data, at)
+        yield seconds * 10**9 + ns, data[at + 16:at + 16 + size]
+        at += 16 + size
+
+
+def _announcement(frame):
+    """What kind of one the frame is: it teaches the switches, or neighbours by IPv4 or IPv6."""
+    kind, body = frame[12:14], frame[14:]
+    if frame[6:12] != GUEST_MAC:
+        return None
+    if kind == b"\x80\x35":
+        return "RARP"
+    if kind == b"\x08\x06" and body[14:18] == body[24:28]:
+        return "gratuitous ARP"
+    if kind == b"\x86\xdd" and body[6] == 58 and body[40] == 136 and body[24:26] == b"\xff\x02":
+        return "unsolicited NA"
+    return None
+
+
+def failover_is_announced(arena):
+    """Within a second all that has to know knows where the guest is: switches by RARP, neighbours by
+    what Linux sends when it is asked to (VIRTIO_NET_F_GUEST_ANNOUNCE), the bridge by any of them."""
+    arena.protected()
+    path = arena.lab("pcap", net="front", on=True)["path"]
+    arena.lab("kill", host="hosta")
+    arena.replies(10)
+    fdb = arena.cluster.run("hostb", "bridge fdb show br br0")[1]
+    arena.linger()
+    arena.lab("pcap", net="front", on=False)
+    at = {}
+    for ns, frame in _frames(path):
+        kind = _announcement(frame)
+        if kind:
+            at.setdefault(kind, ns)
+    must("RARP" in at, f"no RARP is in the capture, but {list(at)}")
+    for kind in ("gratuitous ARP", "unsolicited NA"):
+        must(kind in at, f"no {kind} is in the capture")
+        late = (at[kind] - at["RARP"]) / 1e6
+        must(abs(late) < 1000, f"the {kind} came {late:.0f} ms after the RARP")
+        print(f"# {kind}: {late:.1f} ms after the RARP")
+    mac = ":".join(f"{b:02x}" for b in GUEST_MAC)
+    must(any(line.startswith(f"{mac} dev demo0 ") for line in fdb.splitlines()),
+         f"the bridge takes {mac} to be elsewhere: {fdb}")
+    arena.client_verdict()
+
+
 # What the guest's memory, its kernel and its disk are full of.
 SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio_blk")
 
@@ -405,7 +464,7 @@ ALL = {f.__name__: f for f in (
     standby_host_dies_continue, standby_host_dies_stall, standby_vm_process_dies,
     link_cut_with_fence, link_cut_without_fence, operator_decides,
     unprotect_is_no_failure, shutdown_is_no_failure, primary_dies_in_first_copy,
-    wire_shows_nothing)}
+    failover_is_announced, wire_shows_nothing)}
 
 # What needs a kernel of its own on each host: KVM's state, a host whose kernel dies with it.
 EMULATED = {name: ALL[name] for name in (
