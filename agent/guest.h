@@ -77,6 +77,16 @@ struct guest_dump {
 
 struct guest_image; /* guest_image.c */
 
+/* An operation that begins with the end of a protection. */
+enum chain_what { CHAIN_NONE, CHAIN_MIGRATE, CHAIN_PROTECT };
+struct chain {
+	enum chain_what what; /* is still to come */
+	char to[AGENT_NAME_MAX + 1], standby[AGENT_NAME_MAX + 1];
+	struct migrate_options migrate;
+	struct protect_options protect;
+	struct protect_again then; /* how it shall be protected when it has arrived */
+};
+
 enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_SERVING, CHILD_LEAVING };
 
 struct upgrade;
@@ -124,6 +134,7 @@ struct guest {
 	bool late;         /* the session's streams come to a VM that runs here already */
 	char postcopy[16]; /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
+	struct chain chain;
 	struct guest_image *image; /* a save or restore that is under way */
 	char *torn;                /* the snapshot of which its disks may be half; NULL: none */
 	char *saved;               /* the file in which it is; NULL: it is not */
@@ -186,8 +197,8 @@ json_t *guest_session_request(const struct session *s, const char *what);
 
 /* ---- guest_migrate.c ------------------------------------------------------------------- */
 int migrate_options_parse(const json_t *o, struct migrate_options *out, struct error *e) MUST_CHECK;
-int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
-		  const char **hint) MUST_CHECK;
+int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_options *o,
+			struct error *e, const char **hint) MUST_CHECK;
 int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 /* Into the request for the session. */
 void guest_migration_put(const struct guest *g, json_t *request);
@@ -233,6 +244,16 @@ bool guest_upgrade_ended(struct guest *g);
 void guest_upgrade_kill(struct guest *g); /* the VM is to end, whichever process has it */
 void guest_upgrade_free(struct guest *g);
 
+/* ---- guest_chain.c: what begins with the end of a protection ------------------------------ */
+int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
+		  const char **hint) MUST_CHECK;
+/* It is protected; by another host than until now. */
+int guest_standby_move(struct guest *g, const char *to, const struct protect_options *o,
+		       struct error *e, const char **hint) MUST_CHECK;
+bool guest_chain_check(struct guest *g);
+void guest_chain_undo(struct guest *g);
+void guest_chain_arrived(struct guest *g, const struct protect_again *then);
+
 /* ---- guest_postcopy.c: memory that follows ---------------------------------------------- */
 void guest_serve(struct guest *g); /* the process has something to send still */
 void guest_postcopy_event(struct guest *g, const json_t *message);
@@ -254,6 +275,7 @@ int snapshot_name(const char *partial) MUST_CHECK; /* from NAME.partial to NAME 
 /* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
 void guest_again_note(struct guest *g);   /* it is protected */
 void guest_again_later(struct guest *g);  /* it lost that */
+void guest_again_soon(struct guest *g);   /* it had to give that up for a while */
 void guest_again_forget(struct guest *g); /* and nobody wants it */
 
 /* ---- guest_console.c: run_dir/NAME.console hands each who connects to the VM process ---- */

@@ -9,6 +9,7 @@
 
 #define LOG_MODULE    "guest"
 #define AGAIN_MOST_NS (3600 * NS_PER_SEC)
+#define SOON_NS       (100 * NS_PER_MS)
 #define LASTED_NS     (600 * NS_PER_SEC)
 
 void guest_again_note(struct guest *g)
@@ -37,7 +38,7 @@ static bool again_possible(struct guest *g)
 	struct peer *p = peers_find(g->agent->peers, g->again.peer);
 
 	return g->own.state == OWN_ALONE && !g->own.storing && g->child_role == CHILD_VM &&
-	       g->child_state[0] && !g->vm_ended && !g->stopping &&
+	       g->child_state[0] && !g->postcopy[0] && !g->vm_ended && !g->stopping &&
 	       g->operation.state != OPERATION_RUNNING && p && peer_is_up(p);
 }
 
@@ -61,6 +62,17 @@ static void again_try(void *ctx)
 	log_info("%s: protecting it again on %s", g->name, again->peer);
 	if (guest_protect(g, again->peer, &again->options, &e, &hint))
 		log_warn("%s: it cannot be protected again now: %s", g->name, e.text);
+}
+
+void guest_again_soon(struct guest *g)
+{
+	struct protect_again *again = &g->again;
+
+	again->wait_ns =
+		g->agent->config.protect_again_ns ? g->agent->config.protect_again_ns : NS_PER_SEC;
+	if (!g->again_timer && loop_timer(g->agent->loop, again_try, g, &g->again_timer))
+		return;
+	loop_timer_set(g->again_timer, clock_ns() + SOON_NS);
 }
 
 void guest_again_later(struct guest *g)

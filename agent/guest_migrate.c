@@ -158,11 +158,15 @@ static int migrate_possible(struct guest *g, const char *to, struct error *e, co
 	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || g->vm_ended)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 				    "%s does not run on this host", g->name);
+	if (g->postcopy[0])
+		return guest_refuse(e, hint, -EBUSY,
+				    "try again when `pollux status` shows it complete",
+				    "a part of the memory of %s is on its way still", g->name);
 	return 0;
 }
 
-int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
-		  const char **hint)
+int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_options *o,
+			struct error *e, const char **hint)
 {
 	struct protect_options p = {.mode = "event",
 				    .policy = "continue",
@@ -273,6 +277,8 @@ void guest_migrate_check(struct guest *g)
 {
 	const json_t *why = json_object_get(json_object_get(g->stats, "migration"), "why");
 
+	if (guest_chain_check(g))
+		return;
 	if (g->own.state == OWN_NONE && g->child_role == CHILD_SERVING)
 		return;
 	if (g->own.state == OWN_NONE) {
@@ -285,6 +291,7 @@ void guest_migrate_check(struct guest *g)
 		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
 				     g->own.state == OWN_ALONE ? "the VM runs on here"
 							       : "see `pollux status`");
+		guest_chain_undo(g);
 	}
 }
 

@@ -66,13 +66,17 @@ static void check_start(struct guest *g)
 
 static void check_protect(struct guest *g)
 {
+	if (guest_chain_check(g))
+		return;
 	if (g->own.state == OWN_PRIMARY && !strcmp(g->child_state, "protected")) {
 		g->why[0] = '\0';
 		guest_again_note(g);
 		guest_operation_done(g);
-	} else if (g->own.state != OWN_PRIMARY)
+	} else if (g->own.state != OWN_PRIMARY) {
 		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
 				     "the VM runs on, unprotected");
+		guest_chain_undo(g);
+	}
 }
 
 /* Policy stall: nobody else can have the VM any more, and yet it waits for a word. */
@@ -281,12 +285,19 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 		rc = guest_peer_ready(g, to, e, hint);
 	if (rc)
 		return rc;
+	if (g->own.state == OWN_PRIMARY && strcmp(to, g->peer) != 0 &&
+	    !strcmp(g->child_state, "protected"))
+		return guest_standby_move(g, to, o, e, hint);
 	if (g->own.state == OWN_PRIMARY)
 		return guest_refuse(e, hint, -EALREADY, "unprotect it first",
 				    "%s is protected on %s", g->name, g->peer);
 	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || g->vm_ended)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 				    "%s does not run on this host", g->name);
+	if (g->postcopy[0])
+		return guest_refuse(e, hint, -EBUSY,
+				    "try again when `pollux status` shows it complete",
+				    "a part of the memory of %s is on its way still", g->name);
 	guest_peer_set(g, to);
 	guest_policy_set(g, o->policy);
 	rc = guest_session_make(g, o, e);

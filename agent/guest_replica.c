@@ -145,6 +145,8 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 		return error_set(e, rc, "%s", strerror(-rc));
 	g->session = o->session;
 	guest_policy_set(g, o->session.options.policy);
+	g->chain.then = (struct protect_again){.wanted = o->then_to[0], .options = o->then};
+	snprintf(g->chain.then.peer, sizeof(g->chain.then.peer), "%s", o->then_to);
 	/* From here on what is on the disks is a copy, also for a polluxd after this one. */
 	g->copy = true;
 	return g->own.storing ? 0 : guest_store(g, &g->own.record, e);
@@ -249,6 +251,8 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 		session_wipe(&g->session);
 	guest_console_open(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_PROMOTED, .term = session_term});
+	if (g->late)
+		guest_chain_arrived(g, &g->chain.then);
 }
 
 void guest_promote(struct guest *g, uint64_t term)

@@ -37,6 +37,10 @@ static json_t *offer_of(struct guest *g, uint64_t term)
 	if (!o || g->session.term != term)
 		goto out_offer;
 	o->session = g->session;
+	if (g->session.options.handover && g->chain.then.wanted) {
+		snprintf(o->then_to, sizeof(o->then_to), "%s", g->chain.then.peer);
+		o->then = g->chain.then.options;
+	}
 	if (guest_disks_describe(g, o, &e)) {
 		log_error("%s: %s", g->name, e.text);
 		goto out_offer;

@@ -155,6 +155,15 @@ static void fields_put(json_t *json, const struct field *fields, const struct pr
 	}
 }
 
+static json_t *then_json(const struct offer *o)
+{
+	json_t *json = json_pack("{s:s}", "to", o->then_to);
+
+	if (json)
+		fields_put(json, option_fields, &o->then);
+	return json;
+}
+
 json_t *offer_json(const struct offer *o)
 {
 	char id[2 * SESSION_ID_SIZE + 1], key[2 * SESSION_KEY_SIZE + 1];
@@ -171,6 +180,8 @@ json_t *offer_json(const struct offer *o)
 		fields_put(json, option_fields, &o->session.options);
 		fields_put(json, session_fields, &o->session.options);
 	}
+	if (json && o->then_to[0])
+		json_object_set_new(json, "then", then_json(o));
 	return json;
 }
 
@@ -228,6 +239,18 @@ static int times_take(const json_t *json, struct session *out, struct error *e)
 	return 0;
 }
 
+static int then_take(const json_t *json, struct offer *o, struct error *e)
+{
+	const char *to = json_text_of(json, "to");
+
+	if (!json)
+		return 0;
+	if (!json_is_object(json) || !*to || strlen(to) > AGENT_NAME_MAX)
+		return error_set(e, -EBADMSG, "what is to follow the migration is not understood");
+	snprintf(o->then_to, sizeof(o->then_to), "%s", to);
+	return protect_options_parse(json, false, &o->then, e);
+}
+
 static int offer_take(const json_t *json, struct offer *o, struct error *e)
 {
 	int rc;
@@ -240,6 +263,8 @@ static int offer_take(const json_t *json, struct offer *o, struct error *e)
 	rc = protect_options_parse(json, false, &o->session.options, e);
 	if (!rc)
 		rc = fields_take(json, session_fields, false, &o->session.options, e);
+	if (!rc)
+		rc = then_take(json_object_get(json, "then"), o, e);
 	if (!rc)
 		rc = times_take(json, &o->session, e);
 	if (!rc)

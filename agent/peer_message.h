@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "agent/agent.h"
 #include "agent/ownership.h"
 #include "channel/channel.h"
 #include "hypervisor/hypervisor.h"
@@ -41,6 +42,8 @@ void session_wipe(struct session *s);
 struct offer {
 	struct session session;
 	char *config, *origin;
+	char then_to[AGENT_NAME_MAX + 1]; /* migration: protect it there afterwards; "" = do not */
+	struct protect_options then;
 	unsigned disk_count;
 	struct offered_disk {
 		char path[256];

@@ -106,14 +106,15 @@ static int migrate_interrupted(const struct wait *w)
 static int recover(const struct invocation *v, const struct wait *w)
 {
 	json_t *reply, *vm = NULL;
+	char peer[80];
 	int rc = api_vm_call(v, "POST", w->vm, "/migrate/recover", NULL, &reply);
 
 	if (!rc)
 		rc = operation_wait(w, reply, &vm);
-	if (!rc)
-		rc = success_print(v, vm, "%s has all of its memory on %s\n", w->vm,
-				   json_word(vm, "peer"));
-	return rc;
+	if (rc)
+		return rc;
+	snprintf(peer, sizeof(peer), "%s", json_word(vm, "peer"));
+	return success_print(v, vm, "%s has all of its memory on %s\n", w->vm, peer);
 }
 
 static int summary_print(const struct invocation *v, const char *vm, json_t *after)

@@ -225,3 +225,90 @@ def target_cannot_load(t):
     hosts.b.up()
     connected(hosts)
     moves(hosts)
+
+
+def pulling(hosts):
+    """Postcopy whose push takes long: the guest runs there, its memory is here."""
+    command = hosts.a.pollux("migrate", "demo", "hostb", *POSTCOPY, "--bandwidth", "1",
+                             "--compression", "none", background=True)
+    hosts.b.wait("running", 60)
+    hosts.a.wait("serving")
+    return command
+
+
+def cut(hosts):
+    """The source's process hangs until the target counts its link as cut."""
+    pid = hosts.a.vm_pids()[0]
+    os.kill(pid, signal.SIGSTOP)
+    hosts.b.wait("memory-missing")
+    os.kill(pid, signal.SIGCONT)
+
+
+@case("migrate-postcopy-link-cut", restart=False, needs=("kvm", "root"))
+@case("migrate-postcopy-link-cut-polluxds-restarted", restart=True, needs=("kvm", "root"))
+def postcopy_link_cut(t, restart):
+    """The guest stands still until the link is made again, and nothing is lost."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    command = pulling(hosts)
+    cut(hosts)
+    ended(command, 1, "--recover")
+    hosts.a.wait("serving")
+    if restart:
+        for host in (hosts.a, hosts.b):
+            host.down()
+            host.up()
+        connected(hosts)
+    seen = [0, 1]  # of what it said before a console may show less at first
+    while seen[-1] != seen[-2] and len(seen) < 20:
+        seen.append(max(passes(hosts.b.console()), default=0))
+    assert seen[-1] == seen[-2], f"it stands still: {seen}"
+    assert hosts.b.vm()["state"] == "memory-missing"
+    hosts.b.refuses(3, "migrate", "demo", "--recover")
+    hosts.a.do("migrate", "demo", "--recover")
+    hosts.a.wait("none")
+    hosts.b.wait("running")
+    goes_on(hosts.b)
+    assert not hosts.fenced()
+
+
+@case("migrate-postcopy-source-dies", needs=("kvm", "root"))
+def postcopy_source_dies(t):
+    """What was not sent yet is lost with it: both sides say so, and nobody runs a torn guest."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    command = pulling(hosts)
+    os.kill(hosts.a.vm_pids()[0], signal.SIGKILL)
+    ended(command, 1, "is lost")
+    hosts.b.wait("memory-missing")
+    hosts.b.do("stop", "demo", "--force")
+    hosts.b.wait("stopped")
+
+
+@case("migrate-while-protected")
+@case("migrate-while-protected-postcopy", options=POSTCOPY, needs=("kvm", "root"))
+def while_protected(t, options=()):
+    """To the standby's host: which then has it, and the host that it left has the twin."""
+    hosts = Hosts(t, extra="protect_again_s = 1;")
+    hosts.protected()
+    here, there = hosts.a, hosts.b
+    for _ in range(2):
+        here.do("migrate", "demo", there.name, *options)
+        there.wait("protected", 40)
+        here.wait("standby")
+        goes_on(there)
+        here, there = there, here
+    assert not hosts.fenced()
+
+
+@case("migrate-while-protected-fails")
+def while_protected_fails(t):
+    """It stays, and is protected again."""
+    hosts = Hosts(t, extra="protect_again_s = 1;")
+    hosts.b.down()
+    hosts.b.up("replica.load:1")
+    connected(hosts)
+    hosts.protected()
+    assert hosts.a.pollux("migrate", "demo", "hostb").returncode == 1
+    hosts.a.wait("protected", 40)
+    hosts.b.wait("standby")
+    goes_on(hosts.a)
+    assert not hosts.fenced()

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A protected VM that is to go elsewhere, or whose twin is: the session ends first, in good
+ * order, and what was wanted follows. A VM that was protected when it set out is protected
+ * again where it arrives, by its old standby or, if it went there, by the host it left; and
+ * here, when it could not leave. Until then it says that it is not.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE   "chain"
+#define UNPROTECT_NS (30 * NS_PER_SEC)
+
+static bool is_protected(const struct guest *g)
+{
+	return g->own.state == OWN_PRIMARY && !g->session.options.handover &&
+	       !strcmp(g->child_state, "protected");
+}
+
+static void unprotected(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (rc == -EPIPE)
+		return;
+	if (rc) {
+		g->chain.what = CHAIN_NONE;
+		guest_operation_fail(g, rc, text, "it is protected still; see `pollux status`");
+		return;
+	}
+	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	timeline_add(&g->timeline, "unprotected", "to be moved");
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
+						.term = g->own.record.term});
+}
+
+/* Where it shall be protected when it has arrived on `to`. */
+static void then_note(struct guest *g, const char *to)
+{
+	struct protect_again *then = &g->chain.then;
+	const char *standby = strcmp(to, g->peer) ? g->peer : g->agent->config.name;
+
+	*then = (struct protect_again){.wanted = true, .options = g->session.options};
+	then->options.overwrite = false;
+	snprintf(then->peer, sizeof(then->peer), "%s", standby);
+	snprintf(g->chain.standby, sizeof(g->chain.standby), "%s", g->peer);
+}
+
+static int chain_begin(struct guest *g, enum chain_what what, const char *to, struct error *e,
+		       const char **hint)
+{
+	int rc = guest_peer_ready(g, to, e, hint);
+
+	if (rc)
+		return rc;
+	g->chain.what = what;
+	snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
+	guest_again_forget(g);
+	guest_operation_begin(g, what == CHAIN_MIGRATE ? "migrate" : "protect");
+	timeline_add(&g->timeline, "unprotect asked", "to be moved to %s", to);
+	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS, unprotected);
+	return 0;
+}
+
+int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
+		  const char **hint)
+{
+	int rc = guest_busy(g, e, hint);
+
+	if (rc)
+		return rc;
+	g->chain = (struct chain){.migrate = *o};
+	if (!is_protected(g))
+		return guest_migrate_begin(g, to, o, e, hint);
+	then_note(g, to);
+	return chain_begin(g, CHAIN_MIGRATE, to, e, hint);
+}
+
+int guest_standby_move(struct guest *g, const char *to, const struct protect_options *o,
+		       struct error *e, const char **hint)
+{
+	g->chain = (struct chain){.protect = *o};
+	then_note(g, to);
+	return chain_begin(g, CHAIN_PROTECT, to, e, hint);
+}
+
+static int chain_go(struct guest *g, struct error *e, const char **hint)
+{
+	struct chain *c = &g->chain;
+	enum chain_what what = c->what;
+	uint64_t id = g->operation.id;
+	int rc;
+
+	c->what = CHAIN_NONE;
+	g->operation.state = OPERATION_NONE;
+	if (what == CHAIN_MIGRATE)
+		rc = guest_migrate_begin(g, c->to, &c->migrate, e, hint);
+	else
+		rc = guest_protect(g, c->to, &c->protect, e, hint);
+	g->operation.id = id; /* to whoever waits it is one operation */
+	return rc;
+}
+
+/* It stays where it is, or its twin does: as it was before. */
+void guest_chain_undo(struct guest *g)
+{
+	struct protect_again *then = &g->chain.then;
+
+	if (!then->wanted || g->own.state != OWN_ALONE || g->child_role != CHILD_VM)
+		return;
+	g->again = *then;
+	snprintf(g->again.peer, sizeof(g->again.peer), "%s", g->chain.standby);
+	then->wanted = false;
+	log_warn("%s: it is NOT protected now; it will be again on %s", g->name, g->again.peer);
+	guest_again_soon(g);
+}
+
+/* True: the operation goes on with its next step. */
+bool guest_chain_check(struct guest *g)
+{
+	const char *hint = NULL;
+	struct error e = {0};
+	int rc;
+
+	if (g->chain.what == CHAIN_NONE)
+		return false;
+	if (g->own.state == OWN_PRIMARY)
+		return true;
+	if (g->own.state != OWN_ALONE) {
+		g->chain.what = CHAIN_NONE;
+		return false;
+	}
+	rc = chain_go(g, &e, &hint);
+	if (rc) {
+		g->operation.state = OPERATION_RUNNING;
+		guest_operation_fail(g, rc, e.text, hint);
+		guest_chain_undo(g);
+	}
+	return true;
+}
+
+/* It has arrived here, and was protected before. */
+void guest_chain_arrived(struct guest *g, const struct protect_again *then)
+{
+	if (!then->wanted)
+		return;
+	g->again = *then;
+	log_warn("%s: it is NOT protected yet; it will be on %s", g->name, g->again.peer);
+	timeline_add(&g->timeline, "unprotected", "until %s has a copy", g->again.peer);
+	guest_why(g, "it has arrived, and will be protected on %s", g->again.peer);
+	guest_again_soon(g);
+}
