@@ -367,6 +367,7 @@ void guest_free(struct guest *g)
 	offer_free(g->offer);
 	json_decref(g->stats);
 	guest_migration_free(g);
+	guest_check_free(g);
 	free(g->config);
 	free(g->origin);
 	free(g);

@@ -56,7 +56,7 @@ struct migration {
 };
 /* What an operator may choose for one. */
 struct migrate_options {
-	bool with_disks, overwrite;
+	bool with_disks, overwrite, assume_same, check;
 	unsigned bandwidth_mb, streams, downtime_ms, most_downtime_ms, most_s, throttle_max,
 		rounds_max, postcopy_after;
 	char compression[16], stuck[16];
@@ -135,6 +135,11 @@ struct guest {
 	char postcopy[16]; /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
 	struct chain chain;
+	struct {
+		uint64_t number; /* of the question that waits for its answer; 0 = none */
+		struct loop_timer *timer;
+		json_t *result; /* the last answer */
+	} check;
 	struct guest_image *image; /* a save or restore that is under way */
 	char *torn;                /* the snapshot of which its disks may be half; NULL: none */
 	char *saved;               /* the file in which it is; NULL: it is not */
@@ -199,6 +204,9 @@ json_t *guest_session_request(const struct session *s, const char *what);
 int migrate_options_parse(const json_t *o, struct migrate_options *out, struct error *e) MUST_CHECK;
 int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_options *o,
 			struct error *e, const char **hint) MUST_CHECK;
+/* Whether it may be asked for at all. */
+int guest_migrate_possible(struct guest *g, const char *to, struct error *e,
+			   const char **hint) MUST_CHECK;
 int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 /* Into the request for the session. */
 void guest_migration_put(const struct guest *g, json_t *request);
@@ -245,14 +253,22 @@ void guest_upgrade_kill(struct guest *g); /* the VM is to end, whichever process
 void guest_upgrade_free(struct guest *g);
 
 /* ---- guest_chain.c: what begins with the end of a protection ------------------------------ */
+bool guest_is_protected(const struct guest *g);
 int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
 		  const char **hint) MUST_CHECK;
 /* It is protected; by another host than until now. */
 int guest_standby_move(struct guest *g, const char *to, const struct protect_options *o,
 		       struct error *e, const char **hint) MUST_CHECK;
+void guest_migrate_checked(struct guest *g); /* nothing is in its way */
 bool guest_chain_check(struct guest *g);
 void guest_chain_undo(struct guest *g);
 void guest_chain_arrived(struct guest *g, const struct protect_again *then);
+
+/* ---- guest_check.c: what is in the way -------------------------------------------------- */
+int guest_check_begin(struct guest *g, const char *to, const struct migrate_options *o,
+		      struct error *e) MUST_CHECK;
+void guest_check_message(struct agent *a, struct peer *from, const json_t *message);
+void guest_check_free(struct guest *g);
 
 /* ---- guest_postcopy.c: memory that follows ---------------------------------------------- */
 void guest_serve(struct guest *g); /* the process has something to send still */

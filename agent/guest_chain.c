@@ -14,7 +14,7 @@
 #define LOG_MODULE   "chain"
 #define UNPROTECT_NS (30 * NS_PER_SEC)
 
-static bool is_protected(const struct guest *g)
+bool guest_is_protected(const struct guest *g)
 {
 	return g->own.state == OWN_PRIMARY && !g->session.options.handover &&
 	       !strcmp(g->child_state, "protected");
@@ -68,15 +68,47 @@ static int chain_begin(struct guest *g, enum chain_what what, const char *to, st
 int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
 		  const char **hint)
 {
-	int rc = guest_busy(g, e, hint);
+	int rc = guest_migrate_possible(g, to, e, hint);
 
 	if (rc)
 		return rc;
+	*hint = "see the log of polluxd";
+	rc = guest_check_begin(g, to, o, e);
+	if (rc)
+		return rc;
 	g->chain = (struct chain){.migrate = *o};
-	if (!is_protected(g))
-		return guest_migrate_begin(g, to, o, e, hint);
+	snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
+	guest_operation_begin(g, o->check ? "check" : "migrate");
+	return 0;
+}
+
+static int migrate_go(struct guest *g, struct error *e, const char **hint)
+{
+	char to[AGENT_NAME_MAX + 1];
+
+	snprintf(to, sizeof(to), "%s", g->chain.to);
+	g->operation.state = OPERATION_NONE;
+	if (!guest_is_protected(g))
+		return guest_migrate_begin(g, to, &g->chain.migrate, e, hint);
 	then_note(g, to);
 	return chain_begin(g, CHAIN_MIGRATE, to, e, hint);
+}
+
+void guest_migrate_checked(struct guest *g)
+{
+	uint64_t id = g->operation.id;
+	const char *hint = NULL;
+	struct error e = {0};
+	int rc;
+
+	if (!guest_operation_is(g, "migrate"))
+		return;
+	rc = migrate_go(g, &e, &hint);
+	g->operation.id = id;
+	if (!rc)
+		return;
+	g->operation.state = OPERATION_RUNNING;
+	guest_operation_fail(g, rc, e.text, hint);
 }
 
 int guest_standby_move(struct guest *g, const char *to, const struct protect_options *o,

@@ -90,6 +90,8 @@ static void details_put(json_t *o, const struct guest *g)
 	json_object_set_new(o, "dump", guest_dump_json(g));
 	json_object_set_new(o, "origin", g->origin ? json_text(g->origin) : json_null());
 	json_object_set_new(o, "migration", guest_migration_json(g));
+	if (g->check.result)
+		json_object_set(o, "check", g->check.result);
 	if (g->postcopy[0])
 		json_object_set_new(o, "postcopy", json_string(g->postcopy));
 	if (g->session.term)

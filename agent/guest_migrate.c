@@ -89,6 +89,10 @@ static int option_take(const char *key, const json_t *v, struct migrate_options 
 		return flag_take(key, v, &out->with_disks, e);
 	if (!strcmp(key, "overwrite"))
 		return flag_take(key, v, &out->overwrite, e);
+	if (!strcmp(key, "assume_same"))
+		return flag_take(key, v, &out->assume_same, e);
+	if (!strcmp(key, "check"))
+		return flag_take(key, v, &out->check, e);
 	return error_set(e, -EINVAL, "unknown key \"%.64s\"", key);
 }
 
@@ -141,7 +145,7 @@ static bool peer_can_migrate(const struct peer *p)
 	return false;
 }
 
-static int migrate_possible(struct guest *g, const char *to, struct error *e, const char **hint)
+int guest_migrate_possible(struct guest *g, const char *to, struct error *e, const char **hint)
 {
 	int rc = guest_busy(g, e, hint);
 
@@ -152,10 +156,11 @@ static int migrate_possible(struct guest *g, const char *to, struct error *e, co
 	if (!peer_can_migrate(peers_find(g->agent->peers, to)))
 		return guest_refuse(e, hint, -EPERM, "update the other host first",
 				    "the polluxd of %s is too old to take a migration", to);
-	if (g->own.state == OWN_PRIMARY)
-		return guest_refuse(e, hint, -EPERM, "unprotect it first", "%s is protected on %s",
-				    g->name, g->peer);
-	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || g->vm_ended)
+	if (g->own.state == OWN_PRIMARY && !guest_is_protected(g))
+		return guest_refuse(e, hint, -EBUSY, "wait for it, or cancel it",
+				    "%s is being copied to %s", g->name, g->peer);
+	if ((g->own.state != OWN_ALONE && g->own.state != OWN_PRIMARY) ||
+	    g->child_role != CHILD_VM || g->vm_ended)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 				    "%s does not run on this host", g->name);
 	if (g->postcopy[0])
@@ -173,7 +178,7 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 				    .streams = o->streams,
 				    .overwrite = o->overwrite,
 				    .handover = true};
-	int rc = migrate_possible(g, to, e, hint);
+	int rc = guest_migrate_possible(g, to, e, hint);
 
 	if (rc)
 		return rc;
@@ -277,7 +282,7 @@ void guest_migrate_check(struct guest *g)
 {
 	const json_t *why = json_object_get(json_object_get(g->stats, "migration"), "why");
 
-	if (guest_chain_check(g))
+	if (g->check.number || guest_chain_check(g))
 		return;
 	if (g->own.state == OWN_NONE && g->child_role == CHILD_SERVING)
 		return;

@@ -240,6 +240,10 @@ void guest_message(struct agent *a, struct peer *from, const json_t *message)
 		guest_recover_message(a, from, message);
 		return;
 	}
+	if (!strcmp(type, "check") || !strcmp(type, "checked")) {
+		guest_check_message(a, from, message);
+		return;
+	}
 	if (strcmp(type, "word") != 0) {
 		log_warn("%s sent a message of unknown type \"%.32s\"", peer_config(from)->name,
 			 type);

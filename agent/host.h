@@ -45,7 +45,7 @@ struct agent {
 	struct acceptor *acceptor;
 	struct http *http;
 	struct agent_counters counters;
-	uint64_t last_operation, started_ns;
+	uint64_t last_operation, last_check, started_ns;
 };
 
 /* fence_host.c: the end is guest_fenced(). */

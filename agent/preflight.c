@@ -82,7 +82,8 @@ static const struct {
 	[REASON_TERM] = {"term", false, "see `pollux status` on both hosts"},
 	[REASON_RUNS] = {"runs", false, "see `pollux status` on both hosts"},
 	[REASON_OWNED] = {"owned", false, "see `pollux status` on both hosts"},
-	[REASON_TWIN] = {"twin", false, "unprotect it first"},
+	[REASON_TWIN] = {"twin", true,
+			 "it is not protected until it is there, and has a twin again"},
 };
 
 struct verdict {
@@ -418,7 +419,7 @@ static void owner_check(struct verdict *v)
 	if (!strcmp(standing, "owned"))
 		add(v, REASON_OWNED, "that host takes itself for the owner of %s", name);
 	if (!strcmp(standing, "twin"))
-		add(v, REASON_TWIN, "that host holds the twin of %s", name);
+		add(v, REASON_TWIN, "that host holds the twin of %s, which gives way", name);
 }
 
 static void (*const checks[])(struct verdict *v) = {

@@ -109,6 +109,7 @@ struct wait {
 	int (*interrupted)(const struct wait *w);
 	/* How it goes, in a line; false: nothing worth telling. NULL: as a first copy goes. */
 	bool (*line)(const json_t *vm, char *out, size_t size);
+	void (*event)(const json_t *vm); /* in place of lines; NULL: none */
 };
 /* Takes over `reply`, that of the request which began it. EXIT_OK leaves the VM in *out if
  * that is not NULL. */

@@ -17,6 +17,11 @@ static const struct number_option {
 };
 static const char *const words[] = {"compression", "stuck"};
 
+static bool checks_only(const struct invocation *v)
+{
+	return invocation_flag(v, "check") || invocation_flag(v, "dry-run");
+}
+
 static int request_make(const struct invocation *v, json_t *body)
 {
 	int rc = EXIT_OK;
@@ -40,6 +45,10 @@ static int request_make(const struct invocation *v, json_t *body)
 		json_object_set_new(body, "postcopy_after", json_integer(1));
 		json_object_set_new(body, "stuck", json_string("postcopy"));
 	}
+	if (invocation_flag(v, "assume-same"))
+		json_object_set_new(body, "assume_same", json_true());
+	if (checks_only(v))
+		json_object_set_new(body, "check", json_true());
 	if (invocation_flag(v, "overwrite"))
 		json_object_set_new(body, "overwrite", json_true());
 	return rc;
@@ -74,6 +83,31 @@ static bool migrate_line(const json_t *vm, char *out, size_t size)
 		 (long long)json_number(m, "dirty_pages_per_second"), forecast,
 		 json_number(m, "throttle") ? "  throttled" : "");
 	return true;
+}
+
+static void line_print(json_t *event)
+{
+	json_dumpf(event, stdout, JSON_COMPACT);
+	putchar('\n');
+	fflush(stdout);
+	json_decref(event);
+}
+
+/* A line each; the last one has the event "done" and the VM. */
+static void migrate_event(const json_t *vm)
+{
+	const json_t *stats = json_object_get(vm, "stats");
+	const json_t *replication = json_object_get(stats, "replication");
+	const json_t *m = json_object_get(stats, "migration");
+
+	line_print(json_pack(
+		"{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "event", "progress", "phase",
+		json_word(vm, "state"), "percent", percent_of(replication), "round",
+		json_number(m, "round"), "bytes_sent", json_number(replication, "bytes_sent"),
+		"bytes_per_second", json_number(m, "bytes_per_second"), "dirty_pages",
+		json_number(m, "dirty_pages"), "dirty_pages_per_second",
+		json_number(m, "dirty_pages_per_second"), "throttle_percent",
+		json_number(m, "throttle"), "forecast_downtime_ns", json_number(m, "forecast_ns")));
 }
 
 static int cancel(const struct invocation *v, const char *vm)
@@ -123,6 +157,11 @@ static int summary_print(const struct invocation *v, const char *vm, json_t *aft
 	const json_t *replication = json_object_get(json_object_get(m, "last"), "replication");
 	char downtime[32], sent[32];
 
+	if (invocation_flag(v, "json")) {
+		line_print(json_pack("{s:s, s:o}", "event", "done", "vm", after));
+		return EXIT_OK;
+	}
+
 	nanoseconds_text((uint64_t)json_number(m, "downtime_ns"), downtime, sizeof(downtime));
 	bytes_text((uint64_t)json_number(replication, "bytes_sent"), sent, sizeof(sent));
 	return success_print(v, after, "%s runs on %s: %.1f s, downtime %s, %s sent\n", vm,
@@ -130,13 +169,50 @@ static int summary_print(const struct invocation *v, const char *vm, json_t *aft
 			     sent);
 }
 
+static void reasons_print(const json_t *result)
+{
+	const json_t *r;
+	size_t i;
+
+	json_array_foreach(json_object_get(result, "reasons"), i, r)
+	{
+		printf("%s: %s\n", json_word(r, "severity"), json_word(r, "sentence"));
+		if (*json_word(r, "hint"))
+			printf("         %s\n", json_word(r, "hint"));
+	}
+}
+
+/* The reasons are the answer, also when there are some. */
+static int check_wait(const struct invocation *v, const struct wait *w, json_t *reply)
+{
+	json_t *vm = NULL, *result;
+	bool possible;
+	int rc = operation_wait(w, reply, &vm);
+
+	if (rc)
+		return rc;
+	result = json_object_get(vm, "check");
+	possible = json_is_true(json_object_get(result, "possible"));
+	if (invocation_flag(v, "json")) {
+		rc = json_print(json_incref(result));
+	} else {
+		reasons_print(result);
+		printf(possible ? "%s can be migrated to %s\n" : "%s CANNOT be migrated to %s\n",
+		       w->vm, v->arguments[1]);
+	}
+	json_decref(vm);
+	return rc ? rc : possible ? EXIT_OK : EXIT_REFUSED;
+}
+
 int command_migrate(const struct invocation *v)
 {
-	const struct wait w = {.invocation = v,
-			       .vm = v->arguments[0],
-			       .doing = "migrating",
-			       .interrupted = migrate_interrupted,
-			       .line = migrate_line};
+	const struct wait w = {
+		.invocation = v,
+		.vm = v->arguments[0],
+		.doing = "migrating",
+		.interrupted = migrate_interrupted,
+		.line = migrate_line,
+		.event = invocation_flag(v, "json") && !checks_only(v) ? migrate_event : NULL};
 	json_t *body, *reply, *vm = NULL;
 	int rc;
 
@@ -157,6 +233,8 @@ int command_migrate(const struct invocation *v)
 	rc = api_vm_call(v, "POST", w.vm, "/migrate", body, &reply);
 	if (!rc && invocation_flag(v, "detach"))
 		return success_print(v, reply, "%s is being migrated\n", w.vm);
+	if (!rc && checks_only(v))
+		return check_wait(v, &w, reply);
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
 	if (!rc)

@@ -144,7 +144,10 @@ int operation_wait(const struct wait *w, json_t *reply, json_t **out)
 
 	interrupt_catch();
 	while (!rc && !operation_over(vm, id) && !interrupted) {
-		progress_show(&p, w, vm);
+		if (w->event)
+			w->event(vm);
+		else
+			progress_show(&p, w, vm);
 		pause_briefly();
 		json_decref(vm);
 		rc = api_vm_call(w->invocation, "GET", w->vm, "", NULL, &vm);

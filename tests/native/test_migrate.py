@@ -312,3 +312,24 @@ def while_protected_fails(t):
     hosts.b.wait("standby")
     goes_on(hosts.a)
     assert not hosts.fenced()
+
+
+@case("migrate-check")
+def check(t):
+    """All that is in the way, and nothing is begun."""
+    hosts = started(t, disk="demo.img")
+    assert "can be migrated" in hosts.a.do("migrate", "demo", "hostb", "--check")
+    assert json.loads(hosts.a.do("migrate", "demo", "hostb", "--dry-run", "--json"))["possible"]
+    p = hosts.a.pollux("migrate", "demo", "hostb", "--with-disks", "--check")
+    assert p.returncode == 3 and "CANNOT" in p.stdout and "is there already" in p.stdout, p.stdout
+    assert "is there already" in hosts.a.pollux("migrate", "demo", "hostb", "--with-disks").stderr
+    stays(hosts)
+
+
+@case("migrate-json")
+def json_events(t):
+    hosts = started(t)
+    lines = [json.loads(line) for line in
+             hosts.a.do("migrate", "demo", "hostb", "--json", *SLOW).splitlines()]
+    assert {e["event"] for e in lines[:-1]} == {"progress"} and len(lines) > 5, lines
+    assert lines[-1]["event"] == "done" and lines[-1]["vm"]["migration"]["downtime_ns"] > 0
