@@ -309,7 +309,8 @@ int vm_state_sections(const void *data, size_t n, struct vm_state_section *out, 
 uint8_t *vm_ram(const struct vm *vm);
 uint64_t vm_ram_pages(const struct vm *vm);
 int vm_ram_fd(const struct vm *vm);
-bool vm_ram_is_whole(const struct vm *vm); /* none of it is still to come, see vm_lazy_begin() */
+/* None of it is still to come, or was lost: see vm_lazy_begin(). */
+bool vm_ram_is_whole(const struct vm *vm);
 
 /* Log-dirty. A harvest ORs the pages written since the last harvest into `map`
  * (vm_ram_pages() bits) and protects them again; it is destructive: merge `map`
@@ -357,9 +358,6 @@ int vm_lazy_begin(struct vm *vm, const uint64_t *missing, const struct vm_lazy_e
 int vm_lazy_put(struct vm_lazy *l, uint64_t page, const void *bytes) MUST_CHECK;
 uint64_t vm_lazy_left(const struct vm_lazy *l);               /* pages that are missing still */
 void vm_lazy_missing(const struct vm_lazy *l, uint64_t *map); /* which ones */
-/* Nothing is to come, and nothing was lost. Until then nobody waits for the vm who is needed
- * to bring pages. */
-bool vm_is_whole(const struct vm *vm);
 /* Any thread. With pages missing the guest has ended: vCPUs and devices do nothing more, no
  * frame and no disk write is made of what never came, and all who wait go on. Then the vm can
  * only be paused and destroyed. With none missing it does nothing. */

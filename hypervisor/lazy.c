@@ -169,11 +169,6 @@ uint64_t vm_lazy_left(const struct vm_lazy *l)
 	return atomic_load(&l->left);
 }
 
-bool vm_is_whole(const struct vm *vm)
-{
-	return atomic_load(&vm->memory.presence) == MEMORY_WHOLE;
-}
-
 void vm_lazy_missing(const struct vm_lazy *l, uint64_t *map)
 {
 	size_t words = bitmap_words(l->memory->size / VM_PAGE_SIZE);

@@ -256,7 +256,7 @@ static int do_stats(struct process *p, struct request *q, struct error *e)
 /* It may wait for memory, which comes only while this thread waits for nothing. */
 int process_whole(const struct process *p, struct error *e)
 {
-	if (vm_is_whole(p->vm))
+	if (vm_ram_is_whole(p->vm))
 		return 0;
 	return error_set(e, -EBUSY, "some of the vm's memory is still to come: try again later");
 }

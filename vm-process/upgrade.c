@@ -60,8 +60,6 @@ static int flush_finish(struct process *p, struct error *e)
 
 static int may_yield(struct process *p, struct error *e)
 {
-	int rc;
-
 	if (p->role != ROLE_PRIMARY || !p->vm_started || p->vm_ended)
 		return error_set(e, -EINVAL, "the vm does not run here");
 	if (p->replicator || p->replicator_state != REPLICATOR_UNPROTECTED)
@@ -74,8 +72,7 @@ static int may_yield(struct process *p, struct error *e)
 		return error_set(e, -EBUSY, "a core of the vm is being written");
 	if (!p->control_path)
 		return error_set(e, -EINVAL, "a vm without a control path has no successors");
-	rc = process_whole(p, e);
-	return rc ? rc : flush_finish(p, e);
+	return flush_finish(p, e);
 }
 
 int upgrade_lend(struct process *p, struct request *q, struct error *e)

@@ -70,9 +70,9 @@ static void all_came(struct feeder *f)
 	feeder_join(f);
 	assert_int_equal(f->rc, 0);
 	assert_int_equal(vm_lazy_left(f->lazy), 0);
-	assert_false(vm_is_whole(f->vm));
+	assert_false(vm_ram_is_whole(f->vm));
 	vm_lazy_end(f->lazy);
-	assert_true(vm_is_whole(f->vm));
+	assert_true(vm_ram_is_whole(f->vm));
 	feeder_free(f);
 }
 
@@ -297,7 +297,7 @@ static void test_never(void **state)
 			pthread_join(pauser, NULL);
 			assert_int_equal(test_device_complaints(&g), 0);
 			assert_int_equal(vm_pause(g.vm), 0);
-			assert_false(vm_is_whole(g.vm));
+			assert_false(vm_ram_is_whole(g.vm));
 			assert_int_equal(vm_state_save(g.vm, &(struct buf){0}, NULL), -EBADMSG);
 		}
 		guest_end(&g); /* ends the waiting too */
