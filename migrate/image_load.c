@@ -119,7 +119,7 @@ static int tail_read(struct image *i, struct error *e)
 static int head_read(struct image *i, struct error *e)
 {
 	uint64_t at = 0;
-	struct record r;
+	struct record r = {0};
 	int rc = hash_check(i, 0, i->tail.head, i->tail.head_hash, "its head", e);
 
 	if (!rc)
