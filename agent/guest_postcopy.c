@@ -153,7 +153,8 @@ static void recover_asked(struct guest *g, const json_t *message)
 {
 	struct session *s = &g->session;
 
-	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || !g->postcopy[0]) {
+	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM ||
+	    (!g->late && !g->postcopy[0])) {
 		recovered_send(g, -EPERM, "no memory of it is missing there");
 		return;
 	}

@@ -22,14 +22,6 @@ struct posted_postcopy {
 	char why[200];
 };
 
-static void target_drop(struct process *p)
-{
-	struct postcopy_target *t = p->postcopy_target;
-
-	p->postcopy_target = NULL;
-	postcopy_target_destroy(t);
-}
-
 static void run_state(void *ctx)
 {
 	struct posted_postcopy *s = ctx;
@@ -37,10 +29,9 @@ static void run_state(void *ctx)
 
 	process_event(p, json_pack("{s:s, s:s, s:s}", "event", "postcopy", "state",
 				   postcopy_state_name(s->state), "why", s->why));
-	if (s->state == POSTCOPY_DONE && p->postcopy_target) {
+	/* The target's end stays: a source that did not hear of it asks again. */
+	if (s->state == POSTCOPY_DONE && p->postcopy_target)
 		log_info("all of the guest's memory is here");
-		target_drop(p);
-	}
 	free(s);
 }
 
@@ -147,6 +138,14 @@ void postcopy_withdraw(struct process *p)
 
 /* ---- the target ---------------------------------------------------------------------- */
 
+void postcopy_forget(struct process *p)
+{
+	struct postcopy_target *t = p->postcopy_target;
+
+	p->postcopy_target = NULL;
+	postcopy_target_destroy(t);
+}
+
 int postcopy_expect(struct process *p, struct error *e)
 {
 	const struct postcopy_events events = {.state = on_state, .ctx = p};
@@ -176,7 +175,7 @@ int postcopy_begin(struct process *p, struct error *e)
 
 	p->postcopy = missing != NULL;
 	if (!missing) {
-		target_drop(p);
+		postcopy_forget(p);
 		return 0;
 	}
 	if (!p->postcopy_target)
@@ -220,7 +219,7 @@ int postcopy_start(struct process *p, struct error *e)
 void postcopy_close(struct process *p)
 {
 	postcopy_withdraw(p);
-	target_drop(p);
+	postcopy_forget(p);
 	if (p->start_running)
 		pthread_join(p->start_thread, NULL);
 	p->start_running = false;

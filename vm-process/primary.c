@@ -235,6 +235,7 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	/* After a loss without a verdict, what is held stays held into the new session. */
 	c.held = p->replicator_state == REPLICATOR_LOST;
 	replicator_drop(p);
+	postcopy_forget(p);
 	rc = precopy_begin(p, request, &c, e);
 	if (rc) {
 		replicator_drop(p);

@@ -184,6 +184,7 @@ int postcopy_stream(struct process *p, uint16_t stream, int fd, struct error *e)
 int postcopy_begin(struct process *p, struct error *e) MUST_CHECK;
 int postcopy_start(struct process *p, struct error *e) MUST_CHECK;
 int postcopy_recover(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
+void postcopy_forget(struct process *p); /* what the vm once came with */
 json_t *postcopy_json(struct process *p);
 void postcopy_close(struct process *p);
 
