@@ -7,9 +7,12 @@
 
 #include "agent/guest.h"
 
-#define LOG_MODULE   "migrate"
-#define CANCEL_NS    (30 * NS_PER_SEC)
-#define FIXED_US     5000
+#define LOG_MODULE "migrate"
+#define CANCEL_NS  (30 * NS_PER_SEC)
+/* Of a downtime, whatever is sent: pause, state, load, start, and the words between; beside
+ * them a record is stored on either host, the target's taken to be like ours. */
+#define FIXED_NS     (3 * NS_PER_MS)
+#define STORES       2u
 #define STREAMS_MOST 16
 
 /* ---- options ---------------------------------------------------------------------- */
@@ -113,11 +116,13 @@ int migrate_options_parse(const json_t *o, struct migrate_options *out, struct e
 	return rc;
 }
 
-static json_t *wishes_json(const struct migrate_options *o)
+static json_t *wishes_json(const struct agent *a, const struct migrate_options *o)
 {
-	json_t *w = json_pack("{s:i, s:i, s:i, s:s}", "downtime_ms", (int)o->downtime_ms,
-			      "throttle_max", (int)o->throttle_max, "fixed_us", FIXED_US, "stuck",
-			      o->stuck);
+	uint64_t fixed_ns = FIXED_NS + STORES * a->store_ns;
+
+	json_t *w = json_pack("{s:i, s:i, s:I, s:s}", "downtime_ms", (int)o->downtime_ms,
+			      "throttle_max", (int)o->throttle_max, "fixed_us",
+			      (json_int_t)(fixed_ns / NS_PER_US), "stuck", o->stuck);
 
 	if (w && o->most_downtime_ms)
 		json_object_set_new(w, "most_downtime_ms", json_integer(o->most_downtime_ms));
@@ -163,6 +168,10 @@ int guest_migrate_possible(struct guest *g, const char *to, struct error *e, con
 	    g->child_role != CHILD_VM || g->vm_ended)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 				    "%s does not run on this host", g->name);
+	if (!strcmp(g->child_state, "lost"))
+		return guest_refuse(e, hint, -EPERM,
+				    "protect it again, or `pollux failover --force`",
+				    "%s stands still, since its standby was lost", g->name);
 	if (g->postcopy[0])
 		return guest_refuse(e, hint, -EBUSY,
 				    "try again when `pollux status` shows it complete",
@@ -190,7 +199,8 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 	if (rc)
 		return rc;
 	guest_migration_free(g);
-	g->migration = (struct migration){.wishes = wishes_json(o), .began_ns = clock_ns()};
+	g->migration =
+		(struct migration){.wishes = wishes_json(g->agent, o), .began_ns = clock_ns()};
 	g->why[0] = '\0';
 	timeline_add(&g->timeline, "migrate asked", "to %s", to);
 	guest_operation_begin(g, "migrate");
@@ -254,6 +264,8 @@ void guest_migration_note(struct guest *g, const json_t *message)
 	if (json_is_true(json_object_get(message, "postcopy")))
 		g->migration.postcopy = true;
 	if (frozen > 0)
+		g->migration.forecast_ns = (uint64_t)json_integer_of(message, "forecast_ns", 0);
+	if (frozen > 0)
 		g->migration.frozen_ns = clock_ns() - (uint64_t)frozen;
 }
 
@@ -312,6 +324,8 @@ json_t *guest_migration_json(const struct guest *g)
 		      (json_int_t)((over ? m->total_ns : clock_ns() - m->began_ns) / NS_PER_MS));
 	if (o && over)
 		json_object_set_new(o, "downtime_ns", json_integer((json_int_t)m->downtime_ns));
+	if (o && over)
+		json_object_set_new(o, "forecast_ns", json_integer((json_int_t)m->forecast_ns));
 	if (o && m->last)
 		json_object_set(o, "last", m->last);
 	return o;

@@ -70,8 +70,14 @@ static json_t *record_json(const struct guest *g, const struct ownership_record 
 	return o;
 }
 
+static void store_time_note(struct agent *a, uint64_t ns)
+{
+	a->store_ns = a->store_ns ? (3 * a->store_ns + ns) / 4 : ns;
+}
+
 int guest_store(const struct guest *g, const struct ownership_record *record, struct error *e)
 {
+	uint64_t began = clock_ns();
 	json_t *o = record_json(g, record);
 	char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
 	char path[PATH_MAX];
@@ -84,6 +90,8 @@ int guest_store(const struct guest *g, const struct ownership_record *record, st
 		rc = file_replace(path, text, strlen(text), 0600, e);
 	if (rc)
 		error_set(e, rc, "cannot store %s: %s", path, strerror(-rc));
+	else
+		store_time_note(g->agent, clock_ns() - began);
 	free(text);
 	json_decref(o);
 	return rc;

@@ -46,6 +46,8 @@ struct agent {
 	struct http *http;
 	struct agent_counters counters;
 	uint64_t last_operation, last_check, started_ns;
+	uint64_t
+		store_ns; /* that a record takes here to be stored: a running mean; 0 = not known */
 };
 
 /* fence_host.c: the end is guest_fenced(). */

@@ -155,7 +155,7 @@ static int summary_print(const struct invocation *v, const char *vm, json_t *aft
 {
 	const json_t *m = json_object_get(after, "migration");
 	const json_t *replication = json_object_get(json_object_get(m, "last"), "replication");
-	char downtime[32], sent[32];
+	char downtime[32], forecast[32], sent[32];
 
 	if (invocation_flag(v, "json")) {
 		line_print(json_pack("{s:s, s:o}", "event", "done", "vm", after));
@@ -163,10 +163,12 @@ static int summary_print(const struct invocation *v, const char *vm, json_t *aft
 	}
 
 	nanoseconds_text((uint64_t)json_number(m, "downtime_ns"), downtime, sizeof(downtime));
+	nanoseconds_text((uint64_t)json_number(m, "forecast_ns"), forecast, sizeof(forecast));
 	bytes_text((uint64_t)json_number(replication, "bytes_sent"), sent, sizeof(sent));
-	return success_print(v, after, "%s runs on %s: %.1f s, downtime %s, %s sent\n", vm,
+	return success_print(v, after,
+			     "%s runs on %s: %.1f s, downtime %s (forecast %s), %s sent\n", vm,
 			     v->arguments[1], (double)json_number(m, "elapsed_ms") / 1e3, downtime,
-			     sent);
+			     forecast, sent);
 }
 
 static void reasons_print(const json_t *result)

@@ -140,9 +140,12 @@ void postcopy_withdraw(struct process *p)
 
 void postcopy_forget(struct process *p)
 {
-	struct postcopy_target *t = p->postcopy_target;
+	struct postcopy_target *t;
 
+	pthread_mutex_lock(&p->lock); /* the thread that starts the guest may be about to use it */
+	t = p->postcopy_target;
 	p->postcopy_target = NULL;
+	pthread_mutex_unlock(&p->lock);
 	postcopy_target_destroy(t);
 }
 
@@ -201,8 +204,10 @@ static void *start_main(void *ctx)
 	p->start_rc = vm_start(p->vm, &e);
 	if (p->start_rc)
 		log_error("%s", e.text);
-	else
+	pthread_mutex_lock(&p->lock);
+	if (!p->start_rc && p->postcopy_target)
 		postcopy_target_go(p->postcopy_target);
+	pthread_mutex_unlock(&p->lock);
 	process_post(p, run_started, p);
 	return NULL;
 }

@@ -134,6 +134,26 @@ static bool handed_take(struct process *p)
 	return false;
 }
 
+/* The replicator ended it in good order, and knows no more. */
+static void precopy_reason(struct process *p, char *why, size_t room)
+{
+	struct migrate_progress m = {0};
+
+	if (p->precopy)
+		precopy_progress(p->precopy, &m);
+	if (m.gave_up)
+		text_copy(why, room, m.why);
+}
+
+static uint64_t precopy_forecast(struct process *p)
+{
+	struct migrate_progress m = {0};
+
+	if (p->precopy)
+		precopy_progress(p->precopy, &m);
+	return m.forecast_ns;
+}
+
 static void run_state(void *ctx)
 {
 	struct posted_state *s = ctx;
@@ -150,17 +170,20 @@ static void run_state(void *ctx)
 		postcopy_serve(p);
 	if (s->state == REPLICATOR_HANDED)
 		frozen_at = replicator_frozen_at(p->replicator);
+	if (s->state == REPLICATOR_UNPROTECTED)
+		precopy_reason(p, s->why, sizeof s->why);
 	strcpy(p->state_why, s->why);
 	if (s->state == REPLICATOR_UNPROTECTED)
 		replicator_drop(p);
 	else
 		loop_timer_set(p->progress, s->state == REPLICATOR_SYNCING ? clock_ns() : 0);
 	process_event(p,
-		      json_pack("{s:s, s:s, s:s, s:I, s:b, s:I, s:b}", "event", "state", "state",
-				replicator_state_name(s->state), "why", s->why, "term",
+		      json_pack("{s:s, s:s, s:s, s:I, s:b, s:I, s:b, s:I}", "event", "state",
+				"state", replicator_state_name(s->state), "why", s->why, "term",
 				(json_int_t)s->term, "handover", p->session.handover, "frozen_ns",
 				(json_int_t)(frozen_at ? clock_ns() - frozen_at : 0), "postcopy",
-				frozen_at && replicator_missing(p->replicator) != NULL));
+				frozen_at && replicator_missing(p->replicator) != NULL,
+				"forecast_ns", (json_int_t)(frozen_at ? precopy_forecast(p) : 0)));
 out:
 	free(s);
 }

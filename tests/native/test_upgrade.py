@@ -127,10 +127,10 @@ def traffic(t, engine):
     assert len(net.observer.ports) == 1
 
 
-@case("upgrade-then-protect-and-fail-over")
+@case("upgrade-then-protect-and-fail-over", needs=("kvm", "root"))
 def then_protect(t):
     """The new process does all that the old one did: a session, a failover, and an upgrade again."""
-    hosts = Hosts(t)
+    hosts = Hosts(t, own_disks=True)
     hosts.a.do("start", hosts.vm_file(disk="demo.img"))
     upgraded(hosts.a)
     hosts.a.do("protect", "demo", "--to", "hostb", "--overwrite")

@@ -59,6 +59,11 @@ int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 	return fake.stop_rc ? error_set(e, fake.stop_rc, "told to fail") : 0;
 }
 
+const uint64_t *replicator_missing(struct replicator *r)
+{
+	return NULL;
+}
+
 uint64_t replicator_frozen_at(struct replicator *r)
 {
 	return 0;
