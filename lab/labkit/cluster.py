@@ -17,6 +17,7 @@ GUEST_CMDLINE = ("console=ttyS0 quiet no_timer_check tsc=reliable cryptomgr.note
                  "8250.nr_uarts=1 random.trust_cpu=on mitigations=off "
                  f"pollux.ip={GUEST_ADDRESS}/24")
 DISK = "/var/lib/pollux/{vm}.img"
+SHARED_DISK = "/lab/{vm}.img"
 # By what the hosts are. An emulated host now and then stands still for hundreds of milliseconds.
 TIMES_MS = {"emulated": {"heartbeat": 100, "loss": 1500, "fence_delay": 3000},
             "namespaces": {"heartbeat": 50, "loss": 500, "fence_delay": 1500}}
@@ -38,7 +39,7 @@ class Cluster:
     def __init__(self, place, build, kind="emulated", engine=None, **times_ms):
         self.place, self.build, self.kind, self.engine = place, pathlib.Path(build), kind, engine
         self.fence, self.times_ms = True, {**TIMES_MS[kind], **times_ms}
-        self.programs = "/pollux"
+        self.programs, self.disk = "/pollux", DISK
 
     # ---- commands on hosts ----
 
@@ -124,7 +125,9 @@ class Cluster:
     # ---- the guest ----
 
     def guest_config(self, vm="demo", memory="96M", vcpus=2, load="", more="", engine=None,
-                     cpu=None):
+                     cpu=None, shared=False):
+        """shared: its disk is in a folder that all hosts see."""
+        self.disk = SHARED_DISK if shared else DISK
         cmdline = " ".join(filter(None, [GUEST_CMDLINE, load and f"pollux.load={load}", more]))
         cpu_line = f"cpu = {_quoted(cpu)};\n" if cpu else ""
         path = self.place.share / f"{vm}.cfg"
@@ -134,7 +137,7 @@ class Cluster:
             f'cmdline = {_quoted(cmdline)};\n'
             f'engine = {_quoted(engine or self.engine or "auto")};\n'
             f'{cpu_line}'
-            f'disks = ( {{ path = "{DISK.format(vm=vm)}"; size = "8M"; }} );\n'
+            f'disks = ( {{ path = "{self.disk.format(vm=vm)}"; size = "8M"; }} );\n'
             f'nics = ( {{ tap = "{vm}0"; bridge = "br0"; mac = "52:54:00:99:00:01"; }} );\n')
         return f"/lab/{vm}.cfg"
 
@@ -192,7 +195,8 @@ class Cluster:
 
     def disk_verdict(self, host, vm="demo"):
         """The disk image on a host against the client's log; the guest must have ended there."""
-        code, text = self.run(host, f"/lab/guest/disk-check {DISK.format(vm=vm)} /lab/client.log",
+        code, text = self.run(host, f"/lab/guest/disk-check {self.disk.format(vm=vm)} "
+                                    "/lab/client.log",
                               check=False)
         try:
             verdict = json.loads(text.splitlines()[-1])
