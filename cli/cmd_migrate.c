@@ -64,6 +64,28 @@ static double percent_of(const json_t *replication)
 	return total > 0 ? 100.0 * done / total : 0.0;
 }
 
+/* A second: of the last round, as the VM process has measured it; until there is one, on the
+ * average since the beginning. */
+static double rate_of(const json_t *vm, const char *measured, const char *so_far)
+{
+	const json_t *stats = json_object_get(vm, "stats");
+	double rate = (double)json_number(json_object_get(stats, "migration"), measured);
+	double done = (double)json_number(json_object_get(stats, "replication"), so_far);
+	double ms = (double)json_number(json_object_get(vm, "migration"), "elapsed_ms");
+
+	return rate > 0 ? rate : ms > 0 ? done * 1e3 / ms : 0.0;
+}
+
+static double round_left(const json_t *vm)
+{
+	const json_t *replication = json_object_get(json_object_get(vm, "stats"), "replication");
+	double left = (double)(json_number(replication, "sync_total") -
+			       json_number(replication, "sync_done"));
+	double rate = rate_of(vm, "memory_per_second", "sync_done");
+
+	return rate > 0 && left > 0 ? left / rate : 0.0;
+}
+
 static bool migrate_line(const json_t *vm, char *out, size_t size)
 {
 	const json_t *stats = json_object_get(vm, "stats");
@@ -73,14 +95,14 @@ static bool migrate_line(const json_t *vm, char *out, size_t size)
 
 	if (!json_is_object(m) || strcmp(json_word(vm, "state"), "migrating") != 0)
 		return false;
-	bytes_text((uint64_t)json_number(m, "bytes_per_second"), rate, sizeof(rate));
+	bytes_text((uint64_t)rate_of(vm, "bytes_per_second", "bytes_sent"), rate, sizeof(rate));
 	nanoseconds_text((uint64_t)json_number(m, "forecast_ns"), forecast, sizeof(forecast));
 	snprintf(out, size,
 		 "migrating: round %lld, %3.0f %%  %s/s  dirty %lld pages (%lld/s)  forecast "
-		 "downtime %s%s",
+		 "downtime %s  round ends in %.0f s%s",
 		 (long long)json_number(m, "round") + 1, percent_of(replication), rate,
 		 (long long)json_number(m, "dirty_pages"),
-		 (long long)json_number(m, "dirty_pages_per_second"), forecast,
+		 (long long)json_number(m, "dirty_pages_per_second"), forecast, round_left(vm),
 		 json_number(m, "throttle") ? "  throttled" : "");
 	return true;
 }
@@ -101,13 +123,14 @@ static void migrate_event(const json_t *vm)
 	const json_t *m = json_object_get(stats, "migration");
 
 	line_print(json_pack(
-		"{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "event", "progress", "phase",
-		json_word(vm, "state"), "percent", percent_of(replication), "round",
+		"{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I}", "event", "progress",
+		"phase", json_word(vm, "state"), "percent", percent_of(replication), "round",
 		json_number(m, "round"), "bytes_sent", json_number(replication, "bytes_sent"),
-		"bytes_per_second", json_number(m, "bytes_per_second"), "dirty_pages",
-		json_number(m, "dirty_pages"), "dirty_pages_per_second",
-		json_number(m, "dirty_pages_per_second"), "throttle_percent",
-		json_number(m, "throttle"), "forecast_downtime_ns", json_number(m, "forecast_ns")));
+		"bytes_per_second", (json_int_t)rate_of(vm, "bytes_per_second", "bytes_sent"),
+		"dirty_pages", json_number(m, "dirty_pages"), "dirty_pages_per_second",
+		json_number(m, "dirty_pages_per_second"), "eta_s", round_left(vm),
+		"throttle_percent", json_number(m, "throttle"), "forecast_downtime_ns",
+		json_number(m, "forecast_ns")));
 }
 
 static int cancel(const struct invocation *v, const char *vm)

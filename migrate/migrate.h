@@ -46,6 +46,7 @@ struct migrate_progress {
 	unsigned round, throttle;
 	uint64_t forecast_ns;       /* downtime, if the guest was stopped now; 0 = not known */
 	uint64_t dirty, dirty_rate; /* pages; pages a second */
+	uint64_t memory_rate;       /* bytes of memory a second */
 	uint64_t rate;              /* bytes a second on the wire */
 	uint64_t elapsed_ns;
 	bool gave_up;

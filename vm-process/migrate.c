@@ -67,10 +67,11 @@ json_t *migrate_json(struct process *p)
 	if (!p->precopy)
 		return json_null();
 	precopy_progress(p->precopy, &m);
-	return json_pack("{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:b, s:s*}", "round", (int)m.round,
-			 "throttle", (int)m.throttle, "forecast_ns", (json_int_t)m.forecast_ns,
-			 "dirty_pages", (json_int_t)m.dirty, "dirty_pages_per_second",
-			 (json_int_t)m.dirty_rate, "bytes_per_second", (json_int_t)m.rate,
+	return json_pack("{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s*}", "round",
+			 (int)m.round, "throttle", (int)m.throttle, "forecast_ns",
+			 (json_int_t)m.forecast_ns, "dirty_pages", (json_int_t)m.dirty,
+			 "dirty_pages_per_second", (json_int_t)m.dirty_rate, "bytes_per_second",
+			 (json_int_t)m.rate, "memory_per_second", (json_int_t)m.memory_rate,
 			 "elapsed_ns", (json_int_t)m.elapsed_ns, "gave_up", m.gave_up, "why",
 			 m.why);
 }
