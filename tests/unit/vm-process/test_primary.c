@@ -92,7 +92,10 @@ static void on_progress(void *ctx)
 
 static int setup(void **state)
 {
+	struct vm_config c = {.name = "played", .memory = 256 << 10, .vcpus = 1, .engine = "sim"};
+	struct vm_parts parts = {.console_in = -1, .console_out = -1};
 	struct process *p = calloc(1, sizeof(*p));
+	struct error e = {0};
 
 	memset(&fake, 0, sizeof(fake));
 	pthread_mutex_init(&p->lock, NULL);
@@ -100,6 +103,8 @@ static int setup(void **state)
 	assert_int_equal(loop_timer(p->control, on_progress, p, &p->progress), 0);
 	p->director_fd = p->listen_fd = p->signal_fd = -1;
 	p->role = ROLE_PRIMARY;
+	parts.io = p->control;
+	assert_int_equal(vm_create(&c, &parts, &p->vm, &e), 0);
 	p->vm_started = true;
 	p->replicator_state = REPLICATOR_UNPROTECTED;
 	*state = p;
@@ -111,6 +116,7 @@ static int teardown(void **state)
 	struct process *p = *state;
 
 	primary_close(p);
+	vm_destroy(p->vm);
 	loop_timer_free(p->progress);
 	loop_destroy(p->control);
 	pthread_mutex_destroy(&p->lock);
