@@ -296,9 +296,10 @@ void guest_migrate_check(struct guest *g)
 
 	if (g->check.number || guest_chain_check(g))
 		return;
-	if (g->own.state == OWN_NONE && g->child_role == CHILD_SERVING)
+	if (g->child_role == CHILD_SERVING)
 		return;
-	if (g->own.state == OWN_NONE) {
+	/* Whatever has come since: it may be back as a twin. */
+	if (g->migration.total_ns || g->own.state == OWN_NONE) {
 		g->why[0] = '\0';
 		guest_operation_done(g);
 	} else if (g->own.state != OWN_PRIMARY && g->own.state != OWN_FREEZING &&

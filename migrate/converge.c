@@ -4,6 +4,7 @@
 #define STUCK_ROUNDS   2u /* at one throttle, before the next step */
 #define THROTTLE_FIRST 20u
 #define THROTTLE_STEP  15u
+#define PAGES_SHARE    4u   /* of the limit is theirs, whatever the rest of a pause takes */
 #define PAGES_TELLING  256u /* a round of fewer says little about speed */
 
 void migrate_config_defaults(struct migrate_config *c)
@@ -34,9 +35,20 @@ uint64_t converge_page_ns(const struct converge_view *v)
 	return pages ? ns / pages : 0;
 }
 
-static uint64_t forecast(const struct migrate_config *c, const struct converge_view *v)
+/* What the pages that are dirty now would cost. */
+static uint64_t pages_ns(const struct converge_view *v)
 {
-	return c->fixed_ns + newest(v)->dirty * converge_page_ns(v);
+	return newest(v)->dirty * converge_page_ns(v);
+}
+
+/* And what they may cost. The rest of a pause no round makes shorter: where that alone is beyond
+ * the limit the guest is not slowed down for it. */
+static uint64_t pages_limit(const struct migrate_config *c)
+{
+	uint64_t left = c->downtime_ns > c->fixed_ns ? c->downtime_ns - c->fixed_ns : 0;
+	uint64_t least = c->downtime_ns / PAGES_SHARE;
+
+	return left > least ? left : least;
 }
 
 /* A round is worth another one when it leaves clearly less than it had. */
@@ -93,9 +105,9 @@ void converge_decide(const struct migrate_config *c, const struct converge_view 
 		.next = NEXT_ROUND,
 		.throttle = r->throttle,
 		.stuck = shrinks(r) ? 0 : v->stuck + 1,
-		.forecast_ns = forecast(c, v),
+		.forecast_ns = c->fixed_ns + pages_ns(v),
 	};
-	if (out->forecast_ns <= c->downtime_ns) {
+	if (pages_ns(v) <= pages_limit(c)) {
 		out->stuck = 0;
 		out->next = v->members_synced ? NEXT_SEAL : NEXT_WAIT;
 	} else if (c->postcopy_after && v->round >= c->postcopy_after && v->members_synced) {

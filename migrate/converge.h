@@ -5,6 +5,9 @@
  *
  *   forecast = fixed + dirty x time a page        (of the pause, were it to come now)
  *
+ * A precopy has converged when the second part fits what the first leaves of the limit, and
+ * in any case a share of it.
+ *
  * The time a page takes is that of the recent rounds: encoding, encryption and the link
  * together. While rounds shrink, they go on. When they do not, the guest is throttled,
  * step by step, as each step has proven too little; at the last step the policy decides:

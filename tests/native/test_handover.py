@@ -73,12 +73,14 @@ class Move:
         self.old = self.new
         self.goes_on()
         assert not os.path.exists(self.next)
-        assert self.old.stats()["running"] and not self.old.stats()["yielded"]
+        wait_until(lambda: self.old.stats()["running"], PATIENCE, "it runs, between two epochs")
+        assert not self.old.stats()["yielded"]
 
     def kept(self):
         """It goes on in the old one."""
         self.goes_on()
-        assert self.old.stats()["running"] and not os.path.exists(self.next)
+        wait_until(lambda: self.old.stats()["running"], PATIENCE, "it runs, between two epochs")
+        assert not os.path.exists(self.next)
 
     def goes_on(self):
         self.pair.observer.wait_replies(30)

@@ -177,6 +177,19 @@ static void test_waits_for_disks(void **state)
 	assert_int_equal(v.next, NEXT_ROUND);
 }
 
+/* A pause that is too long without any page: no throttle helps, and none is tried. */
+static void test_slow_stores(void **state)
+{
+	struct migrate_config c = defaults();
+	struct outcome o;
+
+	c.fixed_ns = 3 * c.downtime_ns;
+	o = play(&c, &(struct trace){1u << 20, 80000, 1u << 19, 1});
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_int_equal(o.throttle, 0);
+	assert_true(o.forecast_ns > c.fixed_ns && o.forecast_ns < c.fixed_ns + c.downtime_ns);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -188,6 +201,7 @@ int main(void)
 		cmocka_unit_test(test_policies),
 		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_waits_for_disks),
+		cmocka_unit_test(test_slow_stores),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
