@@ -91,6 +91,7 @@ static void act_confirm(struct guest *g, const struct ownership_action *a)
 				  : "STANDS STILL until it is protected again or forced";
 	char why[sizeof(g->why)];
 
+	g->postcopy[0] = '\0';
 	timeline_add(&g->timeline, "ownership confirmed", "term %llu",
 		     (unsigned long long)g->own.record.term);
 	guest_ownership_tell(g, "confirmed");
@@ -103,6 +104,7 @@ static void act_confirm(struct guest *g, const struct ownership_action *a)
 
 static void act_confirm_forced(struct guest *g, const struct ownership_action *a)
 {
+	g->postcopy[0] = '\0';
 	if (g->session.options.handover && !a->forced)
 		timeline_add(&g->timeline, "goes on", "the migration has failed");
 	else

@@ -131,13 +131,14 @@ struct guest {
 	bool stopping;
 	bool retiring; /* it runs elsewhere, this copy ends */
 	bool serving;  /* ...when it has sent what is missing of its memory there; stored */
-	unsigned serving_streams;
-	bool late;         /* the session's streams come to a VM that runs here already */
-	char postcopy[16]; /* how its process says that goes; "" = all memory is here */
+	unsigned postcopy_streams; /* as the process says */
+	bool late;                 /* the session's streams come to a VM that runs here already */
+	char postcopy[16];         /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
 	struct chain chain;
 	struct {
-		uint64_t number; /* of the question that waits for its answer; 0 = none */
+		uint64_t number;    /* of the question that waits for its answer; 0 = none */
+		uint64_t operation; /* that it is for */
 		struct loop_timer *timer;
 		json_t *result; /* the last answer */
 	} check;
@@ -274,6 +275,7 @@ void guest_check_free(struct guest *g);
 /* ---- guest_postcopy.c: memory that follows ---------------------------------------------- */
 void guest_serve(struct guest *g); /* the process has something to send still */
 void guest_postcopy_event(struct guest *g, const json_t *message);
+void guest_postcopy_found(struct guest *g, const json_t *stats);
 void guest_serving_lost(struct guest *g, const char *how);
 void guest_recover_message(struct agent *a, struct peer *from, const json_t *message);
 int guest_migrate_recover(struct guest *g, struct error *e, const char **hint) MUST_CHECK;

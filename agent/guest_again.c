@@ -42,6 +42,14 @@ static bool again_possible(struct guest *g)
 	       g->operation.state != OPERATION_RUNNING && p && peer_is_up(p);
 }
 
+/* Also where nothing is protected again by itself: what an operator moves is. */
+static uint64_t base_ns(const struct guest *g)
+{
+	uint64_t base = g->agent->config.protect_again_ns;
+
+	return base ? base : NS_PER_SEC;
+}
+
 /* Set anew before it is tried: for then it may fail at any later time. */
 static void again_try(void *ctx)
 {
@@ -51,12 +59,11 @@ static void again_try(void *ctx)
 	const char *hint = "";
 	struct error e = {0};
 
-	if (!again->wanted || g->own.state == OWN_PRIMARY)
+	if (!again->wanted || (g->own.state == OWN_PRIMARY && !g->session.options.handover))
 		return;
 	if (possible && again->wait_ns * 2 <= AGAIN_MOST_NS)
 		again->wait_ns *= 2;
-	loop_timer_set(g->again_timer, clock_ns() + (possible ? again->wait_ns
-							      : g->agent->config.protect_again_ns));
+	loop_timer_set(g->again_timer, clock_ns() + (possible ? again->wait_ns : base_ns(g)));
 	if (!possible)
 		return;
 	log_info("%s: protecting it again on %s", g->name, again->peer);

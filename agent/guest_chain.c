@@ -33,6 +33,7 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 	}
 	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
 	timeline_add(&g->timeline, "unprotected", "to be moved");
+	guest_again_forget(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
 						.term = g->own.record.term});
 }
@@ -56,10 +57,9 @@ static int chain_begin(struct guest *g, enum chain_what what, const char *to, st
 
 	if (rc)
 		return rc;
+	guest_operation_begin(g, what == CHAIN_MIGRATE ? "migrate" : "protect");
 	g->chain.what = what;
 	snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
-	guest_again_forget(g);
-	guest_operation_begin(g, what == CHAIN_MIGRATE ? "migrate" : "protect");
 	timeline_add(&g->timeline, "unprotect asked", "to be moved to %s", to);
 	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS, unprotected);
 	return 0;
@@ -79,6 +79,7 @@ int guest_migrate(struct guest *g, const char *to, const struct migrate_options 
 	g->chain = (struct chain){.migrate = *o};
 	snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
 	guest_operation_begin(g, o->check ? "check" : "migrate");
+	g->check.operation = g->operation.id;
 	return 0;
 }
 
@@ -180,6 +181,7 @@ void guest_chain_arrived(struct guest *g, const struct protect_again *then)
 	if (!then->wanted)
 		return;
 	g->again = *then;
+	g->chain.then.wanted = false;
 	log_warn("%s: it is NOT protected yet; it will be on %s", g->name, g->again.peer);
 	timeline_add(&g->timeline, "unprotected", "until %s has a copy", g->again.peer);
 	guest_why(g, "it has arrived, and will be protected on %s", g->again.peer);

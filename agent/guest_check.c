@@ -26,10 +26,11 @@ static void check_end(struct guest *g)
 static void answer_late(void *ctx)
 {
 	struct guest *g = ctx;
+	bool asked = g->check.number && g->check.operation == g->operation.id;
 
-	if (!g->check.number)
-		return;
 	check_end(g);
+	if (!asked)
+		return;
 	guest_operation_fail(g, -ETIMEDOUT, "the other host has not said whether it can take it",
 			     "is its polluxd well? see its log");
 }
@@ -109,7 +110,9 @@ static void answer_take(struct guest *g, const json_t *message)
 	const json_t *result = json_object_get(message, "result");
 	char text[sizeof(g->operation.error)];
 
-	if ((uint64_t)json_integer_of(message, "number", 0) != g->check.number || !g->check.number)
+	bool asked = g->check.number && g->check.operation == g->operation.id;
+
+	if ((uint64_t)json_integer_of(message, "number", 0) != g->check.number || !asked)
 		return;
 	check_end(g);
 	if (!json_is_object(result)) {

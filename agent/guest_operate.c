@@ -33,6 +33,7 @@ void guest_operation_begin(struct guest *g, const char *what)
 {
 	if (g->operation.state == OPERATION_RUNNING)
 		guest_operation_fail(g, -ECANCELED, "another operation took its place", NULL);
+	g->chain.what = CHAIN_NONE;
 	g->operation = (struct operation){
 		.id = ++g->agent->last_operation, .what = what, .state = OPERATION_RUNNING};
 }
@@ -49,6 +50,7 @@ void guest_operation_fail(struct guest *g, int code, const char *text, const cha
 
 	if (o->state != OPERATION_RUNNING)
 		return;
+	g->chain.what = CHAIN_NONE;
 	o->state = OPERATION_FAILED;
 	o->code = code;
 	o->hint = hint;
@@ -71,6 +73,7 @@ static void check_protect(struct guest *g)
 	if (g->own.state == OWN_PRIMARY && !strcmp(g->child_state, "protected")) {
 		g->why[0] = '\0';
 		guest_again_note(g);
+		g->chain.then.wanted = false;
 		guest_operation_done(g);
 	} else if (g->own.state != OWN_PRIMARY) {
 		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",

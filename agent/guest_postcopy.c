@@ -21,26 +21,14 @@
 
 /* ---- what processes say ----------------------------------------------------------- */
 
-static void served(struct guest *g)
+/* A record that still says so would find no process. One that is being stored says it not. */
+static void serving_end(struct guest *g)
 {
-	timeline_add(&g->timeline, "served", "%s has all of its memory", g->peer);
-	g->serving = false;
-	g->retiring = true;
-	g->migration.total_ns = clock_ns() - g->migration.began_ns;
-	json_decref(g->migration.last);
-	g->migration.last = json_incref(g->stats);
-	guest_vm_kill(g);
-}
+	struct error e = {0};
 
-void guest_serve(struct guest *g)
-{
-	g->child_role = CHILD_SERVING;
-	g->serving = true;
-	g->serving_streams = g->session.options.streams;
-	timeline_add(&g->timeline, "serving", "the rest of its memory follows");
-	/* The guest may have had all of it before its host has said that it runs. */
-	if (g->migration.served)
-		served(g);
+	g->serving = false;
+	if (!g->own.storing && guest_store(g, &g->own.record, &e))
+		log_error("%s", e.text);
 }
 
 static void link_cut(struct guest *g, const char *why)
@@ -52,12 +40,38 @@ static void link_cut(struct guest *g, const char *why)
 		guest_operation_fail(g, -ENOTCONN, g->why, HINT);
 }
 
+static void served(struct guest *g)
+{
+	timeline_add(&g->timeline, "served", "%s has all of its memory", g->peer);
+	serving_end(g);
+	g->retiring = true;
+	g->migration.total_ns = clock_ns() - g->migration.began_ns;
+	json_decref(g->migration.last);
+	g->migration.last = json_incref(g->stats);
+	guest_vm_kill(g);
+}
+
+void guest_serve(struct guest *g)
+{
+	g->child_role = CHILD_SERVING;
+	g->serving = true;
+	timeline_add(&g->timeline, "serving", "the rest of its memory follows");
+	/* The guest may have had all of it before its host has said that it runs. */
+	if (g->migration.served)
+		served(g);
+	else if (!strcmp(g->postcopy, "cut"))
+		link_cut(g, "while it was handed over");
+}
+
 void guest_postcopy_event(struct guest *g, const json_t *message)
 {
 	const char *state = json_text_of(message, "state"), *why = json_text_of(message, "why");
-	bool source = g->child_role == CHILD_SERVING, running = g->own.state == OWN_ALONE || source;
+	bool source = g->child_role == CHILD_SERVING;
+	bool running = source || (g->own.state == OWN_ALONE && g->late);
 
-	snprintf(g->postcopy, sizeof(g->postcopy), "%s", state);
+	/* At a source that may go on it says nothing of the guest's memory. */
+	if (source || g->late || g->own.state == OWN_HANDED)
+		snprintf(g->postcopy, sizeof(g->postcopy), "%s", state);
 	if (!strcmp(state, "cut") && running)
 		link_cut(g, why);
 	else if (!strcmp(state, "running"))
@@ -73,6 +87,18 @@ void guest_postcopy_event(struct guest *g, const json_t *message)
 	guest_operation_check(g);
 }
 
+/* What a process says that an earlier polluxd has known. */
+void guest_postcopy_found(struct guest *g, const json_t *stats)
+{
+	bool target = !strcmp(json_text_of(stats, "side"), "target");
+	bool later = json_integer_of(stats, "missing", 0) > 0;
+
+	g->postcopy_streams = (unsigned)json_integer_of(stats, "streams", 1);
+	g->late |= target;
+	g->migration.postcopy |= !target && later;
+	guest_postcopy_event(g, stats);
+}
+
 /* The process that served has ended before it was done. */
 void guest_serving_lost(struct guest *g, const char *how)
 {
@@ -82,7 +108,7 @@ void guest_serving_lost(struct guest *g, const char *how)
 	guest_operation_fail(g, -EIO, g->why,
 			     "the VM cannot go on: stop it there by force, and start it again or "
 			     "restore it");
-	g->serving = false;
+	serving_end(g);
 }
 
 /* ---- recovery ------------------------------------------------------------------------ */
@@ -205,7 +231,6 @@ static int recover_send(struct guest *g)
 
 int guest_migrate_recover(struct guest *g, struct error *e, const char **hint)
 {
-	unsigned streams = g->session.options.streams;
 	struct protect_options o = {.mode = "event", .policy = "continue", .handover = true};
 	int rc = guest_busy(g, e, hint);
 
@@ -217,7 +242,7 @@ int guest_migrate_recover(struct guest *g, struct error *e, const char **hint)
 	rc = guest_peer_ready(g, g->peer, e, hint);
 	if (rc)
 		return rc;
-	o.streams = streams ? streams : g->serving_streams;
+	o.streams = g->postcopy_streams;
 	rc = guest_session_make(g, &o, e);
 	if (!rc)
 		rc = recover_send(g);

@@ -82,7 +82,7 @@ void guest_replica_drop(struct guest *g)
 {
 	g->start_owed = 0;
 	g->replica_up = g->accept_owed = false;
-	if (!g->child || g->child_role == CHILD_VM)
+	if (!g->child || g->child_role != CHILD_REPLICA)
 		return;
 	g->child_role = CHILD_LEAVING;
 	vm_child_kill(g->child);
@@ -148,7 +148,8 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 	g->chain.then = (struct protect_again){.wanted = o->then_to[0], .options = o->then};
 	snprintf(g->chain.then.peer, sizeof(g->chain.then.peer), "%s", o->then_to);
 	/* From here on what is on the disks is a copy, also for a polluxd after this one. */
-	g->copy = true;
+	if (strcmp(o->session.options.storage, "shared") != 0)
+		g->copy = true;
 	return g->own.storing ? 0 : guest_store(g, &g->own.record, e);
 }
 

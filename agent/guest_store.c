@@ -50,8 +50,7 @@ static json_t *record_json(const struct guest *g, const struct ownership_record 
 		json_decref(o);
 		return NULL;
 	}
-	if (o && g->serving &&
-	    json_object_set_new(o, "serving", json_integer((json_int_t)g->serving_streams))) {
+	if (o && g->serving && json_object_set_new(o, "serving", json_true())) {
 		json_decref(o);
 		return NULL;
 	}
@@ -147,8 +146,8 @@ static int record_take(const json_t *o, struct guest *g, struct ownership_record
 	snprintf(g->peer, sizeof(g->peer), "%s", json_text_of(o, "peer"));
 	snprintf(g->identity, sizeof(g->identity), "%s", json_text_of(o, "identity"));
 	g->copy = json_is_true(json_object_get(o, "copy"));
-	g->serving_streams = (unsigned)json_integer_of(o, "serving", 0);
-	g->serving = g->serving_streams != 0;
+	/* Who has a role again has nothing of an older copy to serve. */
+	g->serving = record->role == ROLE_NONE && json_is_true(json_object_get(o, "serving"));
 	g->own.config.continue_alone = !json_is_false(json_object_get(o, "continue_alone"));
 	return 0;
 }

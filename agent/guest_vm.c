@@ -382,10 +382,21 @@ void guest_session_start(struct guest *g, uint64_t term)
 	guest_child_ask(g, request, QUICK_NS, session_begun);
 }
 
+/* The guest may stand still for want of this. */
+static void ownership_told(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+
+	if (!rc || rc == -EPIPE)
+		return;
+	log_error("%s: the VM process cannot obey: %s", g->name, text);
+	guest_why(g, "it may stand still: %s", text);
+}
+
 void guest_ownership_tell(struct guest *g, const char *answer)
 {
 	guest_child_ask(g, json_pack("{s:s, s:s}", "do", "ownership", "answer", answer), QUICK_NS,
-			NULL);
+			ownership_told);
 }
 
 /* The standby has lost the session and holds a whole twin, which waits for as long as we say
@@ -488,7 +499,7 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	if (json_is_true(json_object_get(stats, "yielded")))
 		guest_child_ask(g, json_pack("{s:s}", "do", "unyield"), QUICK_NS, NULL);
 	if (json_is_object(json_object_get(stats, "postcopy")))
-		guest_postcopy_event(g, json_object_get(stats, "postcopy"));
+		guest_postcopy_found(g, json_object_get(stats, "postcopy"));
 	if (g->child_role != CHILD_VM)
 		return;
 	if (json_is_true(json_object_get(stats, "ended")))
@@ -527,6 +538,8 @@ int guest_vm_attach(struct guest *g, bool *alive, struct error *e)
 	rc = child_attach(g, path, &why);
 	if (rc == -ENOENT) {
 		log_debug("%s: %s", g->name, why.text);
+		if (g->serving)
+			guest_serving_lost(g, "polluxd was away meanwhile");
 		unlink(path);
 		return 0;
 	}

@@ -19,8 +19,10 @@ int guest_session_make(struct guest *g, const struct protect_options *o, struct 
 	if (RAND_bytes(s->id, sizeof(s->id)) != 1 || RAND_bytes(s->key, sizeof(s->key)) != 1)
 		return error_set(e, -EIO, "OpenSSL has no random numbers");
 	s->term = g->own.record.term + TERM_SESSION;
-	g->copy = true; /* should the standby take over, then what is here is old */
 	s->options = *o;
+	/* Should the standby take over, then what is here is old; unless it is the same. */
+	if (strcmp(o->storage, "shared") != 0)
+		g->copy = true;
 	s->heartbeat_ms = (unsigned)(g->agent->config.heartbeat_ns / NS_PER_MS);
 	s->loss_ms = (unsigned)(g->agent->config.loss_ns / NS_PER_MS);
 	return 0;

@@ -5,6 +5,7 @@
  * memory. Other pages may hold one as well: of a kernel that ran before a reset, or a forged one.
  * So it must say of the kernel's text what the page tables say too.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,6 +63,7 @@ static const char *note_text(const struct memory *m, uint64_t ram_offset, size_t
 static bool number_find(const char *text, size_t n, const char *key, int base, uint64_t *out)
 {
 	size_t len = strlen(key);
+	char number[32];
 
 	for (const char *line = text, *end; line < text + n; line = end + 1) {
 		end = memchr(line, '\n', (size_t)(text + n - line));
@@ -69,8 +71,11 @@ static bool number_find(const char *text, size_t n, const char *key, int base, u
 			return false;
 		if ((size_t)(end - line) <= len || memcmp(line, key, len) != 0)
 			continue;
-		*out = base == 16 ? strtoull(line + len, NULL, base)
-				  : (uint64_t)strtoll(line + len, NULL, base);
+		/* A copy: the guest may be writing there. */
+		snprintf(number, sizeof(number), "%.*s", (int)(end - line - (ptrdiff_t)len),
+			 line + len);
+		*out = base == 16 ? strtoull(number, NULL, base)
+				  : (uint64_t)strtoll(number, NULL, base);
 		return true;
 	}
 	return false;

@@ -93,7 +93,7 @@ static void policy_apply(const struct migrate_config *c, const struct converge_v
 
 static bool out_of_patience(const struct migrate_config *c, const struct converge_view *v)
 {
-	return v->round >= c->rounds_max || (c->most_ns && v->elapsed_ns >= c->most_ns);
+	return v->settled >= c->rounds_max || (c->most_ns && v->elapsed_ns >= c->most_ns);
 }
 
 void converge_decide(const struct migrate_config *c, const struct converge_view *v,
@@ -104,7 +104,8 @@ void converge_decide(const struct migrate_config *c, const struct converge_view 
 	*out = (struct converge_verdict){
 		.next = NEXT_ROUND,
 		.throttle = r->throttle,
-		.stuck = shrinks(r) ? 0 : v->stuck + 1,
+		/* What disks give goes before a round's pages, and makes it long. */
+		.stuck = shrinks(r) || !v->members_synced ? 0 : v->stuck + 1,
 		.forecast_ns = c->fixed_ns + pages_ns(v),
 	};
 	if (pages_ns(v) <= pages_limit(c)) {
@@ -113,7 +114,7 @@ void converge_decide(const struct migrate_config *c, const struct converge_view 
 	} else if (c->postcopy_after && v->round >= c->postcopy_after && v->members_synced) {
 		out->next = NEXT_SEAL;
 		out->postcopy = true;
-	} else if (out_of_patience(c, v)) {
+	} else if (v->members_synced && out_of_patience(c, v)) {
 		policy_apply(c, v, out);
 	} else if (out->stuck >= STUCK_ROUNDS && r->throttle >= c->throttle_max) {
 		policy_apply(c, v, out);

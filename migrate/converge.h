@@ -30,6 +30,7 @@ struct converge_round {
 struct converge_view {
 	const struct converge_round *rounds; /* the last ones, newest last */
 	unsigned count;                      /* of them, 1..CONVERGE_RECENT */
+	unsigned settled;                    /* rounds since disks had been copied */
 	unsigned round;                      /* number of the newest, from 1 */
 	unsigned stuck; /* rounds in a row that did not shrink at this throttle */
 	uint64_t elapsed_ns;

@@ -225,6 +225,10 @@ static int in_open(struct image_in *i, const struct image_key *key, struct error
 	if (rc)
 		return rc;
 	i->chunk_size = IMAGE_CHUNK;
+	/* Whoever gives a key wants to know that nobody without it has made this. */
+	if (key && !(h.flags & IMAGE_ENCRYPTED))
+		return error_set(e, -EKEYREJECTED,
+				 "a key was given, and this image is not encrypted");
 	if (h.flags & IMAGE_ENCRYPTED)
 		rc = key_accept(i, key, &h, bytes, e);
 	if (rc)

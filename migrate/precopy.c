@@ -16,7 +16,7 @@ struct precopy {
 	char why[256]; /* what progress.why may point to */
 	/* Of the thread that decides. */
 	struct converge_round rounds[CONVERGE_RECENT];
-	unsigned count, stuck, throttle;
+	unsigned count, stuck, settled, throttle;
 	pthread_mutex_t lock; /* of progress */
 	struct migrate_progress progress;
 };
@@ -100,9 +100,12 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 	struct converge_view view;
 
 	round_keep(p, in);
+	if (in->members_synced)
+		p->settled++;
 	view = (struct converge_view){
 		.rounds = p->rounds,
 		.count = p->count,
+		.settled = p->settled,
 		.round = in->round,
 		.stuck = p->stuck,
 		.elapsed_ns = in->elapsed_ns,

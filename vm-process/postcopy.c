@@ -79,12 +79,13 @@ json_t *postcopy_json(struct process *p)
 		postcopy_target_stats(p->postcopy_target, &s);
 	else
 		return json_null();
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "state",
-			 postcopy_state_name(s.state), "missing", (json_int_t)s.missing, "left",
-			 (json_int_t)s.left, "faults", (json_int_t)s.faults, "pushed",
-			 (json_int_t)s.pushed, "bytes", (json_int_t)s.bytes, "links",
-			 (json_int_t)s.links, "wait_ns", (json_int_t)s.wait_ns, "wait_max_ns",
-			 (json_int_t)s.wait_max_ns);
+	return json_pack("{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "side",
+			 p->postcopy_source ? "source" : "target", "streams",
+			 (int)p->session.streams, "state", postcopy_state_name(s.state), "missing",
+			 (json_int_t)s.missing, "left", (json_int_t)s.left, "faults",
+			 (json_int_t)s.faults, "pushed", (json_int_t)s.pushed, "bytes",
+			 (json_int_t)s.bytes, "links", (json_int_t)s.links, "wait_ns",
+			 (json_int_t)s.wait_ns, "wait_max_ns", (json_int_t)s.wait_max_ns);
 }
 
 /* New keys for a link that was cut. The source connects in the call: its guest stands still
@@ -117,16 +118,23 @@ int postcopy_offer(struct process *p, const struct replicate_config *c, struct e
 	return postcopy_source_create(p->vm, &config, &events, &p->postcopy_source, e);
 }
 
-void postcopy_serve(struct process *p)
+bool postcopy_serve(struct process *p)
 {
 	const uint64_t *missing = replicator_missing(p->replicator);
+	struct postcopy_stats s;
 	int rc;
 
 	if (!missing || !p->postcopy_source)
-		return;
+		return true;
+	postcopy_source_stats(p->postcopy_source, &s);
+	if (s.state != POSTCOPY_READY) {
+		log_warn("not handed over: the link for its memory is cut");
+		return false;
+	}
 	rc = postcopy_source_serve(p->postcopy_source, missing);
 	if (rc)
 		log_error_rc(rc, "the rest of the guest's memory cannot be served");
+	return !rc;
 }
 
 /* Before the guest goes on here, or the vm is destroyed. */
@@ -190,6 +198,8 @@ static void run_started(void *ctx)
 {
 	struct process *p = ctx;
 
+	if (!p->start_running) /* the process ends */
+		return;
 	pthread_join(p->start_thread, NULL);
 	p->start_running = false;
 	if (p->start_rc)
@@ -214,8 +224,11 @@ static void *start_main(void *ctx)
 
 int postcopy_start(struct process *p, struct error *e)
 {
-	int rc = thread_start(&p->start_thread, "start", start_main, p);
+	int rc = vm_disks_claim(p->vm, e); /* what can fail does so before it is said to run */
 
+	if (rc)
+		return rc;
+	rc = thread_start(&p->start_thread, "start", start_main, p);
 	p->start_running = !rc;
 	return rc ? error_set(e, rc, "start a thread: %s", strerror(-rc)) : 0;
 }

@@ -127,9 +127,18 @@ static bool handed_take(struct process *p)
 {
 	struct error e = {0};
 
+	if (!postcopy_serve(p)) {
+		replicator_ownership(p->replicator, OWNERSHIP_CONFIRMED);
+		return false;
+	}
 	if (!p->disks_shared || !vm_disks_yield(p->vm, &e))
 		return true;
 	log_error("not handed over: %s", e.text);
+	if (vm_disks_claim(p->vm, &e)) { /* as after every yield that failed */
+		log_error("the guest stands still: %s", e.text);
+		return false;
+	}
+	postcopy_withdraw(p);
 	replicator_ownership(p->replicator, OWNERSHIP_CONFIRMED);
 	return false;
 }
@@ -161,13 +170,11 @@ static void run_state(void *ctx)
 	uint64_t frozen_at = 0;
 
 	/* An event of a session that has been replaced meanwhile says nothing now. */
-	if (s->session != p->sessions)
+	if (s->session != p->sessions || (s->state == REPLICATOR_HANDED && !p->replicator))
 		goto out;
 	if (s->state == REPLICATOR_HANDED && !handed_take(p))
 		goto out;
 	p->replicator_state = s->state;
-	if (s->state == REPLICATOR_HANDED)
-		postcopy_serve(p);
 	if (s->state == REPLICATOR_HANDED)
 		frozen_at = replicator_frozen_at(p->replicator);
 	if (s->state == REPLICATOR_UNPROTECTED)

@@ -177,7 +177,8 @@ int upgrade_orphaned(struct process *p) MUST_CHECK;
 
 /* ---- postcopy.c ----------------------------------------------------------- */
 int postcopy_offer(struct process *p, const struct replicate_config *c, struct error *e) MUST_CHECK;
-void postcopy_serve(struct process *p);
+/* From the handover on. False: it cannot be, and the guest had better go on here. */
+bool postcopy_serve(struct process *p) MUST_CHECK;
 void postcopy_withdraw(struct process *p);
 int postcopy_expect(struct process *p, struct error *e) MUST_CHECK;
 int postcopy_stream(struct process *p, uint16_t stream, int fd, struct error *e) MUST_CHECK;

@@ -48,7 +48,7 @@ static struct outcome play(const struct migrate_config *c, const struct trace *t
 		rounds[count++] = (struct converge_round){send, ns, send * 4096,
 							  written(t, ns, v.throttle), v.throttle};
 		elapsed += ns;
-		view = (struct converge_view){rounds, count, round, stuck, elapsed, true};
+		view = (struct converge_view){rounds, count, round, round, stuck, elapsed, true};
 		converge_decide(c, &view, &v);
 		stuck = v.stuck;
 		send = rounds[count - 1].dirty;
@@ -167,7 +167,7 @@ static void test_waits_for_disks(void **state)
 {
 	struct migrate_config c = defaults();
 	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0};
-	struct converge_view view = {&r, 1, c.rounds_max, 5, 1, false};
+	struct converge_view view = {&r, 1, 0, c.rounds_max, 5, 1, false};
 	struct converge_verdict v;
 
 	converge_decide(&c, &view, &v);
@@ -175,6 +175,8 @@ static void test_waits_for_disks(void **state)
 	r.dirty = 1u << 20;
 	converge_decide(&c, &view, &v);
 	assert_int_equal(v.next, NEXT_ROUND);
+	assert_int_equal(v.throttle, 0);
+	assert_int_equal(v.stuck, 0);
 }
 
 /* A pause that is too long without any page: no throttle helps, and none is tried. */
