@@ -86,6 +86,7 @@ struct chain {
 	struct migrate_options migrate;
 	struct protect_options protect;
 	struct protect_again then; /* how it shall be protected when it has arrived */
+	bool cancelled;            /* while its protection was ending */
 };
 
 enum child_role { CHILD_NONE, CHILD_VM, CHILD_REPLICA, CHILD_SERVING, CHILD_LEAVING };
@@ -262,6 +263,8 @@ int guest_migrate(struct guest *g, const char *to, const struct migrate_options 
 int guest_standby_move(struct guest *g, const char *to, const struct protect_options *o,
 		       struct error *e, const char **hint) MUST_CHECK;
 void guest_migrate_checked(struct guest *g); /* nothing is in its way */
+/* Before the migration itself has begun: true, and it never will. */
+bool guest_chain_cancel(struct guest *g);
 bool guest_chain_check(struct guest *g);
 void guest_chain_undo(struct guest *g);
 void guest_chain_arrived(struct guest *g, const struct protect_again *then);
@@ -269,6 +272,9 @@ void guest_chain_arrived(struct guest *g, const struct protect_again *then);
 /* ---- guest_check.c: what is in the way -------------------------------------------------- */
 int guest_check_begin(struct guest *g, const char *to, const struct migrate_options *o,
 		      struct error *e) MUST_CHECK;
+/* The operation under way waits for the other host, for a while; and no more. */
+void guest_answer_wait(struct guest *g);
+void guest_answer_came(struct guest *g);
 void guest_check_message(struct agent *a, struct peer *from, const json_t *message);
 void guest_check_free(struct guest *g);
 
@@ -277,6 +283,8 @@ void guest_serve(struct guest *g); /* the process has something to send still */
 void guest_postcopy_event(struct guest *g, const json_t *message);
 void guest_postcopy_found(struct guest *g, const json_t *stats);
 void guest_serving_lost(struct guest *g, const char *how);
+/* An operator gives up what it serves. */
+void guest_serving_give_up(struct guest *g);
 void guest_recover_message(struct agent *a, struct peer *from, const json_t *message);
 int guest_migrate_recover(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 

@@ -36,6 +36,20 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 	guest_again_forget(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
 						.term = g->own.record.term});
+	if (g->chain.cancelled)
+		guest_chain_undo(g);
+	g->chain.cancelled = false;
+}
+
+bool guest_chain_cancel(struct guest *g)
+{
+	if (!g->check.number && g->chain.what == CHAIN_NONE)
+		return false;
+	/* The protection that is ending ends, and is made again. */
+	g->chain.cancelled = g->chain.what != CHAIN_NONE;
+	guest_answer_came(g);
+	guest_operation_fail(g, -ECANCELED, "it was cancelled", "the VM runs on here");
+	return true;
 }
 
 /* Where it shall be protected when it has arrived on `to`. */

@@ -16,7 +16,7 @@
 #define LOG_MODULE "check"
 #define ANSWER_NS  (20 * NS_PER_SEC)
 
-static void check_end(struct guest *g)
+void guest_answer_came(struct guest *g)
 {
 	g->check.number = 0;
 	if (g->check.timer)
@@ -28,11 +28,23 @@ static void answer_late(void *ctx)
 	struct guest *g = ctx;
 	bool asked = g->check.number && g->check.operation == g->operation.id;
 
-	check_end(g);
+	guest_answer_came(g);
 	if (!asked)
 		return;
-	guest_operation_fail(g, -ETIMEDOUT, "the other host has not said whether it can take it",
+	guest_operation_fail(g, -ETIMEDOUT, "the other host has not answered",
 			     "is its polluxd well? see its log");
+}
+
+void guest_answer_wait(struct guest *g)
+{
+	if (!g->check.timer && loop_timer(g->agent->loop, answer_late, g, &g->check.timer)) {
+		log_warn("%s: the answer is waited for without a limit", g->name);
+		return;
+	}
+	g->check.operation = g->operation.id;
+	if (!g->check.number)
+		g->check.number = ++g->agent->last_check;
+	loop_timer_set(g->check.timer, clock_ns() + ANSWER_NS);
 }
 
 static int check_send(struct guest *g, const char *to, const struct migrate_options *o,
@@ -56,20 +68,16 @@ static int check_send(struct guest *g, const char *to, const struct migrate_opti
 int guest_check_begin(struct guest *g, const char *to, const struct migrate_options *o,
 		      struct error *e)
 {
-	int rc = 0;
+	int rc;
 
-	if (!g->check.timer)
-		rc = loop_timer(g->agent->loop, answer_late, g, &g->check.timer);
-	if (rc)
-		return error_set(e, rc, "cannot make a timer: %s", strerror(-rc));
 	json_decref(g->check.result);
 	g->check.result = NULL;
 	g->check.number = ++g->agent->last_check;
 	rc = check_send(g, to, o, e);
 	if (rc)
-		check_end(g);
+		guest_answer_came(g);
 	else
-		loop_timer_set(g->check.timer, clock_ns() + ANSWER_NS);
+		guest_answer_wait(g);
 	return rc;
 }
 
@@ -114,7 +122,7 @@ static void answer_take(struct guest *g, const json_t *message)
 
 	if ((uint64_t)json_integer_of(message, "number", 0) != g->check.number || !asked)
 		return;
-	check_end(g);
+	guest_answer_came(g);
 	if (!json_is_object(result)) {
 		guest_operation_fail(g, -EBADMSG, "the other host did not understand the question",
 				     "see its log");

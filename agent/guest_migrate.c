@@ -122,7 +122,8 @@ static json_t *wishes_json(const struct agent *a, const struct migrate_options *
 
 	json_t *w = json_pack("{s:i, s:i, s:I, s:s}", "downtime_ms", (int)o->downtime_ms,
 			      "throttle_max", (int)o->throttle_max, "fixed_us",
-			      (json_int_t)(fixed_ns / NS_PER_US), "stuck", o->stuck);
+			      (json_int_t)(fixed_ns / NS_PER_US), "stuck",
+			      o->postcopy_after ? "postcopy" : o->stuck);
 
 	if (w && o->most_downtime_ms)
 		json_object_set_new(w, "most_downtime_ms", json_integer(o->most_downtime_ms));
@@ -234,6 +235,8 @@ int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
 	bool session = g->own.state == OWN_PRIMARY || g->own.state == OWN_FREEZING;
 	bool ours = session && g->session.options.handover;
 
+	if (guest_operation_is(g, "migrate") && !ours && guest_chain_cancel(g))
+		return 0;
 	if (!ours)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 				    g->own.state == OWN_HANDED

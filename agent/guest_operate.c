@@ -487,6 +487,10 @@ static void session_over_then_kill(void *ctx, int rc, const json_t *reply, const
 
 static int stop_by_force(struct guest *g, struct error *e, const char **hint)
 {
+	if (g->own.state == OWN_HANDED)
+		return guest_refuse(e, hint, -EPERM,
+				    "stop it there, or `pollux failover --force` here first",
+				    "%s has been handed over to %s", g->name, g->peer);
 	if (g->own.state == OWN_ASKING)
 		return guest_refuse(
 			e, hint, -EPERM,
@@ -524,6 +528,11 @@ int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e
 		rc = guest_busy(g, e, hint);
 		if (rc)
 			return rc;
+	}
+	if (forced && g->child_role == CHILD_SERVING) {
+		guest_operation_begin(g, "stop");
+		guest_serving_give_up(g);
+		return 0;
 	}
 	if (g->child_role != CHILD_VM)
 		return guest_refuse(e, hint, -EPERM,

@@ -147,6 +147,7 @@ static void recovered(struct guest *g, const json_t *message)
 
 	if (g->child_role != CHILD_SERVING || !p)
 		return;
+	guest_answer_came(g);
 	if (!json_is_true(json_object_get(message, "ok"))) {
 		recover_failed(g, -EPERM, why);
 		return;
@@ -200,6 +201,13 @@ static void recover_asked(struct guest *g, const json_t *message)
 	guest_child_ask(g, keys_request(g), QUICK_NS, keys_taken);
 }
 
+void guest_serving_give_up(struct guest *g)
+{
+	log_warn("%s: what %s lacks of its memory is given up", g->name, g->peer);
+	timeline_add(&g->timeline, "given up", "by the operator");
+	guest_vm_kill(g);
+}
+
 void guest_recover_message(struct agent *a, struct peer *from, const json_t *message)
 {
 	struct guest *g = guest_find(a, json_text_of(message, "vm"));
@@ -249,6 +257,7 @@ int guest_migrate_recover(struct guest *g, struct error *e, const char **hint)
 	if (rc)
 		return error_set(e, rc, "%s cannot be asked: %s", g->peer, strerror(-rc));
 	guest_operation_begin(g, "migrate");
+	guest_answer_wait(g);
 	timeline_add(&g->timeline, "recover asked", "to %s", g->peer);
 	return 0;
 }

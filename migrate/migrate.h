@@ -220,7 +220,7 @@ int image_save(struct vm *vm, int fd, const struct image_save_options *o,
 
 /* Open and check all but the memory: head, machine state, index. The fd stays the caller's and
  * must outlive the image. -ENOKEY: it is encrypted, and there is no key; -EKEYREJECTED: another
- * key; -EPROTONOSUPPORT: of a later version; -EBADMSG: damaged or cut. */
+ * key, or it is in the clear; -EPROTONOSUPPORT: of a later version; -EBADMSG: damaged or cut. */
 struct image;
 int image_open(int fd, const struct image_key *key, struct image **out, struct error *e) MUST_CHECK;
 void image_close(struct image *i);

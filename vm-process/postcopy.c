@@ -11,8 +11,9 @@
 
 #include "vm-process/process.h"
 
-#define LOG_MODULE "postcopy"
-#define RECOVER_NS (5 * NS_PER_SEC)
+#define LOG_MODULE    "postcopy"
+#define RECOVER_NS    (5 * NS_PER_SEC)
+#define LOSS_LEAST_NS (2 * NS_PER_SEC)
 
 /* ---- events ------------------------------------------------------------------- */
 
@@ -65,7 +66,8 @@ static struct postcopy_config config_of(const struct replicate_config *c)
 	out.compression = c->compression;
 	out.bytes_per_second = c->bytes_per_second;
 	out.heartbeat_ns = c->heartbeat_ns;
-	out.loss_ns = c->loss_ns;
+	/* No failover waits for it, and a cut stops the guest until somebody comes. */
+	out.loss_ns = c->loss_ns > LOSS_LEAST_NS ? c->loss_ns : LOSS_LEAST_NS;
 	return out;
 }
 
