@@ -197,7 +197,8 @@ struct vm_parts {
 	 * the caller's. */
 	int ram_fd;
 	const struct vm_deterministic *deterministic; /* NULL: as fast as it goes */
-	/* Called on any thread, device lock not held. */
+	/* Called on any thread, device lock not held, one at a time and in order: the guest
+	 * stands still until it returns, so it must not wait for the vm. */
 	void (*on_event)(void *ctx, enum vm_event event, const char *detail);
 	void *ctx;
 };

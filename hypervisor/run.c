@@ -162,16 +162,14 @@ static void action_perform(struct vm *vm)
 	run->acting = true;
 	pthread_mutex_unlock(&run->lock);
 	event = action_carry_out(vm, action, detail, sizeof(detail));
-	pthread_mutex_lock(&run->lock);
 	if (event != VM_EVENT_REBOOT)
 		atomic_fetch_or(&run->requests, REQUEST_STOPPED);
+	vm->parts.on_event(vm->parts.ctx, event, detail);
+	pthread_mutex_lock(&run->lock);
 	run->acting = false;
 	run->action = ACTION_NONE;
 	request_clear(vm, REQUEST_ACTION);
 	pthread_cond_broadcast(&run->parking);
-	pthread_mutex_unlock(&run->lock);
-	vm->parts.on_event(vm->parts.ctx, event, detail);
-	pthread_mutex_lock(&run->lock);
 }
 
 /* ---- vCPU threads --------------------------------------------------------------- */
