@@ -25,7 +25,7 @@ pkg_disk-mirror :=
 pkg_replicate   := liblz4 zlib libxxhash
 pkg_migrate     := openssl libxxhash
 pkg_vm-process  := jansson libcap-ng
-pkg_agent       := jansson libconfig libmicrohttpd openssl
+pkg_agent       := jansson libconfig libmicrohttpd openssl libxxhash
 pkg_cli         := jansson libcurl openssl
 
 PROGRAMS := pollux polluxd pollux-vm

@@ -19,6 +19,7 @@
 #include "agent/json_text.h"
 #include "agent/ownership.h"
 #include "agent/peer_message.h"
+#include "agent/record_file.h"
 #include "agent/timeline.h"
 #include "agent/vm_child.h"
 #include "channel/channel.h"
@@ -103,6 +104,7 @@ struct guest {
 	char identity[VM_IDENTITY_LEN + 1]; /* drawn at its first start; "" = not known */
 	char *config, *origin;              /* the VM file; NULL: only terms are known */
 	bool copy; /* the disks here are copies that an earlier session made: may be written over */
+	struct record_file record_file;
 	struct ownership own;
 	struct guest_event_list events;
 	bool feeding;
@@ -173,8 +175,7 @@ void guest_policy_set(struct guest *g, const char *policy);
 void guest_why(struct guest *g, const char *fmt, ...) PRINTF(2, 3);
 
 /* ---- guest_store.c --------------------------------------------------------- */
-int guest_store(const struct guest *g, const struct ownership_record *record,
-		struct error *e) MUST_CHECK;
+int guest_store(struct guest *g, const struct ownership_record *record, struct error *e) MUST_CHECK;
 /* Make a guest of each record in state_dir. One that cannot be read fails all: a term
  * must not be forgotten. */
 int guests_load(struct agent *a, struct error *e) MUST_CHECK;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What must outlive polluxd and the host: state_dir/vms/NAME.json, one for each VM
  * that this host has ever had a term for. It is never deleted: a forgotten term could
- * come back as a second owner. */
+ * come back as a second owner. (It keeps the name that it had when it was nothing but JSON: an
+ * older polluxd that finds it refuses to start, and forgets no term.) */
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -13,7 +14,6 @@
 
 #define LOG_MODULE     "store"
 #define RECORD_VERSION 1
-#define RECORD_MAX     (256u * 1024)
 
 static void record_path(const struct agent *a, const char *name, char out[PATH_MAX])
 {
@@ -74,7 +74,7 @@ static void store_time_note(struct agent *a, uint64_t ns)
 	a->store_ns = a->store_ns ? (3 * a->store_ns + ns) / 4 : ns;
 }
 
-int guest_store(const struct guest *g, const struct ownership_record *record, struct error *e)
+int guest_store(struct guest *g, const struct ownership_record *record, struct error *e)
 {
 	uint64_t began = clock_ns();
 	json_t *o = record_json(g, record);
@@ -86,7 +86,7 @@ int guest_store(const struct guest *g, const struct ownership_record *record, st
 	if (text)
 		rc = fault_point("guest.store");
 	if (!rc)
-		rc = file_replace(path, text, strlen(text), 0600, e);
+		rc = record_file_store(&g->record_file, path, text, strlen(text), e);
 	if (rc)
 		error_set(e, rc, "cannot store %s: %s", path, strerror(-rc));
 	else
@@ -179,7 +179,7 @@ static int record_load(struct agent *a, const char *name, struct error *e)
 	int rc;
 
 	record_path(a, name, path);
-	rc = file_read(path, RECORD_MAX, &text, e);
+	rc = record_file_read(path, &text, e);
 	if (!rc)
 		rc = guest_create(a, name, &g, e);
 	if (!rc) {

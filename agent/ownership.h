@@ -9,7 +9,7 @@
  *           a term never ceases to be true (but for ALIVE, on which nothing rests).
  *             protect +1, unprotected +1, promoted +2, promoted or run by force +2^32
  *           A promotion thus beats what the old primary may have stored since.
- * Record    what a host knows for good. STORE writes it durably (file_replace), and
+ * Record    what a host knows for good. STORE writes it durably (record_file.h), and
  *           only STORED lets the machine go on: there is never more than one STORE
  *           under way, and nothing that rests on it is done before.
  * Words     between the two hosts' polluxds, on an ordered link. A word that is lost is
