@@ -19,6 +19,7 @@ enum reason {
 	REASON_CPUS_FEW,
 	REASON_MEMORY_TOTAL,
 	REASON_MEMORY_FREE,
+	REASON_HUGEPAGES,
 	REASON_STATE,
 	REASON_DISK_MISSING,
 	REASON_DISK_KIND,
@@ -66,6 +67,7 @@ static const struct {
 	[REASON_CPUS_FEW] = {"cpus-few", true, "its vCPUs will wait for each other", NULL},
 	[REASON_MEMORY_TOTAL] = {"memory-total", false, "take a larger host", NULL},
 	[REASON_MEMORY_FREE] = {"memory-free", false, "end or move something there first", NULL},
+	[REASON_HUGEPAGES] = {"hugepages", false, "raise vm.nr_hugepages there", NULL},
 	[REASON_STATE] = {"state", false, "update Pollux on that host first", NULL},
 	[REASON_DISK_MISSING] = {"disk-missing", false,
 				 "mount the storage there, or copy the disks: --with-disks", NULL},
@@ -216,11 +218,17 @@ static void size_check(struct verdict *v)
 	uint64_t needed = number_of(v->needs, "memory"), total = number_of(v->has, "memory_total");
 	uint64_t vcpus = number_of(v->needs, "vcpus"), cpus = number_of(v->has, "cpus");
 	uint64_t free = number_of(v->has, "memory_available");
+	uint64_t huge_free = number_of(v->has, "hugepages_free");
+	bool huge = json_is_true(json_object_get(v->needs, "hugepages"));
 
 	if (needed > total)
 		add(v, REASON_MEMORY_TOTAL, "the VM has %llu MiB of memory, that host %llu",
 		    mib(needed), mib(total));
-	else if (needed > free)
+	else if (huge && needed > huge_free)
+		add(v, REASON_HUGEPAGES,
+		    "the VM has %llu MiB of memory in huge pages, free there are %llu", mib(needed),
+		    mib(huge_free));
+	else if (!huge && needed > free)
 		add(v, REASON_MEMORY_FREE, "the VM has %llu MiB of memory, free there are %llu",
 		    mib(needed), mib(free));
 	if (vcpus > cpus)

@@ -108,6 +108,7 @@ static json_t *needs_json(const struct guest *g, const struct vm_config *c,
 	if (!out)
 		return NULL;
 	json_object_set_new(out, "sections", sections_json());
+	json_object_set_new(out, "hugepages", json_boolean(c->hugepages));
 	json_object_set_new(out, "storage", json_string(o->with_disks ? "mirror" : "shared"));
 	json_object_set_new(out, "overwrite", json_boolean(o->overwrite));
 	json_object_set_new(out, "assume_same", json_boolean(o->assume_same));
@@ -133,6 +134,30 @@ json_t *preflight_describe(const struct guest *g, const struct preflight_options
 
 /* ---- where it shall go --------------------------------------------------------------------- */
 
+static json_int_t hugepages_number(const char *name)
+{
+	char path[96];
+	uint64_t n = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-2048kB/%s", name);
+	f = fopen(path, "re");
+	if (f && fscanf(f, "%" SCNu64, &n) != 1)
+		n = 0;
+	if (f)
+		fclose(f);
+	return (json_int_t)n;
+}
+
+/* Bytes: what is reserved is free only for who has reserved it. */
+static json_int_t hugepages_free(void)
+{
+	json_int_t free = hugepages_number("free_hugepages"),
+		   reserved = hugepages_number("resv_hugepages");
+
+	return free > reserved ? (free - reserved) * (json_int_t)VM_HUGE_PAGE_SIZE : 0;
+}
+
 static void memory_put(json_t *out)
 {
 	FILE *f = fopen("/proc/meminfo", "re");
@@ -149,6 +174,7 @@ static void memory_put(json_t *out)
 	}
 	if (f)
 		fclose(f);
+	json_object_set_new(out, "hugepages_free", json_integer(hugepages_free()));
 	json_object_set_new(out, "cpus", json_integer(sysconf(_SC_NPROCESSORS_ONLN)));
 }
 

@@ -318,12 +318,19 @@ static int nics_read(struct source *s, const struct key *k, config_setting_t *li
 }
 
 static const struct key vm_keys[] = {
-	{"name", name_read, VM(name), true},      {"memory", bytes_read, VM(memory), true},
-	{"vcpus", vcpus_read, VM(vcpus), false},  {"engine", name_read, VM(engine), false},
-	{"cpu", name_read, VM(cpu), false},       {"kernel", path_read, VM(kernel), false},
-	{"initrd", path_read, VM(initrd), false}, {"cmdline", text_read, VM(cmdline), false},
-	{"disks", disks_read, 0, 0, false},       {"nics", nics_read, 0, 0, false},
-	{"seed", seed_read, VM(seed), false},     {0},
+	{"name", name_read, VM(name), true},
+	{"memory", bytes_read, VM(memory), true},
+	{"vcpus", vcpus_read, VM(vcpus), false},
+	{"engine", name_read, VM(engine), false},
+	{"cpu", name_read, VM(cpu), false},
+	{"kernel", path_read, VM(kernel), false},
+	{"initrd", path_read, VM(initrd), false},
+	{"cmdline", text_read, VM(cmdline), false},
+	{"disks", disks_read, 0, 0, false},
+	{"nics", nics_read, 0, 0, false},
+	{"seed", seed_read, VM(seed), false},
+	{"hugepages", flag_read, VM(hugepages), false},
+	{0},
 };
 
 /* ---- the whole ------------------------------------------------------------------------ */
@@ -381,6 +388,8 @@ static int memory_check(struct source *s, const config_setting_t *at, const stru
 	if (c->memory < least || c->memory > MEMORY_MOST || c->memory % align)
 		return refuse(s, at, "memory must be %lluK to 4T, in steps of %lluK",
 			      (unsigned long long)least >> 10, (unsigned long long)align >> 10);
+	if (sim && c->hugepages)
+		return refuse(s, at, "engine sim takes no huge pages");
 	return 0;
 }
 

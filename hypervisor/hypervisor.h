@@ -20,6 +20,7 @@
 #include "base/base.h"
 
 #define VM_PAGE_SIZE 4096u
+#define VM_HUGE_PAGE_SIZE UINT64_C(0x200000) /* of the host, where memory is in huge pages */
 #define VM_NAME_MAX  63
 #define VM_VCPUS_MAX 16
 #define VM_DISKS_MAX 8
@@ -49,6 +50,7 @@ struct nic_config {
 struct vm_config {
 	char name[VM_NAME_MAX + 1];
 	uint64_t memory; /* bytes, a multiple of 2 MiB; engine "sim": of 64 KiB */
+	bool hugepages;  /* memory in huge pages of 2 MiB: then no page of it can come later */
 	unsigned vcpus;
 	char engine[16]; /* "auto", "kvm", "soft", "sim" */
 	char cpu[16];    /* "host", "pollux-base", or "": the engine's own */

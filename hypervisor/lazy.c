@@ -71,6 +71,8 @@ int vm_lazy_prepare(struct vm *vm, struct error *e)
 
 	if (vm->uffd >= 0)
 		return 0;
+	if (vm->config.hugepages)
+		return error_set(e, -EOPNOTSUPP, "memory in huge pages cannot come page by page");
 	fd = uffd_open();
 	if (fd < 0)
 		return error_set(e, fd,

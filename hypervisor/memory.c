@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,20 +14,21 @@
 
 #define MEMORY_ALIGN UINT64_C(0x10000)
 
-static int memory_file(uint64_t size, int *out, struct error *e)
+static int memory_file(const struct memory_want *w, int *out, struct error *e)
 {
-	int rc, fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	const unsigned huge = w->huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+	int rc, fd = memfd_create("guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge);
 
 	if (fd < 0)
 		return error_set(e, -errno, "cannot make the file for guest memory: %s",
 				 strerror(errno));
 	/* A file that cannot shrink cannot raise SIGBUS in us. */
-	if (ftruncate(fd, (off_t)size) ||
+	if (ftruncate(fd, (off_t)w->size) ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
 		rc = -errno;
 		close(fd);
 		return error_set(e, rc, "cannot size guest memory to %llu bytes: %s",
-				 (unsigned long long)size, strerror(-rc));
+				 (unsigned long long)w->size, strerror(-rc));
 	}
 	*out = fd;
 	return 0;
@@ -49,11 +51,18 @@ static int memory_file_adopt(int theirs, uint64_t size, int *out, struct error *
 	return *out < 0 ? error_set(e, -errno, "guest memory: %s", strerror(errno)) : 0;
 }
 
-static int memory_map(struct memory *m, struct error *e)
+/* Huge pages are taken out of the pool now: later, one that is not there is a SIGBUS. */
+static int memory_map(struct memory *m, bool huge, struct error *e)
 {
-	void *base =
-		mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+	const int flags = MAP_SHARED | (huge ? 0 : MAP_NORESERVE);
+	void *base = mmap(NULL, m->size, PROT_READ | PROT_WRITE, flags, m->fd, 0);
 
+	if (base == MAP_FAILED && huge && errno == ENOMEM)
+		return error_set(
+			e, -ENOMEM,
+			"the host has fewer than the %llu free huge pages of 2 MiB that the "
+			"guest's memory takes: raise vm.nr_hugepages",
+			(unsigned long long)(m->size / VM_HUGE_PAGE_SIZE));
 	if (base == MAP_FAILED)
 		return error_set(e, -errno, "cannot map %llu bytes of guest memory: %s",
 				 (unsigned long long)m->size, strerror(errno));
@@ -67,20 +76,22 @@ static int memory_map(struct memory *m, struct error *e)
 
 int memory_create(struct memory *m, uint64_t size, struct error *e)
 {
-	return memory_adopt(m, size, -1, e);
+	return memory_open(m, &(struct memory_want){.size = size}, e);
 }
 
-int memory_adopt(struct memory *m, uint64_t size, int fd, struct error *e)
+int memory_open(struct memory *m, const struct memory_want *w, struct error *e)
 {
+	const uint64_t size = w->size, align = w->huge ? VM_HUGE_PAGE_SIZE : MEMORY_ALIGN;
 	int rc;
 
 	*m = (struct memory){.fd = -1, .size = size};
-	if (!size || size % MEMORY_ALIGN)
-		return error_set(e, -EINVAL, "guest memory must be a multiple of 64 KiB");
-	rc = fd > 0 ? memory_file_adopt(fd, size, &m->fd, e) : memory_file(size, &m->fd, e);
+	if (!size || size % align)
+		return error_set(e, -EINVAL, "guest memory must be a multiple of %llu KiB",
+				 (unsigned long long)align >> 10);
+	rc = w->fd > 0 ? memory_file_adopt(w->fd, size, &m->fd, e) : memory_file(w, &m->fd, e);
 	if (rc)
 		return rc;
-	rc = memory_map(m, e);
+	rc = memory_map(m, w->huge, e);
 	if (rc)
 		goto out_fd;
 	m->dirty = calloc(bitmap_words(size / VM_PAGE_SIZE), sizeof(*m->dirty));

@@ -42,8 +42,12 @@ struct memory_region {
 };
 
 int memory_create(struct memory *m, uint64_t size, struct error *e) MUST_CHECK;
-/* On the memfd of another one, which stays the caller's. 0 or -1: there is none. */
-int memory_adopt(struct memory *m, uint64_t size, int fd, struct error *e) MUST_CHECK;
+struct memory_want {
+	uint64_t size;
+	int fd;    /* > 0: the memfd of another one, which stays the caller's */
+	bool huge; /* of huge pages from the host's pool, all of them at once */
+};
+int memory_open(struct memory *m, const struct memory_want *w, struct error *e) MUST_CHECK;
 void memory_destroy(struct memory *m);
 unsigned memory_regions(const struct memory *m, struct memory_region out[2]);
 

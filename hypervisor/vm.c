@@ -123,7 +123,11 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 	pthread_cond_init(&vm->disks_idle, NULL);
 	rc = run_create(vm);
 	if (!rc)
-		rc = memory_adopt(&vm->memory, c->memory, parts->ram_fd, e);
+		rc = memory_open(&vm->memory,
+				 &(struct memory_want){.size = c->memory,
+						       .fd = parts->ram_fd,
+						       .huge = c->hugepages},
+				 e);
 	if (!rc && parts->deterministic)
 		rc = deterministic_create(vm, parts->deterministic, e);
 	if (!rc)

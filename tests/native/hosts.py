@@ -201,14 +201,15 @@ class Hosts:
             return []
 
     def vm_file(self, engine="kvm", guest="dirtier", cmdline="pages=200 rate=20000 report=5",
-                memory="16M", disk=None):
+                memory="16M", disk=None, hugepages=False):
         path = self.t.path("demo.cfg")
         kernel = f'kernel = "{self.t.guest(guest)}"; cmdline = "{cmdline}";'
         where = self.t.path("disks/" if self.own_disks else "") + (disk or "")
         disks = f'disks = ( {{ path = "{where}"; size = "8M"; }} );' if disk else ""
         with open(path, "w") as f:
             f.write(f'name = "demo"; memory = "{memory}"; vcpus = 1; engine = "{engine}";\n'
-                    f'{kernel if engine != "sim" else "seed = 3;"}\n{disks}\n')
+                    f'{kernel if engine != "sim" else "seed = 3;"}\n{disks}\n'
+                    f'{"hugepages = true;" if hugepages else ""}\n')
         return path
 
     def protected(self, *options, **vm):

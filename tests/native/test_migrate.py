@@ -327,6 +327,52 @@ def check(t):
     stays(hosts)
 
 
+class Pool:
+    """The host's pool of huge pages of 2 MiB."""
+
+    def __init__(self, t):
+        self.had = self.number("nr")
+        t.cleanup(lambda: self.set(self.had))
+
+    def number(self, name):
+        with open(f"/sys/kernel/mm/hugepages/hugepages-2048kB/{name}_hugepages") as f:
+            return int(f.read())
+
+    def set(self, pages):
+        with open("/proc/sys/vm/nr_hugepages", "w") as f:
+            f.write(str(pages))
+        return self.number("nr")
+
+    def free(self):
+        return self.number("free") - self.number("resv")
+
+    def leave(self, free):
+        """As many free ones, whatever others have."""
+        self.set(self.number("nr") + free - self.free())
+        assert self.free() == free, f"the kernel made {self.free()} huge pages of {free}"
+
+
+@case("migrate-huge-pages", needs=("kvm", "root"))
+def huge_pages(t):
+    """A VM of 8 huge pages: where fewer are free it does not go."""
+    pool = Pool(t)
+    pool.leave(8)
+    hosts = started(t, hugepages=True)
+    assert pool.free() == 0, "the guest's memory is not in huge pages"
+    for wanted in (0, 7):
+        pool.leave(wanted)
+        p = hosts.a.pollux("migrate", "demo", "hostb", "--check", "--json")
+        assert p.returncode == 3 and '"hugepages"' in p.stdout, p.stdout
+    assert "huge pages" in hosts.a.pollux("migrate", "demo", "hostb").stderr
+    stays(hosts)
+    pool.leave(8)
+    moves(hosts)
+    assert pool.free() == 8, "the source has kept its huge pages"
+    hosts.b.do("migrate", "demo", "hosta", *POSTCOPY, "--stuck", "stop")
+    hosts.a.wait("running")
+    goes_on(hosts.a)
+
+
 @case("migrate-json")
 def json_events(t):
     hosts = started(t)

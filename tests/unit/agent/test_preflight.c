@@ -224,6 +224,12 @@ static void sizes(void **state)
 	set(facts, "memory_available", json_integer(1024 * (json_int_t)MIB));
 	set(facts, "cpus", json_integer(1));
 	judge_all("cpus-few", true, "2 vCPUs, that host 1 CPUs");
+	set(offer, "hugepages", json_true());
+	set(facts, "memory_available", json_integer(0));
+	set(facts, "hugepages_free", json_integer(1022 * (json_int_t)MIB));
+	refused("hugepages cpus-few", "1024 MiB of memory in huge pages, free there are 1022");
+	set(facts, "hugepages_free", json_integer(1024 * (json_int_t)MIB));
+	judge_all("cpus-few", true, "2 vCPUs, that host 1 CPUs");
 }
 
 static void versions_of_sections(void **state)
@@ -362,12 +368,12 @@ static void nonsense_is_no_harm(void **state)
 static void each_reason_was_seen(void **state)
 {
 	static const char *const codes[] = {
-		"config",       "kernel",        "initrd",       "engine",       "cpu",
-		"cpu-features", "cpu-differs",   "cpus-few",     "memory-total", "memory-free",
-		"state",        "disk-missing",  "disk-kind",    "disk-size",    "disk-access",
-		"disk-other",   "disk-unproven", "disk-foreign", "disk-space",   "disks",
-		"tap",          "bridge",        "socket",       "name",         "term",
-		"runs",         "owned",         "twin"};
+		"config",       "kernel",      "initrd",        "engine",       "cpu",
+		"cpu-features", "cpu-differs", "cpus-few",      "memory-total", "memory-free",
+		"hugepages",    "state",       "disk-missing",  "disk-kind",    "disk-size",
+		"disk-access",  "disk-other",  "disk-unproven", "disk-foreign", "disk-space",
+		"disks",        "tap",         "bridge",        "socket",       "name",
+		"term",         "runs",        "owned",         "twin"};
 
 	assert_int_equal(codes_seen, ARRAY_LEN(codes));
 	for (size_t i = 0; i < ARRAY_LEN(codes); i++)

@@ -136,6 +136,8 @@ static void test_mistakes_are_told_with_their_line(void **state)
 		{LEAST "cpu = \"486\";", "vm.cfg:4: cpu must be"},
 		{LEAST "engine = \"soft\";\ncpu = \"host\";", "vm.cfg:5: engine soft has"},
 		{"name = \"a\"; memory = \"64M\"; engine = \"sim\"; cpu = \"host\";", "no CPU"},
+		{"name = \"a\"; memory = \"64M\"; engine = \"sim\"; hugepages = true;",
+		 "no huge pages"},
 		{LEAST "cmdline = \"a\\nb\";", "control character"},
 		{LEAST "initrd = \"\";", "initrd is empty"},
 		{"name = \"a/b\"; memory = \"64M\"; kernel = \"/k\";", "name \"a/b\""},

@@ -102,7 +102,8 @@ static void test_memory_is_passed_on(void **state)
 	uint32_t v = 7;
 
 	memory_make(&m, 2 * MIB);
-	assert_int_equal(memory_adopt(&next, 2 * MIB, m.fd, &e), 0);
+	assert_int_equal(memory_open(&next, &(struct memory_want){.size = 2 * MIB, .fd = m.fd}, &e),
+			 0);
 	assert_int_equal(memory_write(&m, MIB, &v, sizeof(v)), 0);
 	memory_destroy(&m);
 	v = 0;
@@ -118,17 +119,37 @@ static void test_foreign_memory_is_refused(void **state)
 	struct error e = {0};
 
 	assert_int_equal(ftruncate(plain, 2 * (off_t)MIB), 0);
-	assert_int_equal(memory_adopt(&next, 2 * MIB, plain, &e), -EINVAL);
+	assert_int_equal(
+		memory_open(&next, &(struct memory_want){.size = 2 * MIB, .fd = plain}, &e),
+		-EINVAL);
 	assert_int_equal(fcntl(plain, F_ADD_SEALS, F_SEAL_SHRINK), 0);
-	assert_int_equal(memory_adopt(&next, 2 * MIB, plain, &e), -EINVAL);
-	assert_int_equal(memory_adopt(&next, 2 * MIB, file, &e), -EINVAL);
+	assert_int_equal(
+		memory_open(&next, &(struct memory_want){.size = 2 * MIB, .fd = plain}, &e),
+		-EINVAL);
+	assert_int_equal(memory_open(&next, &(struct memory_want){.size = 2 * MIB, .fd = file}, &e),
+			 -EINVAL);
 	memory_make(&m, 2 * MIB);
 	e = (struct error){0};
-	assert_int_equal(memory_adopt(&next, 4 * MIB, m.fd, &e), -EINVAL);
+	assert_int_equal(memory_open(&next, &(struct memory_want){.size = 4 * MIB, .fd = m.fd}, &e),
+			 -EINVAL);
 	assert_non_null(strstr(e.text, "2097152 bytes in place of 4194304"));
 	memory_destroy(&m);
 	close(plain);
 	close(file);
+}
+
+static void test_huge_pages_are_had_at_once_or_not_at_all(void **state)
+{
+	struct memory m;
+	struct error e = {0};
+
+	assert_int_equal(memory_open(&m, &(struct memory_want){.size = MIB, .huge = true}, &e),
+			 -EINVAL);
+	e = (struct error){0};
+	assert_int_equal(
+		memory_open(&m, &(struct memory_want){.size = UINT64_C(1) << 42, .huge = true}, &e),
+		-ENOMEM);
+	assert_non_null(strstr(e.text, "2097152 free huge pages"));
 }
 
 static void test_marks_cover_the_pages_touched(void **state)
@@ -235,6 +256,7 @@ int main(void)
 		cmocka_unit_test(test_the_file_is_sealed),
 		cmocka_unit_test(test_memory_is_passed_on),
 		cmocka_unit_test(test_foreign_memory_is_refused),
+		cmocka_unit_test(test_huge_pages_are_had_at_once_or_not_at_all),
 		cmocka_unit_test(test_marks_cover_the_pages_touched),
 		cmocka_unit_test(test_no_mark_is_lost_to_a_concurrent_harvest),
 	};
