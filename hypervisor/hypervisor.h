@@ -19,12 +19,12 @@
 
 #include "base/base.h"
 
-#define VM_PAGE_SIZE 4096u
+#define VM_PAGE_SIZE      4096u
 #define VM_HUGE_PAGE_SIZE UINT64_C(0x200000) /* of the host, where memory is in huge pages */
-#define VM_NAME_MAX  63
-#define VM_VCPUS_MAX 16
-#define VM_DISKS_MAX 8
-#define VM_NICS_MAX  8
+#define VM_NAME_MAX       63
+#define VM_VCPUS_MAX      16
+#define VM_DISKS_MAX      8
+#define VM_NICS_MAX       8
 
 /* ---- configuration: the VM file (docs/vm-config.md), libconfig syntax ---- */
 
