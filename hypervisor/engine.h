@@ -96,7 +96,9 @@ struct engine_ops {
 	int (*state_save)(struct engine *en, struct buf *out, struct error *e);
 	int (*state_check)(struct engine *en, const struct state_view *state, struct error *e);
 	int (*state_load)(struct engine *en, const struct state_view *state, struct error *e);
-	int (*after_pause)(struct engine *en); /* a long one: KVM_KVMCLOCK_CTRL and the like */
+	/* A long one, before this vCPU runs again: KVM_KVMCLOCK_CTRL and the like. On its thread.
+	 */
+	int (*vcpu_after_pause)(struct engine *en, unsigned vcpu);
 
 	int (*irq_line)(struct engine *en, unsigned gsi, bool level);
 	int (*msi)(struct engine *en, uint64_t address, uint32_t data);

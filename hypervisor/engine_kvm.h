@@ -95,7 +95,7 @@ int kvm_state_save(struct engine *en, struct buf *out, struct error *e);
 int kvm_state_check(struct engine *en, const struct state_view *state, struct error *e);
 int kvm_state_load(struct engine *en, const struct state_view *state, struct error *e);
 int kvm_vcpus_reset(struct engine *en, struct error *e);
-int kvm_after_pause(struct engine *en);
+int kvm_vcpu_after_pause(struct engine *en, unsigned vcpu);
 
 /* engine_kvm_irq.c */
 int kvm_irq_line(struct engine *en, unsigned gsi, bool level);

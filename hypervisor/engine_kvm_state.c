@@ -56,15 +56,9 @@ int kvm_vcpus_reset(struct engine *en, struct error *e)
 }
 
 /* Tells a guest that its watchdogs saw a pause. -EINVAL: it has not set up kvmclock. */
-int kvm_after_pause(struct engine *en)
+int kvm_vcpu_after_pause(struct engine *en, unsigned vcpu)
 {
-	int first = 0;
+	int rc = kvm_call(en->vcpu[vcpu].fd, KVM_KVMCLOCK_CTRL, NULL);
 
-	for (unsigned i = 0; i < en->model.vcpus; i++) {
-		int rc = kvm_call(en->vcpu[i].fd, KVM_KVMCLOCK_CTRL, NULL);
-
-		if (rc < 0 && rc != -EINVAL && !first)
-			first = rc;
-	}
-	return first;
+	return rc == -EINVAL ? 0 : rc;
 }

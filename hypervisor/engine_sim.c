@@ -235,7 +235,7 @@ static int sim_state_load(struct engine *en, const struct state_view *state, str
 	return 0;
 }
 
-static int sim_after_pause(struct engine *en)
+static int sim_vcpu_after_pause(struct engine *en, unsigned vcpu)
 {
 	return 0;
 }
@@ -290,7 +290,7 @@ const struct engine_ops engine_sim = {
 	.state_save = sim_state_save,
 	.state_check = sim_state_check,
 	.state_load = sim_state_load,
-	.after_pause = sim_after_pause,
+	.vcpu_after_pause = sim_vcpu_after_pause,
 	.irq_line = sim_irq_line,
 	.msi = sim_msi,
 	.doorbell = sim_doorbell,

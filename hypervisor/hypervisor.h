@@ -274,9 +274,15 @@ void vm_help_start(struct vm *vm, vm_help_fn *fn, void *ctx);
 void vm_help_wait(struct vm *vm);
 /* Stop the vCPUs for a longer time, from any thread but a vCPU's: the devices stay at
  * work and the device lock free. A pause may come and go meanwhile. */
-void vm_stall(struct vm *vm);
-void vm_stall_ask(struct vm *vm); /* the same, without waiting until they have stopped */
-void vm_unstall(struct vm *vm);
+enum vm_stall_by {                      /* it lasts until each who stalls it has ended that */
+		   STALL_ORDER = 1,     /* whoever runs the vm: a pause, a save, an upgrade */
+		   STALL_MEMORY = 2,    /* memory that is to come does not */
+		   STALL_OWNERSHIP = 4, /* somebody else may own the vm */
+};
+void vm_stall(struct vm *vm, enum vm_stall_by who);
+/* The same, without waiting until they have stopped. */
+void vm_stall_ask(struct vm *vm, enum vm_stall_by who);
+void vm_unstall(struct vm *vm, enum vm_stall_by who);
 /* vCPUs run (100 - percent) % of the time, in periods of 10 ms (beyond 90 %: longer ones, of
  * which they run 1 ms). 0 = full speed; at most 99. Any thread; devices and clocks do not
  * slow down. It is no part of the state, and outlasts a reset. A pause neither waits for it

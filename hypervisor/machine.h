@@ -127,8 +127,6 @@ void run_loaded(struct vm *vm); /* devices resume before vCPUs run again */
 /* run_throttle.c */
 int throttle_create(struct vm *vm) MUST_CHECK;
 void throttle_destroy(struct vm *vm); /* ends its thread */
-/* Until signalled, for no reason, or at `until` (clock_ns()). False: it was that late. */
-bool run_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until);
 
 /* From here on the vm owns `d` and destroys it, in the reverse order of adding. */
 int vm_device_add(struct vm *vm, struct device *d) MUST_CHECK;

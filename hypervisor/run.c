@@ -7,9 +7,9 @@
  * run->lock, then kicks; a vCPU looks at the requests after the engine took back the
  * kick (see engine_kvm_run.c): so none is missed.
  *
- * The guest's own wishes (reset, power off) and its crash are an action. The last
- * vCPU to park carries it out, before a pauser gets its turn. Locks: the device lock
- * may be held when run->lock is taken, never the other way round.
+ * The guest's own wishes (reset, power off) and its crash are an action. A parked vCPU
+ * carries it out when all are: before a pauser gets its turn, or after that. Locks: the
+ * device lock may be held when run->lock is taken, never the other way round.
  */
 #include <errno.h>
 #include <sched.h>
@@ -44,6 +44,7 @@ enum action { ACTION_NONE, ACTION_RESET, ACTION_POWEROFF, ACTION_CRASH };
 struct vcpu_thread {
 	struct vm *vm;
 	unsigned index;
+	unsigned tells; /* how many of run->tells its guest knows of */
 	pthread_t thread;
 };
 
@@ -56,7 +57,10 @@ struct run_state {
 	unsigned threads;
 	atomic_uint parked; /* changed under lock */
 	bool many_cpus; /* else to wait for another thread without sleep is to keep it waiting */
-	uint64_t paused_at;
+	bool in_pause;  /* vm_pause() has returned */
+	unsigned stall; /* who stalls it: bits of enum vm_stall_by */
+	uint64_t paused_at, stalled_at;
+	atomic_uint tells; /* long stops: each vCPU tells its guest before it runs again */
 	/* Work for vCPU threads that have just parked. */
 	atomic_bool help_open;
 	atomic_uint helping;
@@ -98,16 +102,26 @@ static void request_set(struct vm *vm, unsigned request)
 	vcpus_kick(vm);
 }
 
-/* Nobody leaves while another request is there. */
+/* run->lock held. Nobody leaves while another request is there, but an action may be due now. */
 static void request_clear(struct vm *vm, unsigned request)
 {
-	if (!(atomic_fetch_and(&vm->run->requests, ~request) & ~request))
+	if (!(atomic_fetch_and(&vm->run->requests, ~request) & ~request) || vm->run->action)
 		pthread_cond_broadcast(&vm->run->leaving);
+}
+
+/* run->lock held. */
+static void stall_set(struct vm *vm, enum vm_stall_by who)
+{
+	if (!vm->run->stall)
+		vm->run->stalled_at = clock_ns();
+	vm->run->stall |= who;
+	request_set(vm, REQUEST_STALL);
 }
 
 /* ---- actions ---------------------------------------------------------------- */
 
-/* The first one counts. Any thread; the device lock may be held. */
+/* The first one counts. Any thread; the device lock may be held. All may be parked already, for
+ * something that takes long: one of them is woken for it. */
 static void action_request(struct vm *vm, enum action action, const char *detail)
 {
 	struct run_state *run = vm->run;
@@ -117,6 +131,7 @@ static void action_request(struct vm *vm, enum action action, const char *detail
 		run->action = action;
 		snprintf(run->detail, sizeof(run->detail), "%s", detail);
 		request_set(vm, REQUEST_ACTION);
+		pthread_cond_broadcast(&run->leaving);
 	}
 	pthread_mutex_unlock(&run->lock);
 }
@@ -191,6 +206,12 @@ static void help_give(struct run_state *run)
 	atomic_fetch_sub(&run->helping, 1);
 }
 
+/* run->lock held. In a pause the machine is the pauser's. */
+static bool action_is_due(const struct run_state *run)
+{
+	return run->parked == run->threads && run->action && !run->acting && !run->in_pause;
+}
+
 /* False: end the thread. */
 static bool vcpu_park(struct vm *vm)
 {
@@ -201,7 +222,7 @@ static bool vcpu_park(struct vm *vm)
 	pthread_mutex_lock(&run->lock);
 	run->parked++;
 	while ((requests = atomic_load(&run->requests)) && !(requests & REQUEST_QUIT)) {
-		if (run->parked == run->threads && run->action && !run->acting) {
+		if (action_is_due(run)) {
 			action_perform(vm);
 			continue;
 		}
@@ -277,6 +298,20 @@ static bool exit_may_park(const struct vcpu_exit *exit)
 	       exit->kind == EXIT_FAILED;
 }
 
+/* On the vCPU's own thread, as nobody else may have to wait for a page that it waits for. */
+static void vcpu_tell(struct vcpu_thread *t)
+{
+	unsigned tells = atomic_load(&t->vm->run->tells);
+	int rc;
+
+	if (t->tells == tells)
+		return;
+	t->tells = tells;
+	rc = t->vm->engine_ops->vcpu_after_pause(t->vm->engine, t->index);
+	if (rc)
+		log_warn_rc(rc, "vCPU %u may take the pause for a lockup", t->index);
+}
+
 static void *vcpu_loop(void *ctx)
 {
 	struct vcpu_thread *t = ctx;
@@ -285,6 +320,7 @@ static void *vcpu_loop(void *ctx)
 
 	log_context_vm(vm->config.name);
 	do {
+		vcpu_tell(t);
 		vm->engine_ops->vcpu_run(vm->engine, t->index, &exit);
 		exit_handle(vm, &exit);
 	} while (!exit_may_park(&exit) || !atomic_load(&vm->run->requests) || vcpu_park(vm));
@@ -368,12 +404,12 @@ static void devices_resume(struct vm *vm)
 		vm->devices[i]->ops->resume(vm->devices[i]);
 }
 
-static void engine_tell_paused(struct vm *vm)
+/* Before the vCPUs are let go. One that waits for a page was kicked meanwhile: it tells when
+ * it has got that. */
+static void guest_tell(struct run_state *run, uint64_t stopped_at)
 {
-	int rc = vm->engine_ops->after_pause(vm->engine);
-
-	if (rc)
-		log_warn_rc(rc, "the guest may take the pause for a lockup");
+	if (clock_ns() - stopped_at > PAUSE_TELL_NS)
+		atomic_fetch_add(&run->tells, 1);
 }
 
 int vm_prepare(struct vm *vm, struct error *e)
@@ -402,7 +438,7 @@ int vm_start(struct vm *vm, struct error *e)
 		return rc;
 	pthread_mutex_lock(&vm->lock);
 	if (run->loaded) /* the guest's clock goes on by the time that it was nowhere */
-		engine_tell_paused(vm);
+		guest_tell(run, 0);
 	devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
 	atomic_store(&run->started, true);
@@ -454,6 +490,7 @@ int vm_pause(struct vm *vm)
 	pthread_mutex_lock(&run->lock);
 	while (run->parked < run->threads || run->action || run->acting)
 		pthread_cond_wait(&run->parking, &run->lock);
+	run->in_pause = true;
 	pthread_mutex_unlock(&run->lock);
 	if (vm->engine_ops->stepped)
 		pthread_mutex_lock(&run->stepping);
@@ -477,7 +514,7 @@ int run_pause_idle(struct vm *vm, uint64_t ns)
 		pthread_mutex_lock(&vm->lock);
 	}
 	until = clock_ns() + ns;
-	while (vm->disk_requests && run_wait(&vm->disks_idle, &vm->lock, until))
+	while (vm->disk_requests && !cond_wait_until(&vm->disks_idle, &vm->lock, until))
 		;
 	if (!vm->disk_requests)
 		return 0;
@@ -519,47 +556,56 @@ int vm_resume(struct vm *vm)
 		return -EINVAL;
 	if (vm->torn)
 		return -EBADMSG;
-	if (clock_ns() - run->paused_at > PAUSE_TELL_NS)
-		engine_tell_paused(vm);
+	guest_tell(run, run->paused_at);
 	if (atomic_load(&run->started))
 		devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
 	if (vm->engine_ops->stepped)
 		pthread_mutex_unlock(&run->stepping);
 	pthread_mutex_lock(&run->lock);
+	run->in_pause = false;
 	request_clear(vm, REQUEST_PAUSE);
 	pthread_mutex_unlock(&run->lock);
 	return 0;
 }
 
-void vm_stall_ask(struct vm *vm)
+void vm_stall_ask(struct vm *vm, enum vm_stall_by who)
 {
 	pthread_mutex_lock(&vm->run->lock);
-	request_set(vm, REQUEST_STALL);
+	stall_set(vm, who);
 	pthread_mutex_unlock(&vm->run->lock);
 }
 
-/* As a request it adds to a pause and outlasts it. */
-void vm_stall(struct vm *vm)
+/* As a request it adds to a pause and outlasts it. What is to be done after that pause is not
+ * waited for: the pauser may be who calls. */
+void vm_stall(struct vm *vm, enum vm_stall_by who)
 {
 	struct run_state *run = vm->run;
+	bool in_pause;
 
 	pthread_mutex_lock(&run->lock);
-	request_set(vm, REQUEST_STALL);
-	while (run->parked < run->threads || run->action || run->acting)
+	stall_set(vm, who);
+	while (run->parked < run->threads || (!run->in_pause && (run->action || run->acting)))
 		pthread_cond_wait(&run->parking, &run->lock);
+	in_pause = run->in_pause;
 	pthread_mutex_unlock(&run->lock);
-	if (vm->engine_ops->stepped) { /* the step that has begun */
+	if (vm->engine_ops->stepped && !in_pause) { /* the step that has begun */
 		pthread_mutex_lock(&run->stepping);
 		pthread_mutex_unlock(&run->stepping);
 	}
 }
 
-void vm_unstall(struct vm *vm)
+void vm_unstall(struct vm *vm, enum vm_stall_by who)
 {
-	pthread_mutex_lock(&vm->run->lock);
-	request_clear(vm, REQUEST_STALL);
-	pthread_mutex_unlock(&vm->run->lock);
+	struct run_state *run = vm->run;
+
+	pthread_mutex_lock(&run->lock);
+	if (run->stall == who) {
+		guest_tell(run, run->stalled_at);
+		request_clear(vm, REQUEST_STALL);
+	}
+	run->stall &= ~(unsigned)who;
+	pthread_mutex_unlock(&run->lock);
 }
 
 void run_stop(struct vm *vm)

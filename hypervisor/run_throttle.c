@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "hypervisor/machine.h"
 
@@ -24,23 +23,6 @@ struct throttle {
 	pthread_t thread;
 };
 
-/* clock_ns() is CLOCK_BOOTTIME, which a condition cannot wait on: the time that is left
- * counts from now on the monotonic clock. */
-bool run_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until)
-{
-	uint64_t now = clock_ns(), ns;
-	struct timespec t;
-
-	if (now >= until)
-		return false;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	ns = (uint64_t)t.tv_nsec + (until - now);
-	t.tv_sec += (time_t)(ns / NS_PER_SEC);
-	t.tv_nsec = (long)(ns % NS_PER_SEC);
-	pthread_cond_clockwait(cond, lock, CLOCK_MONOTONIC, &t);
-	return true;
-}
-
 static uint64_t period_of(unsigned percent)
 {
 	uint64_t least = RUN_LEAST_NS * 100 / (100 - percent);
@@ -53,7 +35,8 @@ static uint64_t throttle_sleep(struct throttle *t, unsigned percent, uint64_t ns
 {
 	uint64_t from = clock_ns();
 
-	while (!t->quit && t->percent == percent && run_wait(&t->changed, &t->lock, from + ns))
+	while (!t->quit && t->percent == percent &&
+	       !cond_wait_until(&t->changed, &t->lock, from + ns))
 		;
 	return clock_ns() - from;
 }
@@ -96,7 +79,7 @@ int throttle_create(struct vm *vm)
 		return -ENOMEM;
 	t->vm = vm;
 	pthread_mutex_init(&t->lock, NULL);
-	pthread_cond_init(&t->changed, NULL);
+	cond_setup(&t->changed);
 	vm->throttle = t;
 	return 0;
 }

@@ -120,7 +120,7 @@ int machine_create(const struct machine_plan *plan, const struct vm_config *c,
 	vm->memory.fd = -1;
 	vm->uffd = -1;
 	pthread_mutex_init(&vm->lock, NULL);
-	pthread_cond_init(&vm->disks_idle, NULL);
+	cond_setup(&vm->disks_idle);
 	rc = run_create(vm);
 	if (!rc)
 		rc = memory_open(&vm->memory,

@@ -181,9 +181,9 @@ static void target_apply(struct side *s, enum postcopy_state state)
 		return;
 	t->stalled = stall;
 	if (stall)
-		vm_stall_ask(s->vm);
+		vm_stall_ask(s->vm, STALL_MEMORY);
 	else
-		vm_unstall(s->vm);
+		vm_unstall(s->vm, STALL_MEMORY);
 }
 
 static const struct side_ops target_ops = {.apply = target_apply};

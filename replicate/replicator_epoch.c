@@ -368,14 +368,14 @@ static void unfreeze(struct replicator *r)
 
 static void do_stall(struct replicator *r, const struct core_action *a)
 {
-	vm_stall(r->vm);
+	vm_stall(r->vm, STALL_OWNERSHIP);
 	unfreeze(r);
 }
 
 static void do_resume(struct replicator *r, const struct core_action *a)
 {
 	unfreeze(r);
-	vm_unstall(r->vm);
+	vm_unstall(r->vm, STALL_OWNERSHIP);
 }
 
 static void do_bye(struct replicator *r, const struct core_action *a)

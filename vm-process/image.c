@@ -83,7 +83,7 @@ static int save_run(struct image_job *j, struct error *e)
 	int rc;
 
 	if (stalled)
-		vm_stall(vm);
+		vm_stall(vm, STALL_ORDER);
 	rc = image_save(vm, j->fd, &o, e);
 	if (!rc) {
 		rc = vm_resume(vm);
@@ -91,7 +91,7 @@ static int save_run(struct image_job *j, struct error *e)
 			error_set(e, rc, "the vm cannot go on: %s", strerror(-rc));
 	}
 	if (rc && stalled)
-		vm_unstall(vm);
+		vm_unstall(vm, STALL_ORDER);
 	return rc;
 }
 

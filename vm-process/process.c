@@ -284,7 +284,7 @@ static int do_pause(struct process *p, struct request *q, struct error *e)
 	(void)q;
 	if (rc)
 		return rc;
-	vm_stall(p->vm);
+	vm_stall(p->vm, STALL_ORDER);
 	p->paused = true;
 	return 0;
 }
@@ -296,7 +296,7 @@ static int do_resume(struct process *p, struct request *q, struct error *e)
 	(void)q;
 	if (rc)
 		return rc;
-	vm_unstall(p->vm);
+	vm_unstall(p->vm, STALL_ORDER);
 	p->paused = p->image_saved = false;
 	return 0;
 }

@@ -121,7 +121,7 @@ static void go_on(struct process *p)
 {
 	parts_release(p);
 	if (!p->paused)
-		vm_unstall(p->vm);
+		vm_unstall(p->vm, STALL_ORDER);
 }
 
 /* vCPUs first: then nothing new is asked of the devices. Then the loop: then nobody else
@@ -131,13 +131,13 @@ static int stand_still(struct process *p, struct error *e)
 	int rc;
 
 	if (!p->paused)
-		vm_stall(p->vm);
+		vm_stall(p->vm, STALL_ORDER);
 	rc = disks_settle(p, e);
 	if (!rc && (rc = parts_hold(p)))
 		error_set(e, rc, "no memory");
 	if (rc) {
 		if (!p->paused)
-			vm_unstall(p->vm);
+			vm_unstall(p->vm, STALL_ORDER);
 		return rc;
 	}
 	disks_drain(p);
@@ -479,7 +479,7 @@ static int adopt_and_start(struct process *p, const json_t *o, const char *contr
 		rc = parts_adopt(p, h, e);
 	p->paused = json_is_true(json_object_get(o, "paused"));
 	if (!rc && p->paused)
-		vm_stall(p->vm);
+		vm_stall(p->vm, STALL_ORDER);
 	if (!rc)
 		rc = take_over(p, control, e);
 	if (rc)

@@ -123,10 +123,15 @@ static void time_publish(struct soft_cpu *cpu, bool stopped)
 	page_write(cpu->engine, gpa, &p, sizeof(p));
 }
 
-void soft_clock_publish(struct engine *en, bool stopped)
+void soft_clock_publish(struct engine *en)
 {
 	for (unsigned i = 0; i < en->vcpus; i++)
-		time_publish(en->cpu[i], stopped);
+		time_publish(en->cpu[i], false);
+}
+
+void soft_clock_stopped(struct soft_cpu *cpu)
+{
+	time_publish(cpu, true);
 }
 
 static void wall_publish(struct engine *en, uint64_t gpa)

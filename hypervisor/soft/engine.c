@@ -177,11 +177,13 @@ static int soft_log_dirty(struct engine *en, bool on)
 
 /* ---- state ----------------------------------------------------------------------------------- */
 
-static int soft_after_pause(struct engine *en)
+static int soft_vcpu_after_pause(struct engine *en, unsigned vcpu)
 {
-	/* Virtual time has stood still. */
-	if (!en->params.deterministic)
-		soft_clock_publish(en, true);
+	if (en->params.deterministic) /* virtual time has stood still */
+		return 0;
+	soft_baton_take(&en->baton, NULL);
+	soft_clock_stopped(en->cpu[vcpu]);
+	soft_baton_pass(&en->baton);
 	return 0;
 }
 
@@ -358,7 +360,7 @@ const struct engine_ops engine_soft = {
 	.state_save = soft_state_save,
 	.state_check = soft_state_check,
 	.state_load = soft_state_load,
-	.after_pause = soft_after_pause,
+	.vcpu_after_pause = soft_vcpu_after_pause,
 	.irq_line = soft_irq_line,
 	.msi = soft_msi,
 	.doorbell = soft_doorbell,

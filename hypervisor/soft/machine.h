@@ -156,9 +156,10 @@ uint32_t soft_tsc_khz_host(void);
 /* As at power on: all begin at 0. */
 void soft_clock_reset(struct engine *en);
 uint64_t soft_kvmclock_read(const struct engine *en);
-/* Writes the guest's clock pages again: the clock was set, or the guest is told that it
- * was stopped. All vCPUs stand still. */
-void soft_clock_publish(struct engine *en, bool stopped);
+/* Write the guest's clock pages again: the clock was set; or this vCPU's, which is told that it
+ * was stopped. The baton is held. */
+void soft_clock_publish(struct engine *en);
+void soft_clock_stopped(struct soft_cpu *cpu);
 /* MSR_KVM_SYSTEM_TIME(_NEW), MSR_KVM_WALL_CLOCK(_NEW): -ENOENT: not one of them. */
 int soft_clock_msr_read(struct soft_cpu *cpu, uint32_t msr, uint64_t *value);
 int soft_clock_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value);

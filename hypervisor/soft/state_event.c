@@ -80,7 +80,7 @@ void soft_loaded_deliver(struct soft_cpu *cpu)
 	bool waiting = cpu->loaded.waiting;
 
 	cpu->loaded.first = cpu->loaded.waiting = false;
-	soft_clock_publish(cpu->engine, false);
+	soft_clock_publish(cpu->engine);
 	if (!waiting)
 		return;
 	cpu->op = NULL;

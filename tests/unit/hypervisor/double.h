@@ -81,7 +81,7 @@ static inline int double_check(struct engine *en, const struct state_view *v, st
 {
 	return 0;
 }
-static inline int double_after(struct engine *en)
+static inline int double_after(struct engine *en, unsigned vcpu)
 {
 	return 0;
 }
@@ -139,7 +139,7 @@ static const struct engine_ops engine_double = {
 	.state_save = double_save,
 	.state_check = double_check,
 	.state_load = double_load,
-	.after_pause = double_after,
+	.vcpu_after_pause = double_after,
 	.irq_line = double_irq,
 	.msi = double_msi,
 	.doorbell = double_doorbell,

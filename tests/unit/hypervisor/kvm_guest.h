@@ -71,6 +71,7 @@ enum guest_kind {
 	GUEST_FAULT,   /* triple fault */
 	GUEST_BELL,    /* writes to TEST_DOORBELL */
 	GUEST_RESET,   /* first life: marks PARAM2, asks for reset; second: loops */
+	GUEST_CLOCK,   /* has its kvmclock at PARAM0, whose bit 0 is set; loops */
 };
 
 /* clang-format off */
@@ -125,6 +126,9 @@ __asm__(
 	"g_reset: mov $0x8000,%ebx; cmpq $0,272(%rbx); jne 1f; movq $1,272(%rbx); mov $0x508,%dx; mov $2,%eax; out %eax,%dx\n"
 	"2: jmp 2b\n"
 	"1: incq (%rbx); jmp 1b\n"
+	/* --- kvmclock: MSR_KVM_SYSTEM_TIME_NEW */
+	"g_clock: mov $0x8000,%ebx; mov 256(%rbx),%eax; xor %edx,%edx; mov $0x4b564d01,%ecx; wrmsr\n"
+	"1: incq (%rbx); jmp 1b\n"
 	"g_bad: incq 40(%rbx); mov $0x50c,%dx; out %eax,%dx; hlt\n"
 	".balign 16\n"
 	"isr_pit: push %rax; incq 0x8008; jmp isr_eoi\n"
@@ -148,6 +152,7 @@ __asm__(
 	".balign 8\n.globl guest_entries\nguest_entries:\n"
 	".quad g_pio - guest_image, g_dirty - guest_image, g_events - guest_image, g_smp - guest_image\n"
 	".quad g_out - guest_image, g_fault - guest_image, g_bell - guest_image, g_reset - guest_image\n"
+	".quad g_clock - guest_image\n"
 	".globl guest_vectors\nguest_vectors:\n"
 	".quad isr_pit - guest_image, isr_irq - guest_image, isr_msi - guest_image\n"
 	".quad isr_timer - guest_image, isr_bad - guest_image\n"
@@ -467,6 +472,17 @@ static inline bool guest_no_kvm(void)
 	}
 	close(fd);
 	return false;
+}
+
+/* Guests that are made next run on the next engine that this machine has; `*i` begins as 0. */
+static inline bool guest_engine_next(unsigned *i)
+{
+	static const struct engine_ops *const engines[] = {&engine_soft, &engine_kvm};
+
+	if (*i >= ARRAY_LEN(engines))
+		return false;
+	guest_engine = engines[(*i)++];
+	return guest_engine != &engine_kvm || !guest_no_kvm();
 }
 
 #endif

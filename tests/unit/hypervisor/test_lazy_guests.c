@@ -261,10 +261,10 @@ static void test_pause_and_throttle_meanwhile(void **state)
 		guest_start(&g);
 		while (!feeder_asked(&f))
 			usleep(500);
-		vm_stall_ask(g.vm); /* waits for nobody */
+		vm_stall_ask(g.vm, STALL_MEMORY); /* waits for nobody */
 		assert_int_equal(thread_start(&pauser, "pauser", pause_resume, &g), 0);
 		usleep(20000);
-		vm_unstall(g.vm);
+		vm_unstall(g.vm, STALL_MEMORY);
 		assert_int_equal(feeder_start(&f), 0);
 		pthread_join(pauser, &failed);
 		assert_null(failed);

@@ -7,14 +7,6 @@
 #define WINDOW  100u /* ms */
 #define TRIES   10u
 
-static const struct engine_ops *const engines[] = {&engine_soft, &engine_kvm};
-
-static bool engine_take(const struct engine_ops *ops)
-{
-	guest_engine = ops;
-	return ops != &engine_kvm || !guest_no_kvm();
-}
-
 static uint64_t loops(struct guest *g, unsigned vcpus)
 {
 	uint64_t sum = 0;
@@ -62,11 +54,9 @@ static void ratio_check(struct guest *g, unsigned vcpus, unsigned percent)
 
 static void test_slows_down(void **state)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+	for (unsigned i = 0; guest_engine_next(&i);) {
 		struct guest g = {.param = {1}};
 
-		if (!engine_take(engines[i]))
-			continue;
 		guest_boot(&g, GUEST_SMP, 2, MEMORY);
 		guest_wait_count(&g, COUNT_ONLINE, 1);
 		ratio_check(&g, 2, 90);
@@ -80,24 +70,22 @@ static void disturb(struct guest *g, unsigned round)
 {
 	vm_throttle(g->vm, round * 37 % 100);
 	if (round % 3 == 0)
-		vm_stall(g->vm);
+		vm_stall(g->vm, STALL_ORDER);
 	assert_int_equal(vm_pause(g->vm), 0);
 	assert_false(vm_is_running(g->vm));
 	if (round % 5 == 0)
 		usleep(12000); /* longer than a period */
 	assert_int_equal(vm_resume(g->vm), 0);
 	if (round % 3 == 0)
-		vm_unstall(g->vm);
+		vm_unstall(g->vm, STALL_ORDER);
 	usleep(round % 7 * 300);
 }
 
 static void test_pauses_and_stalls(void **state)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+	for (unsigned i = 0; guest_engine_next(&i);) {
 		struct guest g = {.param = {2}};
 
-		if (!engine_take(engines[i]))
-			continue;
 		guest_boot(&g, GUEST_SMP, 3, MEMORY);
 		guest_wait_count(&g, COUNT_ONLINE, 2);
 		for (unsigned round = 0; round < 100; round++)
@@ -110,11 +98,9 @@ static void test_pauses_and_stalls(void **state)
 /* Nothing moves in a pause, though the throttle lets go of its vCPUs in the middle of it. */
 static void test_paused_is_paused(void **state)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+	for (unsigned i = 0; guest_engine_next(&i);) {
 		struct guest g = {.param = {1}};
 
-		if (!engine_take(engines[i]))
-			continue;
 		guest_boot(&g, GUEST_SMP, 2, MEMORY);
 		guest_wait_count(&g, COUNT_ONLINE, 1);
 		vm_throttle(g.vm, 50);
@@ -135,11 +121,9 @@ static void test_paused_is_paused(void **state)
 
 static void test_resets(void **state)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+	for (unsigned i = 0; guest_engine_next(&i);) {
 		struct guest g = {.param = {TEST_PORT + PORT_ASK, ASK_RESET}};
 
-		if (!engine_take(engines[i]))
-			continue;
 		guest_boot(&g, GUEST_OUT, 2, MEMORY);
 		vm_throttle(g.vm, 80);
 		guest_wait_event(&g, VM_EVENT_REBOOT, 10);
@@ -149,11 +133,9 @@ static void test_resets(void **state)
 
 static void test_power_off(void **state)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+	for (unsigned i = 0; guest_engine_next(&i);) {
 		struct guest g = {.kind = GUEST_OUT, .param = {TEST_PORT + PORT_ASK, ASK_POWEROFF}};
 
-		if (!engine_take(engines[i]))
-			continue;
 		guest_make(&g, 2, MEMORY);
 		vm_throttle(g.vm, 95); /* before it starts */
 		assert_int_equal(vm_boot(g.vm, NULL), 0);
@@ -182,7 +164,7 @@ static void test_many_at_once(void **state)
 	struct guest g = {.param = {1}};
 	pthread_t threads[2];
 
-	(void)engine_take(&engine_soft);
+	guest_engine = &engine_soft;
 	guest_boot(&g, GUEST_SMP, 2, MEMORY);
 	for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
 		assert_int_equal(thread_start(&threads[i], "hurry", hurry, &g), 0);
