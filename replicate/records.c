@@ -285,21 +285,24 @@ void missing_encode(uint64_t epoch, uint64_t first_page, const uint64_t *words, 
 		buf_put_u64(out, words[i]);
 }
 
-int missing_decode(const uint8_t *data, size_t n, uint64_t pages, uint64_t *epoch, uint64_t *map)
+static bool words_fit(struct cursor c, uint64_t first, uint64_t pages)
 {
-	struct cursor c = cursor_of(data, n);
-	uint64_t first, word, all = bitmap_words(pages);
+	uint64_t all = bitmap_words(pages), end = first + c.left / 8, last;
 
-	*epoch = cursor_u64(&c);
-	first = cursor_u64(&c);
-	if (n <= MISSING_HEADER_SIZE || c.left % 8 || first % 64 || first / 64 > all ||
-	    c.left / 8 > all - first / 64)
+	if (c.bad || !c.left || c.left % 8 || first > all || end < first || end > all)
+		return false;
+	(void)cursor_take(&c, c.left - 8);
+	last = cursor_u64(&c);
+	return end < all || !(pages % 64) || !(last >> pages % 64);
+}
+
+int missing_decode(struct cursor *c, uint64_t pages, uint64_t *map)
+{
+	uint64_t first = cursor_u64(c);
+
+	if (first % 64 || !words_fit(*c, first / 64, pages))
 		return -EBADMSG;
-	for (uint64_t i = first / 64; c.left; i++) {
-		word = cursor_u64(&c);
-		if (i == all - 1 && pages % 64 && word >> pages % 64)
-			return -EBADMSG;
-		map[i] |= word;
-	}
+	for (uint64_t i = first / 64; c->left; i++)
+		map[i] |= cursor_u64(c);
 	return 0;
 }

@@ -80,9 +80,8 @@ int member_decode(struct cursor *c, uint64_t *epoch, uint16_t *member) MUST_CHEC
 #define MISSING_WORDS_MAX   131072u
 void missing_encode(uint64_t epoch, uint64_t first_page, const uint64_t *words, size_t count,
 		    struct buf *out);
-/* ORs it into `map` of `pages` bits. */
-int missing_decode(const uint8_t *data, size_t n, uint64_t pages, uint64_t *epoch,
-		   uint64_t *map) MUST_CHECK;
+/* What follows the epoch: ORs it into `map` of `pages` bits, if there is nothing wrong with it. */
+int missing_decode(struct cursor *c, uint64_t pages, uint64_t *map) MUST_CHECK;
 
 /* What a stream carried in an epoch: kept by both sides, compared at its end. */
 struct epoch_sum {

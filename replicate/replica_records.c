@@ -254,20 +254,20 @@ static int missing_room(struct replica *r, struct error *e)
 
 static int on_missing(struct replica_stream *s, const struct record *record, struct error *e)
 {
-	uint64_t epoch;
+	struct cursor c = cursor_of(record->payload, record->len);
+	uint64_t epoch = cursor_u64(&c);
 	bool direct;
 	int rc;
 
 	if (!s->r->config.handover)
 		return error_set(e, -EBADMSG, "pages are missing, and this is no migration");
 	rc = missing_room(s->r, e);
+	if (!rc) /* first: from the end of the epoch on the map is not this thread's any more */
+		rc = data_begin(s, epoch, &direct, e);
 	if (rc)
 		return rc;
-	if (missing_decode(record->payload, record->len, s->r->ram_pages, &epoch, s->r->missing))
+	if (!direct || missing_decode(&c, s->r->ram_pages, s->r->missing))
 		return error_set(e, -EBADMSG, "a damaged map of missing pages");
-	rc = data_begin(s, epoch, &direct, e);
-	if (rc)
-		return rc;
 	epoch_sum_missing(&s->sum, XXH3_64bits(record->payload + 8, record->len - 8));
 	return 0;
 }

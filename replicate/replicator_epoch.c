@@ -372,6 +372,14 @@ static void do_stall(struct replicator *r, const struct core_action *a)
 	unfreeze(r);
 }
 
+/* For good. What is frozen stands still already, its devices too: nothing writes to memory that
+ * may still be served to whoever owns the vm now. */
+static void do_stop_vcpus(struct replicator *r, const struct core_action *a)
+{
+	if (!r->frozen)
+		do_stall(r, a);
+}
+
 static void do_resume(struct replicator *r, const struct core_action *a)
 {
 	unfreeze(r);
@@ -400,7 +408,7 @@ static void do_report(struct replicator *r, const struct core_action *a)
 static void (*const doers[PRIMARY_ACTIONS])(struct replicator *, const struct core_action *) = {
 	[PRIMARY_CONNECT] = do_connect, [PRIMARY_COPY] = do_copy,
 	[PRIMARY_SEAL] = seal,          [PRIMARY_STALL] = do_stall,
-	[PRIMARY_RESUME] = do_resume,   [PRIMARY_STOP_VCPUS] = do_stall,
+	[PRIMARY_RESUME] = do_resume,   [PRIMARY_STOP_VCPUS] = do_stop_vcpus,
 	[PRIMARY_BYE] = do_bye,         [PRIMARY_CLOSE] = do_close,
 	[PRIMARY_REPORT] = do_report,
 };

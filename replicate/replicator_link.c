@@ -145,12 +145,15 @@ static int on_ack(struct replicator *r, const struct record *record)
 
 /* A guest that writes to its disk waits for the link with the device lock held, so that the
  * epoch thread can neither pause it nor tick; and as long as no epoch is sealed no answer
- * is late. A standby that lives but takes its data too slowly ends here (I5). */
+ * is late. A standby that lives but takes its data too slowly ends here (I5). The last pause of
+ * a migration first waits for the disks of this host, which is no fault of the other one's: it
+ * has that much time of its own, and gives up by itself when it is over. */
 static void seal_watch(struct replicator *r)
 {
+	uint64_t most = r->answer_ns + (r->config.handover ? VM_PAUSE_IDLE_NS : 0);
 	uint64_t began = atomic_load(&r->seal_began);
 
-	if (began && clock_ns() - began > r->answer_ns)
+	if (began && clock_ns() - began > most)
 		replicator_lost(r, -ETIMEDOUT, "no checkpoint, the standby takes data too slowly");
 }
 

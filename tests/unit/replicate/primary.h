@@ -99,7 +99,7 @@ static inline void fake_discard(void *ctx)
 	((struct fake *)ctx)->discards++;
 }
 
-static inline void fake_make(struct fake *f)
+static inline void fake_make_as(struct fake *f, bool handover)
 {
 	struct vm_config c = {.name = "fake", .memory = FAKE_MEMORY, .vcpus = 1, .engine = "sim"};
 	struct vm_parts parts = {.console_in = -1, .console_out = -1, .on_event = fake_event};
@@ -121,10 +121,16 @@ static inline void fake_make(struct fake *f)
 	replicate_config_defaults(&f->config);
 	f->config.streams = 2;
 	f->config.term = 3;
+	f->config.handover = handover;
 	f->config.loss_ns = 20 * NS_PER_SEC;
 	f->config.heartbeat_ns = NS_PER_SEC;
 	memset(f->config.session, 4, SESSION_ID_SIZE);
 	assert_int_equal(replica_create(f->vm, &f->config, &m, 1, &events, &f->replica, NULL), 0);
+}
+
+static inline void fake_make(struct fake *f)
+{
+	fake_make_as(f, false);
 }
 
 static inline void fake_end(struct fake *f)
@@ -238,6 +244,15 @@ static inline void fake_page(struct fake *f, unsigned stream, uint64_t epoch, ui
 	buf_put(&b, out.iov[1].iov_base, out.iov[1].iov_len);
 	fake_send_buf(f, stream, RECORD_PAGES, &b);
 	pages_encoder_destroy(p);
+}
+
+static inline void fake_missing(struct fake *f, uint64_t epoch, uint64_t first, uint64_t word)
+{
+	struct buf b = {0};
+
+	missing_encode(epoch, first, &word, 1, &b);
+	epoch_sum_missing(&f->sums[1], XXH3_64bits(b.data + 8, b.len - 8));
+	fake_send_buf(f, 1, RECORD_MISSING, &b);
 }
 
 static inline void fake_machine(struct fake *f, uint64_t epoch)

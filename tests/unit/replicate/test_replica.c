@@ -353,6 +353,91 @@ static void bad_records_break_the_session(void **state)
 	}
 }
 
+/* ---- pages that come later ------------------------------------------------------------------ */
+
+/* Page 2 is missing, and epoch 1 whole. */
+static void handover_make(struct fake *f)
+{
+	fake_make_as(f, true);
+	fake_connect(f);
+	for (unsigned s = 1; s <= 2; s++) {
+		fake_begin(f, s, 1);
+		fake_page(f, s, 1, s == 1 ? 0 : 16, 0x11);
+		if (s == 1) {
+			fake_missing(f, 1, 0, 4);
+			fake_machine(f, 1);
+		}
+		fake_finish(f, s, 1);
+	}
+	assert_int_equal(fake_ack(f), 1);
+	wait_committed(f, 1);
+}
+
+static void missing_late(struct fake *f)
+{
+	fake_missing(f, 1, 0, 2);
+}
+
+static void missing_of_a_second_epoch(struct fake *f)
+{
+	fake_begin(f, 1, 2);
+	fake_missing(f, 2, 0, 2);
+}
+
+/* What is whole at the end of its epoch is what the guest goes on with. */
+static void missing_pages_are_those_of_the_whole_epoch(void **state)
+{
+	static void (*const sends[])(struct fake * f) = {missing_late, missing_of_a_second_epoch};
+
+	for (size_t i = 0; i < ARRAY_LEN(sends); i++) {
+		struct fake f;
+
+		handover_make(&f);
+		assert_int_equal(replica_missing(f.replica)[0], 4);
+		sends[i](&f);
+		refusal_is_sent(&f, "missing");
+		fake_wait(&f, REPLICA_BROKEN);
+		assert_int_equal(replica_missing(f.replica)[0], 4);
+		fake_end(&f);
+	}
+}
+
+static void missing_beyond_the_end(struct fake *f)
+{
+	fake_missing(f, 1, FAKE_PAGES, 1);
+}
+
+static void missing_from_amid_a_word(struct fake *f)
+{
+	fake_missing(f, 1, 1, 1);
+}
+
+static void missing_nothing(struct fake *f)
+{
+	struct buf b = {0};
+
+	missing_encode(1, 0, NULL, 0, &b);
+	fake_send_buf(f, 1, RECORD_MISSING, &b);
+}
+
+static void missing_pages_that_cannot_be(void **state)
+{
+	static void (*const sends[])(struct fake * f) = {missing_beyond_the_end,
+							 missing_from_amid_a_word, missing_nothing};
+
+	for (size_t i = 0; i < ARRAY_LEN(sends); i++) {
+		struct fake f;
+
+		fake_make_as(&f, true);
+		fake_connect(&f);
+		fake_begin(&f, 1, 1);
+		sends[i](&f);
+		refusal_is_sent(&f, "missing");
+		fake_wait(&f, REPLICA_BROKEN);
+		fake_end(&f);
+	}
+}
+
 static void unknown_optional_records_are_skipped(void **state)
 {
 	struct fake f;
@@ -491,6 +576,8 @@ int main(void)
 		cmocka_unit_test(slow_commit_holds_the_streams),
 		cmocka_unit_test(bye_forbids_promotion),
 		cmocka_unit_test(bad_records_break_the_session),
+		cmocka_unit_test(missing_pages_are_those_of_the_whole_epoch),
+		cmocka_unit_test(missing_pages_that_cannot_be),
 		cmocka_unit_test(unknown_optional_records_are_skipped),
 		cmocka_unit_test(hellos_that_do_not_fit),
 		cmocka_unit_test(strangers_change_nothing),

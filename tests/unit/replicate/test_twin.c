@@ -256,6 +256,26 @@ static void ownership_decides(void **state)
 	}
 }
 
+/* Its memory may be served to the new owner still: devices must not go on either. */
+static void what_was_handed_over_stands_still_for_good(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t;
+
+	c.handover = true;
+	t = twin_make(&c, &c, false, MEMORY, 3);
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
+	assert_int_equal(vm_pause(t->primary.vm), -EBUSY);
+	replicator_ownership(t->replicator, OWNERSHIP_DENIED);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_FENCED));
+	assert_int_equal(vm_pause(t->primary.vm), -EBUSY);
+	assert_int_equal(replica_promote(t->replica, 9, NULL), 0);
+	twin_guest_end(t);
+	twin_check_promoted(t);
+	twin_end(t);
+}
+
 static void refused(const struct replicate_config *standby, const char *because)
 {
 	struct replicate_config c = twin_config();
@@ -366,6 +386,7 @@ int main(void)
 		cmocka_unit_test(cut_anywhere),
 		cmocka_unit_test(silence_is_a_loss),
 		cmocka_unit_test(ownership_decides),
+		cmocka_unit_test(what_was_handed_over_stands_still_for_good),
 		cmocka_unit_test(refusals_say_why),
 		cmocka_unit_test(failed_commit_breaks_the_twin),
 		cmocka_unit_test(failed_seal_is_tried_again),
