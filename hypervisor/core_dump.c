@@ -134,6 +134,13 @@ static int vcpus_read(struct core *c, struct error *e)
 	return rc;
 }
 
+static bool walk_goes_on(void *ctx)
+{
+	const struct core *c = ctx;
+
+	return !c->options->go_on || c->options->go_on(c->options->ctx, 0, 0);
+}
+
 static int segments_find(struct core *c, struct error *e)
 {
 	const struct memory *m = &c->vm->memory;
@@ -144,7 +151,7 @@ static int segments_find(struct core *c, struct error *e)
 	if (c->options->paging) {
 		vcpu = core_paging_choose(c->vcpus, vm_vcpus(c->vm));
 		c->result->paging_vcpu = vcpu;
-		return core_paging_walk(m, &c->vcpus[vcpu].image, &c->segments, e);
+		return core_paging_walk(m, &c->vcpus[vcpu].image, &c->segments, walk_goes_on, c, e);
 	}
 	for (unsigned i = 0; !rc && i < count; i++)
 		rc = core_segments_add(m, &c->segments, regions[i].gpa, regions[i].gpa,
@@ -188,17 +195,6 @@ static int bytes_write(struct core *c, const void *data, size_t n, uint64_t at, 
 		n -= (size_t)done;
 	}
 	return rc ? error_set(e, rc, "the core file cannot be written: %s", strerror(-rc)) : 0;
-}
-
-static bool page_is_zero(const uint8_t *page)
-{
-	const uint64_t *words = (const uint64_t *)page;
-	uint64_t any = 0;
-
-	for (unsigned i = 0; i < VM_PAGE_SIZE / 8 && !any; i += 8)
-		for (unsigned k = 0; k < 8; k++)
-			any |= words[i + k];
-	return !any;
 }
 
 /* The guest runs: its pages are taken as they are at one time, so that what was looked at is

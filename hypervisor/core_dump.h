@@ -38,9 +38,12 @@ int core_segments_add(const struct memory *m, struct core_segments *s, uint64_t 
 void core_segments_free(struct core_segments *s);
 /* The vCPU whose page tables show most: the first in kernel mode, or vCPU 0. */
 unsigned core_paging_choose(const struct core_vcpu *vcpus, unsigned count);
-/* All that its page tables map to RAM. */
+/* All that its page tables map to RAM. They are the guest's: -ELOOP when there is no end to them,
+ * and go_on(ctx) is asked now and then; false: -ECANCELED. */
+typedef bool core_go_on_fn(void *ctx);
 int core_paging_walk(const struct memory *m, const struct vcpu_image *vcpu,
-		     struct core_segments *out, struct error *e) MUST_CHECK;
+		     struct core_segments *out, core_go_on_fn *go_on, void *ctx,
+		     struct error *e) MUST_CHECK;
 /* False: nothing is mapped there. */
 bool core_paging_translate(const struct memory *m, const struct vcpu_image *vcpu, uint64_t vaddr,
 			   uint64_t *paddr);

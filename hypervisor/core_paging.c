@@ -3,8 +3,10 @@
  * The guest's page tables in long mode: 4 or 5 levels, pages of 4 KiB, 2 MiB and 1 GiB
  * (Intel SDM 3, 4.5; AMD APM 2, 5.3). They are the guest's, so anything may stand in them.
  */
+#include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "hypervisor/core_dump.h"
 #include "hypervisor/hypervisor.h"
@@ -18,12 +20,16 @@
 #define ENTRY_TARGET UINT64_C(0x000ffffffffff000)
 #define LEVELS       4u
 #define LEVEL_LARGE  3u /* the highest that has large pages: 1 GiB */
+/* About a second. Tables that are used once each map 2 TiB with these, in the smallest pages. */
+#define TABLES_MOST (UINT64_C(1) << 20)
 
 struct walk {
 	const struct memory *m;
 	struct core_segments *out;
 	unsigned levels;
 	uint64_t tables; /* that may still be looked at */
+	core_go_on_fn *go_on;
+	void *ctx;
 };
 
 /* ---- segments -------------------------------------------------------------------------- */
@@ -84,9 +90,10 @@ int core_segments_add(const struct memory *m, struct core_segments *s, uint64_t 
 
 static uint64_t entry_read(const uint8_t *table, unsigned index)
 {
-	struct cursor c = cursor_of(table + (size_t)index * 8, 8);
+	uint64_t entry;
 
-	return cursor_u64(&c);
+	memcpy(&entry, table + (size_t)index * 8, sizeof(entry));
+	return le64toh(entry);
 }
 
 static unsigned level_shift(unsigned level)
@@ -132,6 +139,8 @@ static int table_walk(struct walk *w, uint64_t address, unsigned level, uint64_t
 		return 0;
 	if (!w->tables--)
 		return -ELOOP;
+	if (level > 1 && !w->go_on(w->ctx))
+		return -ECANCELED;
 	for (unsigned i = 0; !rc && i < ENTRIES; i++) {
 		uint64_t entry = entry_read(table, i);
 		uint64_t at = canonical(vaddr | (uint64_t)i << level_shift(level), w->levels);
@@ -151,6 +160,12 @@ static int walk_judge(int rc, struct error *e)
 {
 	if (rc == -ENOMEM)
 		return error_set(e, rc, "no memory for the segments of a core file");
+	if (rc == -ECANCELED)
+		return error_set(e, rc, "the core dump was cancelled");
+	if (rc == -ELOOP)
+		return error_set(e, rc,
+				 "the guest's page tables go round in circles, or are more "
+				 "than make sense: dump it without paging");
 	return rc ? error_set(e, rc,
 			      "the guest's page tables map more pieces than a core file can have "
 			      "(%u): dump it without paging",
@@ -159,11 +174,14 @@ static int walk_judge(int rc, struct error *e)
 }
 
 int core_paging_walk(const struct memory *m, const struct vcpu_image *vcpu,
-		     struct core_segments *out, struct error *e)
+		     struct core_segments *out, core_go_on_fn *go_on, void *ctx, struct error *e)
 {
-	/* Tables that are used once each could fill RAM; some map themselves as well. */
-	struct walk w = {.m = m, .out = out, .tables = 4 * (m->size / VM_PAGE_SIZE)};
+	struct walk w = {.m = m, .out = out, .go_on = go_on, .ctx = ctx};
 
+	/* Tables that are used once each could fill RAM; some map themselves as well. */
+	w.tables = 4 * (m->size / VM_PAGE_SIZE);
+	if (w.tables > TABLES_MOST)
+		w.tables = TABLES_MOST;
 	if (!is_long_mode(vcpu))
 		return error_set(e, -ENODATA,
 				 "the guest is not in 64-bit mode with paging on: there are no "

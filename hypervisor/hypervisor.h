@@ -317,6 +317,7 @@ int vm_state_sections(const void *data, size_t n, struct vm_state_section *out, 
 /* RAM: a stable mapping of all of it, in RAM pages. Reading while the guest runs is fine. */
 uint8_t *vm_ram(const struct vm *vm);
 uint64_t vm_ram_pages(const struct vm *vm);
+bool page_is_zero(const uint8_t *page); /* VM_PAGE_SIZE bytes */
 int vm_ram_fd(const struct vm *vm);
 /* None of it is still to come, or was lost: see vm_lazy_begin(). */
 bool vm_ram_is_whole(const struct vm *vm);

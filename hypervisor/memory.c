@@ -252,3 +252,20 @@ void memory_harvest(struct memory *m, uint64_t *map)
 			map[i] |= bits;
 	}
 }
+
+/* Most pages that are not zero begin so. */
+bool page_is_zero(const uint8_t *page)
+{
+	typedef uint64_t word_vector __attribute__((vector_size(64), aligned(1), may_alias));
+	const word_vector *v = (const word_vector *)page;
+
+	if (v[0][0])
+		return false;
+	for (unsigned i = 0; i < VM_PAGE_SIZE / sizeof(*v); i += 4) {
+		word_vector some = v[i] | v[i + 1] | v[i + 2] | v[i + 3];
+
+		if (some[0] | some[1] | some[2] | some[3] | some[4] | some[5] | some[6] | some[7])
+			return false;
+	}
+	return true;
+}

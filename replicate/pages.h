@@ -41,7 +41,6 @@ static inline unsigned page_stream(uint64_t page, unsigned streams)
 
 /* ---- delta -------------------------------------------------------------- */
 
-bool page_is_zero(const uint8_t *page);
 /* The runs that make `now` out of `base`; bytes written, 0 = they are equal, -1 = more
  * than PAGE_DELTA_RUNS_MAX. */
 int page_delta(const uint8_t *base, const uint8_t *now, uint8_t out[PAGE_DELTA_RUNS_MAX]);

@@ -31,21 +31,6 @@ static inline uint64_t vector_or(const word_vector *v)
 	return (*v)[0] | (*v)[1] | (*v)[2] | (*v)[3] | (*v)[4] | (*v)[5] | (*v)[6] | (*v)[7];
 }
 
-bool page_is_zero(const uint8_t *page)
-{
-	const word_vector *v = (const word_vector *)page;
-
-	if (load_word(page))
-		return false;
-	for (unsigned i = 0; i < PAGE_WORDS / BLOCK_WORDS; i += 4) {
-		word_vector some = v[i] | v[i + 1] | v[i + 2] | v[i + 3];
-
-		if (vector_or(&some))
-			return false;
-	}
-	return true;
-}
-
 struct run {
 	uint8_t *out;
 	size_t used, count_at; /* of the open run */

@@ -22,6 +22,11 @@ static void segments_check(const struct core_segments *s)
 	}
 }
 
+static bool goes_on(void *ctx)
+{
+	return true;
+}
+
 static void note_check(const struct memory *m, const struct core_vcpu *v)
 {
 	const char *text;
@@ -53,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	for (; c.left && !c.bad; at++)
 		m.base[at % RAM_SIZE] = cursor_u8(&c);
-	if (!core_paging_walk(&m, &v.image, &s, NULL))
+	if (!core_paging_walk(&m, &v.image, &s, goes_on, NULL, NULL))
 		segments_check(&s);
 	core_segments_free(&s);
 	note_check(&m, &v);

@@ -190,7 +190,37 @@ static void test_endless_page_tables(void **unused)
 	paging_refused(vm, -E2BIG, "262144");
 	for (unsigned i = 0; i < 512; i++) /* and none of it is RAM */
 		entry_set(vm, 0x4000, i, UINT64_C(0x8000000000) + 3);
-	paging_refused(vm, -ELOOP, "262144");
+	paging_refused(vm, -ELOOP, "in circles");
+	vm_destroy(vm);
+}
+
+static bool go_on_for_a_while(void *ctx, uint64_t done, uint64_t total)
+{
+	unsigned *asked = ctx;
+
+	return ++*asked < 5;
+}
+
+static void test_the_walk_can_be_cancelled(void **unused)
+{
+	unsigned asked = 0;
+	const struct vm_core_options o = {
+		.paging = true, .go_on = go_on_for_a_while, .ctx = &asked};
+	struct vm *vm = vm_make(16 * MIB, 1);
+	struct vm_core_result result;
+	struct error e = {0};
+	int fd = file_new();
+
+	for (unsigned table = 1; table <= 3; table++)
+		for (unsigned i = 0; i < 512; i++)
+			entry_set(vm, table * PAGE, i, (table + 1) * PAGE + 3);
+	long_mode(vm, 0x1000);
+	assert_int_equal(vm_dump_core(vm, fd, &o, &result, &e), -ECANCELED);
+	assert_int_equal(asked, 5);
+	assert_int_equal(file_size(fd), 0);
+	close(fd);
+	assert_int_equal(vm_pause(vm), 0);
+	assert_int_equal(vm_resume(vm), 0);
 	vm_destroy(vm);
 }
 
@@ -300,6 +330,7 @@ int main(void)
 		cmocka_unit_test(test_many_segments),
 		cmocka_unit_test(test_no_paging),
 		cmocka_unit_test(test_endless_page_tables),
+		cmocka_unit_test(test_the_walk_can_be_cancelled),
 		cmocka_unit_test(test_whose_page_tables),
 		cmocka_unit_test(test_vmcoreinfo),
 	};
