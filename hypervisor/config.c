@@ -330,6 +330,7 @@ static const struct key vm_keys[] = {
 	{"nics", nics_read, 0, 0, false},
 	{"seed", seed_read, VM(seed), false},
 	{"hugepages", flag_read, VM(hugepages), false},
+	{"crash_cores", path_read, VM(crash_cores), false},
 	{0},
 };
 

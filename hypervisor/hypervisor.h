@@ -59,7 +59,8 @@ struct vm_config {
 	unsigned disk_count;
 	struct nic_config nics[VM_NICS_MAX];
 	unsigned nic_count;
-	uint64_t seed; /* engine "sim" only */
+	char crash_cores[256]; /* folder for cores of guests that crash; "": none */
+	uint64_t seed;         /* engine "sim" only */
 };
 
 /* Parse the text of a VM file. `origin` (a path) and a line number lead each
@@ -316,8 +317,8 @@ int vm_state_sections(const void *data, size_t n, struct vm_state_section *out, 
 
 /* RAM: a stable mapping of all of it, in RAM pages. Reading while the guest runs is fine. */
 uint8_t *vm_ram(const struct vm *vm);
-uint64_t vm_ram_pages(const struct vm *vm);
 bool page_is_zero(const uint8_t *page); /* VM_PAGE_SIZE bytes */
+uint64_t vm_ram_pages(const struct vm *vm);
 int vm_ram_fd(const struct vm *vm);
 /* None of it is still to come, or was lost: see vm_lazy_begin(). */
 bool vm_ram_is_whole(const struct vm *vm);

@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vm-process/process.h"
 
 #define LOG_MODULE "dump"
 
+#define PARTIAL    ".partial"
+
 struct dump {
 	struct process *process;
 	pthread_t thread;
 	int fd;
+	char path[384]; /* of a guest that has crashed; else "": the director has named the file */
+	char crash[200];
 	struct vm_core_options options;
 	atomic_bool cancelled;
 	_Atomic uint64_t done, total;
@@ -31,8 +38,24 @@ static bool dump_goes_on(void *ctx, uint64_t done, uint64_t total)
 	return !atomic_load(&d->cancelled);
 }
 
+/* Its name without the end says that a core is whole. */
+static void path_settle(struct dump *d)
+{
+	char path[sizeof d->path];
+
+	snprintf(path, sizeof path, "%.*s", (int)(strlen(d->path) - strlen(PARTIAL)), d->path);
+	if (d->rc)
+		unlink(d->path);
+	else if (rename(d->path, path))
+		log_warn_rc(errno, "the core stays in %s", d->path);
+	else
+		log_info("the core of the guest that crashed is in %s", path);
+}
+
 static void dump_free(struct dump *d)
 {
+	if (*d->path)
+		path_settle(d);
 	close(d->fd);
 	free(d);
 }
@@ -57,6 +80,16 @@ static json_t *end_json(const struct dump *d)
 	return o;
 }
 
+/* Now its end may be told: with that the process is no longer needed. */
+static void crash_ended(struct process *p, struct dump *d)
+{
+	char crash[sizeof d->crash];
+
+	text_copy(crash, sizeof crash, d->crash);
+	dump_free(d);
+	process_vm_tell(p, VM_EVENT_CRASH, crash);
+}
+
 static void dump_ended(void *ctx)
 {
 	struct process *p = ctx;
@@ -71,6 +104,10 @@ static void dump_ended(void *ctx)
 	else
 		log_info("a core was written: %lu bytes, the guest paused for %lu ms",
 			 d->result.bytes, d->result.pause_ns / NS_PER_MS);
+	if (*d->path) {
+		crash_ended(p, d);
+		return;
+	}
 	process_event(p, end_json(d));
 	dump_free(d);
 }
@@ -101,47 +138,79 @@ static int may_dump(const struct process *p, struct error *e)
 	return process_whole(p, e);
 }
 
-static struct dump *dump_new(struct process *p, const json_t *request, int fd)
+static int dump_start(struct process *p, struct dump *d, struct error *e)
 {
-	struct dump *d = calloc(1, sizeof *d);
+	int rc;
 
-	if (!d) {
-		close(fd);
-		return NULL;
-	}
 	d->process = p;
-	d->fd = fd;
-	d->options = (struct vm_core_options){
-		.paging = json_is_true(json_object_get(request, "paging")),
-		.live = json_is_true(json_object_get(request, "live")),
-		.go_on = dump_goes_on,
-		.ctx = d,
-	};
-	return d;
+	d->options.go_on = dump_goes_on;
+	d->options.ctx = d;
+	p->dump = d;
+	rc = thread_start(&d->thread, "dump", dump_main, d);
+	if (!rc)
+		return 0;
+	p->dump = NULL;
+	d->rc = rc;
+	dump_free(d);
+	return error_set(e, rc, "cannot start a thread for a core dump: %s", strerror(-rc));
 }
 
 int dump_begin(struct process *p, const json_t *request, int fd, struct error *e)
 {
 	int rc = may_dump(p, e);
+	struct dump *d = rc ? NULL : calloc(1, sizeof *d);
 
-	if (rc) {
+	if (!d) {
 		close(fd);
-		return rc;
+		return rc ? rc : error_set(e, -ENOMEM, "no memory for a core dump");
 	}
-	p->dump = dump_new(p, request, fd);
-	if (!p->dump)
-		return error_set(e, -ENOMEM, "no memory for a core dump");
-	rc = thread_start(&p->dump->thread, "dump", dump_main, p->dump);
-	if (!rc)
-		return 0;
-	dump_free(p->dump);
-	p->dump = NULL;
-	return error_set(e, rc, "cannot start a thread for a core dump: %s", strerror(-rc));
+	d->fd = fd;
+	d->options.paging = json_is_true(json_object_get(request, "paging"));
+	d->options.live = json_is_true(json_object_get(request, "live"));
+	return dump_start(p, d, e);
+}
+
+/* ---- guests that have crashed ------------------------------------------------------ */
+
+static int crash_file(struct process *p, struct dump *d, struct error *e)
+{
+	char when[32] = "";
+	time_t now = time(NULL);
+	struct tm utc;
+
+	if (gmtime_r(&now, &utc))
+		strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", &utc);
+	snprintf(d->path, sizeof d->path, "%s/%s-%s.core" PARTIAL, p->config.crash_cores,
+		 p->config.name, when);
+	d->fd = open(d->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	return d->fd < 0 ? error_set(e, -errno, "%s: %s", d->path, strerror(errno)) : 0;
+}
+
+/* All vCPUs are parked for good; the state that they crashed in is what is wanted. */
+bool dump_crash(struct process *p, const char *detail)
+{
+	struct error e = {0};
+	struct dump *d;
+	int rc;
+
+	if (!*p->config.crash_cores || p->dump || p->replicator || !vm_has_ended(p->vm))
+		return false;
+	d = calloc(1, sizeof *d);
+	rc = d ? crash_file(p, d, &e) : error_set(&e, -ENOMEM, "no memory");
+	if (rc) {
+		free(d);
+	} else {
+		text_copy(d->crash, sizeof d->crash, detail);
+		rc = dump_start(p, d, &e);
+	}
+	if (rc)
+		log_error("there is no core of the guest that crashed: %s", e.text);
+	return !rc;
 }
 
 void dump_cancel(struct process *p)
 {
-	if (p->dump)
+	if (p->dump && !*p->dump->path)
 		atomic_store(&p->dump->cancelled, true);
 }
 
@@ -151,7 +220,7 @@ void dump_close(struct process *p)
 
 	if (!d)
 		return;
-	dump_cancel(p);
+	atomic_store(&d->cancelled, true);
 	pthread_join(d->thread, NULL);
 	p->dump = NULL;
 	dump_free(d);

@@ -560,22 +560,29 @@ void text_copy(char *to, size_t room, const char *from)
 	to[n] = 0;
 }
 
+static const char *const vm_event_names[] = {"poweroff", "reboot", "crash"};
+
+void process_vm_tell(struct process *p, enum vm_event event, const char *detail)
+{
+	process_event(p, json_pack("{s:s, s:s, s:s}", "event", "vm", "what", vm_event_names[event],
+				   "detail", detail));
+	if (p->vm_ended && p->director_fd < 0)
+		loop_stop(p->control);
+}
+
 void process_vm_event(struct process *p, enum vm_event event, const char *detail)
 {
-	static const char *const names[] = {"poweroff", "reboot", "crash"};
 	struct error e = {0};
 
-	log_info("guest: %s%s%s", names[event], *detail ? ": " : "", detail);
+	log_info("guest: %s%s%s", vm_event_names[event], *detail ? ": " : "", detail);
 	if (event != VM_EVENT_REBOOT) {
 		p->vm_ended = true;
 		/* The standby must learn from us that this end is no failure (I6). */
 		if (p->replicator && primary_unprotect(p, &e))
 			log_warn("the standby could not be told of the end: %s", e.text);
 	}
-	process_event(p, json_pack("{s:s, s:s, s:s}", "event", "vm", "what", names[event], "detail",
-				   detail));
-	if (p->vm_ended && p->director_fd < 0)
-		loop_stop(p->control);
+	if (event != VM_EVENT_CRASH || !dump_crash(p, detail))
+		process_vm_tell(p, event, detail);
 }
 
 /* ---- timers --------------------------------------------------------------------- */

@@ -219,6 +219,7 @@ void process_vm_event(struct process *p, enum vm_event event, const char *detail
 /* ---- console.c ------------------------------------------------------------- */
 int console_create(struct loop *control, struct console **out, struct error *e) MUST_CHECK;
 void console_destroy(struct console *c);
+void process_vm_tell(struct process *p, enum vm_event event, const char *detail);
 int console_vm_fd(struct console *c); /* for vm_parts, both directions */
 /* Replay what was kept, then connect; the fds are taken over. in may equal out. */
 int console_attach(struct console *c, int in, int out) MUST_CHECK;
@@ -236,6 +237,9 @@ void dump_cancel(struct process *p); /* its end follows; without one nothing hap
 void dump_close(struct process *p);  /* cancel, and wait */
 json_t *dump_json(const struct process *p);
 
+/* The guest has crashed, and cores of such guests are wanted: its end is told when there is one.
+ * False: there will be none. */
+bool dump_crash(struct process *p, const char *detail);
 /* ---- sandbox.c --------------------------------------------------------------- */
 int sandbox_enter(struct error *e) MUST_CHECK;
 

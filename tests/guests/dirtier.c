@@ -108,6 +108,15 @@ static void first_pass(uint64_t pages)
 		*word_of(page) = 1ul << 32 | page;
 }
 
+static void triple_fault(void)
+{
+	static const struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) none;
+	__asm__ volatile("lidt %0; ud2" : : "m"(none));
+}
+
 void guest_main(void)
 {
 	uint64_t pages = parameter("pages", 1000), rate = parameter("rate", 0);
@@ -128,4 +137,6 @@ void guest_main(void)
 		if (pass % every == 0)
 			report("pass %u ticks %u", pass, ticks);
 	}
+	if (parameter("crash", 0))
+		triple_fault();
 }

@@ -12,7 +12,7 @@
  *              fast as can be), `passes` times over (0 = for ever), and checks on each
  *              pass what the one before it left; a line each `report` passes. With
  *              `content` other than 0 (dirtier.h) it writes more, checks nothing and
- *              goes on for ever
+ *              goes on for ever. With crash=1 it ends in a triple fault
  *   echo       answers ARP, ICMP echo and UDP for address `ip` (a number), and frames of
  *              type 0x88b5, to which it adds its count and hash of all frames so far;
  *              turns off after `frames` frames (0 = never)

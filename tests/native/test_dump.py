@@ -322,3 +322,27 @@ def quits(t):
         p.send("quit")
         assert p.child.wait(20) == 0
     assert os.path.getsize(t.path("a.core")) == 0
+
+
+@case("dump-core-crash", needs=(), engine="soft")
+@case("dump-core-crash-kvm", engine="kvm")
+def crash(t, engine):
+    """A guest that has crashed leaves a core, if it is to."""
+    cores = t.path("cores")
+    os.mkdir(cores)
+    hosts = Hosts(t)
+    path = hosts.vm_file(engine=engine, cmdline="pages=200 passes=5 crash=1")
+    with open(path, "a", encoding="ascii") as f:
+        f.write(f'crash_cores = "{cores}";\n')
+    hosts.a.do("start", path)
+    hosts.a.wait("stopped")
+    assert "crashed" in hosts.a.vm()["why"], hosts.a.vm()
+    (name,) = os.listdir(cores)
+    assert re.fullmatch(r"demo-\d{8}T\d{6}Z\.core", name), name
+    core = Core(os.path.join(cores, name))
+    assert check_dirtier(core) == 5
+    assert len(core.cpus) == 1 and core.loads[0][2:] and core.size > 16 << 20
+    # Nowhere to write it to: it ends all the same.
+    os.rename(cores, cores + ".gone")
+    hosts.a.do("start", path)
+    hosts.a.wait("stopped")

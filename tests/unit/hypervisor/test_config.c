@@ -57,7 +57,7 @@ static void test_every_key_is_taken(void **state)
 
 	parse_good("name = \"web-1.x_y\"; memory = \"2G\"; vcpus = 16; engine = \"kvm\";\n"
 		   "kernel = \"/k\"; initrd = \"/i\"; cmdline = \"console=ttyS0 a=\\\"b\\\"\"; "
-		   "seed = 7L;\n"
+		   "seed = 7L; crash_cores = \"/cores\";\n"
 		   "disks = ( { path = \"/d0\"; }, { path = \"/d1\"; readonly = true; },\n"
 		   "          { path = \"/d2\"; cache = \"writethrough\"; size = \"64K\"; } );\n"
 		   "nics = ( { tap = \"t0\"; bridge = \"br0\"; mac = \"52:54:00:Ab:cD:eF\"; },\n"
@@ -68,6 +68,7 @@ static void test_every_key_is_taken(void **state)
 	assert_int_equal(c.vcpus, 16);
 	assert_int_equal(c.seed, 7);
 	assert_string_equal(c.initrd, "/i");
+	assert_string_equal(c.crash_cores, "/cores");
 	assert_string_equal(c.cmdline, "console=ttyS0 a=\"b\"");
 	assert_int_equal(c.disk_count, 3);
 	assert_false(c.disks[0].readonly || c.disks[0].write_through || c.disks[0].create_size);
