@@ -93,6 +93,7 @@ struct postcopy_config {
 	enum page_compression compression; /* source, of what is pushed */
 	uint64_t bytes_per_second;         /* source, of memory that is pushed; 0 = no limit */
 	uint64_t heartbeat_ns, loss_ns;    /* silence for loss_ns cuts the link */
+	uint64_t stuck_ns; /* target: and so does this long without a page on any push stream */
 };
 void postcopy_config_defaults(struct postcopy_config *c);
 

@@ -27,7 +27,7 @@
 #define LINK_REFUSE_NS    (200 * NS_PER_MS)
 #define LINK_REPORTS_MAX  8u
 #define LINK_WHY_MAX      256u
-#define MISSING_WORDS_MAX 8192u
+#define LINK_WORDS_MAX    8192u
 #define NEED_MAX          256u
 
 /* ---- records: docs/protocol.md --------------------------------------------------- */
@@ -130,7 +130,8 @@ void side_cut_why(struct side *s, const char *why);
 /* The other side sent what cannot be: tell it, then cut. */
 void side_refuse(struct side *s, const char *text);
 void link_refuse_send(struct channel *c, enum link_refuse_code code, const char *text);
-int side_send(struct side *s, enum link_record type, const void *payload, size_t n) MUST_CHECK;
+/* On the control stream. Lock held, dropped meanwhile. */
+int side_say(struct side *s, enum link_record type, const uint64_t *words, size_t n) MUST_CHECK;
 
 /* Records of a stream until its link is over. */
 struct link_handler {

@@ -14,6 +14,7 @@ void postcopy_config_defaults(struct postcopy_config *c)
 		.compression = COMPRESS_NONE,
 		.heartbeat_ns = 100 * NS_PER_MS,
 		.loss_ns = NS_PER_SEC,
+		.stuck_ns = 8 * NS_PER_SEC,
 	};
 }
 
@@ -169,12 +170,21 @@ void side_refuse(struct side *s, const char *text)
 	side_cut_why(s, text);
 }
 
-int side_send(struct side *s, enum link_record type, const void *payload, size_t n)
+int side_say(struct side *s, enum link_record type, const uint64_t *words, size_t n)
 {
-	struct iovec iov = {(void *)payload, n};
+	uint16_t flags = type == LINK_BEAT ? 0 : RECORD_MANDATORY;
+	struct buf b = {0};
+	int rc;
 
-	return channel_send(s->streams[0], type, type == LINK_BEAT ? 0 : RECORD_MANDATORY, &iov,
-			    n ? 1 : 0, clock_ns() + s->config.loss_ns);
+	link_words_encode(words, n, &b);
+	pthread_mutex_unlock(&s->lock);
+	rc = buf_check(&b);
+	if (!rc)
+		rc = channel_send(s->streams[0], type, flags, &(struct iovec){b.data, b.len},
+				  n ? 1 : 0, clock_ns() + s->config.loss_ns);
+	buf_free(&b);
+	pthread_mutex_lock(&s->lock);
+	return rc;
 }
 
 /* ---- receiving -------------------------------------------------------------------------- */
@@ -249,7 +259,7 @@ void side_receive(struct side *s, unsigned stream, const struct link_table *tabl
 int side_config_check(const struct postcopy_config *c, struct error *e)
 {
 	if (!c->streams || c->streams > POSTCOPY_STREAMS_MAX || !c->heartbeat_ns ||
-	    c->loss_ns <= c->heartbeat_ns || c->compression > COMPRESS_ZLIB)
+	    c->loss_ns <= c->heartbeat_ns || !c->stuck_ns || c->compression > COMPRESS_ZLIB)
 		return error_set(e, -EINVAL, "postcopy: a setting is out of range");
 	return 0;
 }

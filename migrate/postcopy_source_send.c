@@ -58,31 +58,13 @@ static int asked_send(struct source_stream *t)
 	return rc;
 }
 
-/* Lock held, dropped meanwhile. */
-static int word_send(struct postcopy_source *p, enum link_record type, uint64_t word)
-{
-	struct side *s = &p->side;
-	struct buf b = {0};
-	int rc;
-
-	pthread_mutex_unlock(&s->lock);
-	if (type == LINK_BEAT)
-		buf_put_u64(&b, word);
-	rc = buf_check(&b);
-	if (!rc)
-		rc = side_send(s, type, b.data, b.len);
-	buf_free(&b);
-	pthread_mutex_lock(&s->lock);
-	return rc;
-}
-
 /* Both sides know that the other does. */
 static int all_answer(struct postcopy_source *p)
 {
 	int rc;
 
 	p->side.complete = true;
-	rc = word_send(p, LINK_ALL_OK, 0);
+	rc = side_say(&p->side, LINK_ALL_OK, NULL, 0);
 	side_state(&p->side, POSTCOPY_DONE, "");
 	side_over(&p->side, "");
 	return rc;
@@ -92,7 +74,7 @@ static int all_answer(struct postcopy_source *p)
 static int asked_serve(struct source_stream *t)
 {
 	struct postcopy_source *p = t->p;
-	uint64_t beat = clock_ns();
+	uint64_t beat = clock_ns(), left;
 	int rc = 0;
 
 	while (!rc && !p->side.over) {
@@ -100,7 +82,8 @@ static int asked_serve(struct source_stream *t)
 			rc = all_answer(p);
 		} else if (clock_ns() >= beat) {
 			beat = clock_ns() + p->side.config.heartbeat_ns;
-			rc = word_send(p, LINK_BEAT, p->plan.left + p->plan.count);
+			left = p->plan.left + p->plan.count;
+			rc = side_say(&p->side, LINK_BEAT, &left, 1);
 		} else if (p->plan.count) {
 			rc = asked_send(t);
 		} else {
@@ -205,7 +188,7 @@ static int serving_await(struct postcopy_source *p)
 static int on_missing(struct side *s, unsigned stream, const struct record *r, struct error *e)
 {
 	struct postcopy_source *p = (struct postcopy_source *)s;
-	uint64_t words[1 + MISSING_WORDS_MAX];
+	uint64_t words[1 + LINK_WORDS_MAX];
 	size_t n;
 	int rc = link_words_decode(r->payload, r->len, words, &n);
 
@@ -289,7 +272,7 @@ static int on_refuse(struct side *s, unsigned stream, const struct record *r, st
 }
 
 static const struct link_handler control_handlers[] = {
-	{LINK_MISSING, 16, 8 + 8 * MISSING_WORDS_MAX, on_missing},
+	{LINK_MISSING, 16, 8 + 8 * LINK_WORDS_MAX, on_missing},
 	{LINK_GO, 0, 0, on_go},
 	{LINK_NEED, 8, 8 * NEED_MAX, on_need},
 	{LINK_ALL, 0, 0, on_all},

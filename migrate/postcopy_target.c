@@ -11,36 +11,18 @@
 
 /* ---- what is said on the control stream ------------------------------------------------- */
 
-/* Lock held, dropped meanwhile. */
-static int word_send(struct postcopy_target *t, enum link_record type, const uint64_t *words,
-		     size_t n)
-{
-	struct side *s = &t->side;
-	struct buf b = {0};
-	int rc;
-
-	link_words_encode(words, n, &b);
-	pthread_mutex_unlock(&s->lock);
-	rc = buf_check(&b);
-	if (!rc)
-		rc = side_send(s, type, b.data, b.len);
-	buf_free(&b);
-	pthread_mutex_lock(&s->lock);
-	return rc;
-}
-
 /* Nothing comes over a link before it was asked for: the list is of one moment. */
 static int list_send(struct postcopy_target *t)
 {
-	uint64_t words[1 + MISSING_WORDS_MAX];
+	uint64_t words[1 + LINK_WORDS_MAX];
 	size_t first = t->listed / 64, n = bitmap_words(t->wants.pages) - first;
 
-	if (n > MISSING_WORDS_MAX)
-		n = MISSING_WORDS_MAX;
+	if (n > LINK_WORDS_MAX)
+		n = LINK_WORDS_MAX;
 	words[0] = t->listed;
 	memcpy(words + 1, t->wants.missing + first, n * sizeof(*words));
 	t->listed += 64 * n;
-	return word_send(t, LINK_MISSING, words, 1 + n);
+	return side_say(&t->side, LINK_MISSING, words, 1 + n);
 }
 
 static int need_send(struct postcopy_target *t)
@@ -48,20 +30,21 @@ static int need_send(struct postcopy_target *t)
 	uint64_t pages[NEED_MAX];
 	unsigned n = page_wants_take(&t->wants, pages, NEED_MAX);
 
-	return n ? word_send(t, LINK_NEED, pages, n) : 0;
+	return n ? side_say(&t->side, LINK_NEED, pages, n) : 0;
 }
 
 static int go_send(struct postcopy_target *t)
 {
 	t->go_said = true;
-	return word_send(t, LINK_GO, NULL, 0);
+	t->pushed_at = clock_ns();
+	return side_say(&t->side, LINK_GO, NULL, 0);
 }
 
 static int all_send(struct postcopy_target *t)
 {
 	t->all_said = true;
 	t->all_at = clock_ns();
-	return word_send(t, LINK_ALL, NULL, 0);
+	return side_say(&t->side, LINK_ALL, NULL, 0);
 }
 
 /* Lock held, dropped meanwhile. Says one thing, or waits until there is something to say. */
@@ -72,7 +55,7 @@ static int asks_next(struct postcopy_target *t, uint64_t *beat)
 
 	if (now >= *beat) {
 		*beat = now + s->config.heartbeat_ns;
-		return word_send(t, LINK_BEAT, &t->wants.left, 1);
+		return side_say(&t->side, LINK_BEAT, &t->wants.left, 1);
 	}
 	if (t->started && t->listed < t->wants.pages)
 		return list_send(t);
@@ -93,19 +76,32 @@ static bool asks_end(const struct postcopy_target *t)
 	       (t->all_said && clock_ns() >= t->all_at + t->side.config.loss_ns);
 }
 
+/* The path of one push stream may be dead while that of the control stream is not: what the
+ * source gave to it does not come, and it does not send that again over this link. */
+static bool push_is_stuck(const struct postcopy_target *t)
+{
+	return t->go_said && !t->side.complete &&
+	       clock_ns() >= t->pushed_at + t->side.config.stuck_ns;
+}
+
 /* Lock held, dropped meanwhile. */
 static void link_serve(struct postcopy_target *t)
 {
 	struct side *s = &t->side;
 	uint64_t beat = 0;
+	bool stuck = false;
 	int rc = 0;
 
 	s->users++;
-	while (!rc && !asks_end(t))
+	while (!rc && !stuck && !asks_end(t)) {
 		rc = asks_next(t, &beat);
+		stuck = push_is_stuck(t);
+	}
 	pthread_mutex_unlock(&s->lock);
 	if (rc)
 		side_cut(s, rc, "control stream");
+	else if (stuck)
+		side_cut(s, -ETIMEDOUT, "push streams");
 	pthread_mutex_lock(&s->lock);
 	if (!s->over)
 		side_over(s, "");

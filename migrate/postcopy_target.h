@@ -40,7 +40,8 @@ struct postcopy_target {
 	/* Of this link, what was said on it. */
 	uint64_t listed; /* pages */
 	bool go_said, all_said, all_heard;
-	uint64_t all_at; /* when it was said */
+	uint64_t all_at;    /* when it was said */
+	uint64_t pushed_at; /* a record has come on a push stream; or GO was said */
 	struct target_thread threads[TARGET_THREADS_MAX];
 	unsigned attempts;
 	pthread_t asks;

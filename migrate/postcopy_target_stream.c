@@ -38,6 +38,8 @@ static int on_pages(struct side *s, unsigned stream, const struct record *r, str
 
 	pthread_mutex_lock(&s->lock);
 	put.lazy = put.t->lazy;
+	if (stream)
+		put.t->pushed_at = clock_ns();
 	pthread_mutex_unlock(&s->lock);
 	if (!put.lazy)
 		return error_set(e, -EBADMSG, "pages that nobody asked for");

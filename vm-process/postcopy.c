@@ -14,6 +14,11 @@
 #define LOG_MODULE    "postcopy"
 #define RECOVER_NS    (5 * NS_PER_SEC)
 #define LOSS_LEAST_NS (2 * NS_PER_SEC)
+/* A cut link is made again by the source itself, after 0.5, 1, 2 and 4 s. */
+#define RELINKS_MAX   4u
+#define RELINK_NS     (500 * NS_PER_MS)
+#define RELINK_FOR_NS NS_PER_SEC
+#define STUCK_LOSSES  4u
 
 /* ---- events ------------------------------------------------------------------- */
 
@@ -23,13 +28,57 @@ struct posted_postcopy {
 	char why[200];
 };
 
+static void state_tell(struct process *p, enum postcopy_state state, const char *why)
+{
+	process_event(p, json_pack("{s:s, s:s, s:s}", "event", "postcopy", "state",
+				   postcopy_state_name(state), "why", why));
+}
+
+/* False: this is for an operator. Tries count anew when pages have come since. */
+static bool relink_later(struct process *p)
+{
+	struct postcopy_stats s;
+
+	if (!p->serving)
+		return false;
+	postcopy_source_stats(p->postcopy_source, &s);
+	if (s.left < p->relink_left)
+		p->relinks = 0;
+	p->relink_left = s.left;
+	if (p->relinks == RELINKS_MAX)
+		return false;
+	loop_timer_set(p->relink, clock_ns() + (RELINK_NS << p->relinks++));
+	return true;
+}
+
+/* With the keys that both sides have. The guest stands still: nothing else is to be done here. */
+static void on_relink(void *ctx)
+{
+	struct process *p = ctx;
+	struct error e = {0};
+	int rc = fault_point("postcopy.relink");
+
+	if (rc)
+		error_set(&e, rc, "told to fail");
+	else
+		rc = postcopy_source_connect(p->postcopy_source, NULL, clock_ns() + RELINK_FOR_NS,
+					     &e);
+	if (!rc || rc == -EBUSY || rc == -EALREADY)
+		return;
+	log_info("no new link yet: %s", e.text);
+	if (!relink_later(p))
+		state_tell(p, POSTCOPY_CUT, e.text);
+}
+
 static void run_state(void *ctx)
 {
 	struct posted_postcopy *s = ctx;
 	struct process *p = s->process;
 
-	process_event(p, json_pack("{s:s, s:s, s:s}", "event", "postcopy", "state",
-				   postcopy_state_name(s->state), "why", s->why));
+	if (s->state == POSTCOPY_CUT && relink_later(p))
+		log_warn("the link for the guest's memory is cut: %s", s->why);
+	else
+		state_tell(p, s->state, s->why);
 	/* The target's end stays: a source that did not hear of it asks again. */
 	if (s->state == POSTCOPY_DONE && p->postcopy_target)
 		log_info("all of the guest's memory is here");
@@ -68,6 +117,7 @@ static struct postcopy_config config_of(const struct replicate_config *c)
 	out.heartbeat_ns = c->heartbeat_ns;
 	/* No failover waits for it, and a cut stops the guest until somebody comes. */
 	out.loss_ns = c->loss_ns > LOSS_LEAST_NS ? c->loss_ns : LOSS_LEAST_NS;
+	out.stuck_ns = STUCK_LOSSES * out.loss_ns;
 	return out;
 }
 
@@ -117,6 +167,10 @@ int postcopy_offer(struct process *p, const struct replicate_config *c, struct e
 	const struct postcopy_events events = {.state = on_state, .ctx = p};
 	struct postcopy_config config = config_of(c);
 
+	if (!p->relink && loop_timer(p->control, on_relink, p, &p->relink))
+		return error_set(e, -ENOMEM, "no memory");
+	p->relinks = 0;
+	p->relink_left = UINT64_MAX;
 	return postcopy_source_create(p->vm, &config, &events, &p->postcopy_source, e);
 }
 
@@ -134,6 +188,7 @@ bool postcopy_serve(struct process *p)
 		return false;
 	}
 	rc = postcopy_source_serve(p->postcopy_source, missing);
+	p->serving = !rc;
 	if (rc)
 		log_error_rc(rc, "the rest of the guest's memory cannot be served");
 	return !rc;
@@ -144,6 +199,9 @@ void postcopy_withdraw(struct process *p)
 {
 	postcopy_source_destroy(p->postcopy_source);
 	p->postcopy_source = NULL;
+	p->serving = false;
+	loop_timer_free(p->relink);
+	p->relink = NULL;
 }
 
 /* ---- the target ---------------------------------------------------------------------- */

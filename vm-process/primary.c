@@ -345,7 +345,7 @@ void primary_close(struct process *p)
 	struct error e = {0};
 
 	/* What it serves must not be written, and the end of the pause lets devices go on. */
-	if (p->replicator_state == REPLICATOR_HANDED)
+	if (p->serving)
 		postcopy_withdraw(p);
 
 	if (primary_unprotect(p, &e))

@@ -78,6 +78,10 @@ struct process {
 	bool disks_shared;       /* ...and its disks are in one place for both hosts */
 	struct postcopy_source *postcopy_source;
 	struct postcopy_target *postcopy_target;
+	bool serving;              /* the source: memory is read, and must not change */
+	struct loop_timer *relink; /* of a link that is cut; of the source */
+	unsigned relinks;          /* tries, since pages came last */
+	uint64_t relink_left;
 	bool lazy_ready; /* memory may come later */
 	bool postcopy;   /* standby, loaded: it will */
 	pthread_t start_thread;
@@ -215,11 +219,11 @@ void process_announce(struct process *p);
 bool process_is_found(const struct process *p);
 /* From the main thread only. */
 void process_vm_event(struct process *p, enum vm_event event, const char *detail);
+void process_vm_tell(struct process *p, enum vm_event event, const char *detail);
 
 /* ---- console.c ------------------------------------------------------------- */
 int console_create(struct loop *control, struct console **out, struct error *e) MUST_CHECK;
 void console_destroy(struct console *c);
-void process_vm_tell(struct process *p, enum vm_event event, const char *detail);
 int console_vm_fd(struct console *c); /* for vm_parts, both directions */
 /* Replay what was kept, then connect; the fds are taken over. in may equal out. */
 int console_attach(struct console *c, int in, int out) MUST_CHECK;
@@ -233,13 +237,13 @@ int console_adopt(struct console *c, const void *data, size_t n, int in, int out
 /* ---- dump.c: a core file, written by a thread of its own ---------------------- */
 /* Takes over `fd`. Its end is an event. */
 int dump_begin(struct process *p, const json_t *request, int fd, struct error *e) MUST_CHECK;
+/* The guest has crashed, and cores of such guests are wanted: its end is told when there is one.
+ * False: there will be none. */
+bool dump_crash(struct process *p, const char *detail);
 void dump_cancel(struct process *p); /* its end follows; without one nothing happens */
 void dump_close(struct process *p);  /* cancel, and wait */
 json_t *dump_json(const struct process *p);
 
-/* The guest has crashed, and cores of such guests are wanted: its end is told when there is one.
- * False: there will be none. */
-bool dump_crash(struct process *p, const char *detail);
 /* ---- sandbox.c --------------------------------------------------------------- */
 int sandbox_enter(struct error *e) MUST_CHECK;
 

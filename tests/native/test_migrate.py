@@ -245,11 +245,25 @@ def cut(hosts):
     os.kill(pid, signal.SIGCONT)
 
 
+@case("migrate-postcopy-link-comes-back", needs=("kvm", "root"))
+def postcopy_link_comes_back(t):
+    """A short cut needs no operator: the source makes the link again."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    command = pulling(hosts)
+    cut(hosts)
+    hosts.b.wait("running")
+    ended(command, 0)
+    hosts.a.wait("none")
+    goes_on(hosts.b)
+    assert not hosts.fenced()
+
+
 @case("migrate-postcopy-link-cut", restart=False, needs=("kvm", "root"))
 @case("migrate-postcopy-link-cut-polluxds-restarted", restart=True, needs=("kvm", "root"))
 def postcopy_link_cut(t, restart):
     """The guest stands still until the link is made again, and nothing is lost."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1",
+                    faults_a=",".join(f"postcopy.relink:{n}" for n in range(1, 5)))
     command = pulling(hosts)
     cut(hosts)
     ended(command, 1, "--recover")

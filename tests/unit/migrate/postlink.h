@@ -219,6 +219,26 @@ static inline void post_listen(struct post *p)
 	strcpy(p->config.address, "127.0.0.1");
 }
 
+/* ---- machines ------------------------------------------------------------------------------ */
+
+static inline void post_event(void *ctx, enum vm_event event, const char *detail)
+{
+}
+
+static inline struct vm *post_machine(struct loop *io, uint64_t memory)
+{
+	struct vm_config c = {
+		.name = "post", .memory = memory, .vcpus = 1, .engine = "sim", .seed = 3};
+	struct vm_parts parts = {
+		.io = io, .console_in = -1, .console_out = -1, .on_event = post_event};
+	struct error e = {0};
+	struct vm *vm;
+
+	if (vm_create(&c, &parts, &vm, &e))
+		fail_msg("%s", e.text);
+	return vm;
+}
+
 /* ---- begin and end ------------------------------------------------------------------------ */
 
 static inline void post_setup(struct post *p, struct vm *from, struct vm *to, unsigned streams)

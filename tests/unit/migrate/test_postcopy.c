@@ -7,26 +7,6 @@
 
 static unsigned seed;
 
-/* ---- machines --------------------------------------------------------------------- */
-
-static void vm_event(void *ctx, enum vm_event event, const char *detail)
-{
-}
-
-static struct vm *machine(struct loop *io)
-{
-	struct vm_config c = {
-		.name = "post", .memory = MEMORY, .vcpus = 1, .engine = "sim", .seed = 3};
-	struct vm_parts parts = {
-		.io = io, .console_in = -1, .console_out = -1, .on_event = vm_event};
-	struct error e = {0};
-	struct vm *vm;
-
-	if (vm_create(&c, &parts, &vm, &e))
-		fail_msg("%s", e.text);
-	return vm;
-}
-
 struct world {
 	struct loop *io;
 	struct post post;
@@ -49,8 +29,8 @@ static void world_make(struct world *w, unsigned streams)
 	struct error e = {0};
 
 	assert_int_equal(loop_create(&w->io), 0);
-	from = machine(w->io);
-	to = machine(w->io);
+	from = post_machine(w->io, MEMORY);
+	to = post_machine(w->io, MEMORY);
 	if (vm_lazy_prepare(to, &e)) {
 		print_message("%s\n", e.text);
 		vm_destroy(from);

@@ -2,171 +2,7 @@
 /* What a side of a postcopy link makes of the other side's records: the test plays that. */
 #include <xxhash.h>
 
-#include "tests/unit/migrate/postlink.h"
-
-#define MEMORY (UINT64_C(1) << 20)
-#define PAGES  (MEMORY / VM_PAGE_SIZE)
-#define WORDS  (PAGES / 64)
-
-struct world {
-	struct loop *io;
-	struct post post;
-	struct channel *streams[2]; /* the test's ends: control, one push stream */
-};
-
-/* ---- machines ------------------------------------------------------------------------- */
-
-static void vm_event(void *ctx, enum vm_event event, const char *detail)
-{
-}
-
-static struct vm *machine(struct loop *io)
-{
-	struct vm_config c = {
-		.name = "post", .memory = MEMORY, .vcpus = 1, .engine = "sim", .seed = 3};
-	struct vm_parts parts = {
-		.io = io, .console_in = -1, .console_out = -1, .on_event = vm_event};
-	struct error e = {0};
-	struct vm *vm;
-
-	if (vm_create(&c, &parts, &vm, &e))
-		fail_msg("%s", e.text);
-	for (uint64_t i = 0; i < PAGES; i++)
-		memset(vm_ram(vm) + i * VM_PAGE_SIZE, (int)(i % 251) + 1, VM_PAGE_SIZE);
-	return vm;
-}
-
-static void world_make(struct world *w)
-{
-	struct error e = {0};
-	struct vm *vm;
-
-	memset(w, 0, sizeof(*w));
-	assert_int_equal(loop_create(&w->io), 0);
-	vm = machine(w->io);
-	if (vm_lazy_prepare(vm, &e)) {
-		print_message("%s\n", e.text);
-		vm_destroy(vm);
-		loop_destroy(w->io);
-		skip();
-	}
-	post_make(&w->post, vm, vm, 1);
-}
-
-static void streams_close(struct world *w)
-{
-	for (unsigned i = 0; i < 2; i++) {
-		channel_close(w->streams[i]);
-		w->streams[i] = NULL;
-	}
-}
-
-static void world_end(struct world *w)
-{
-	struct post *p = &w->post;
-	struct vm *vm = p->from;
-
-	streams_close(w);
-	postcopy_source_destroy(p->source);
-	postcopy_target_destroy(p->target);
-	close(p->listener);
-	free(p->ram);
-	free(p->missing);
-	vm_destroy(vm);
-	loop_destroy(w->io);
-}
-
-static void say(struct world *w, unsigned stream, uint16_t type, const void *data, size_t n)
-{
-	struct iovec iov = {(void *)data, n};
-
-	assert_int_equal(channel_send(w->streams[stream], type, RECORD_MANDATORY, &iov, n ? 1 : 0,
-				      POST_SOON),
-			 0);
-}
-
-/* The next record that is no heartbeat. */
-static void hear(struct world *w, unsigned stream, struct record *r)
-{
-	do {
-		assert_int_equal(channel_receive(w->streams[stream], r, POST_SOON), 0);
-	} while (r->type == LINK_BEAT);
-}
-
-static void hear_refusal(struct world *w, const char *why)
-{
-	struct error e = {0};
-	struct record r;
-
-	do {
-		hear(w, 0, &r);
-	} while (r.type != LINK_REFUSE);
-	assert_int_equal(link_refuse_decode(r.payload, r.len, &e), -EPERM);
-	if (!strstr(e.text, why))
-		fail_msg("\"%s\" is not in \"%s\"", why, e.text);
-}
-
-static void auth_fill(const struct post *p, unsigned stream, struct channel_auth *a)
-{
-	*a = (struct channel_auth){.stream = (uint16_t)(POSTCOPY_STREAM + stream)};
-	memcpy(a->session, p->config.session, SESSION_ID_SIZE);
-	memcpy(a->key, p->config.key, SESSION_KEY_SIZE);
-}
-
-/* ---- the test is the source ---------------------------------------------------------------- */
-
-static void hello_fill(const struct post *p, unsigned stream, uint64_t number, struct link_hello *h)
-{
-	*h = (struct link_hello){.stream = (uint16_t)(POSTCOPY_STREAM + stream),
-				 .streams = 1,
-				 .term = p->config.term,
-				 .ram_pages = PAGES,
-				 .number = number};
-	memcpy(h->session, p->config.session, SESSION_ID_SIZE);
-}
-
-static void target_dial(struct world *w, unsigned stream)
-{
-	struct channel_auth auth;
-	struct error e = {0};
-	int ends[2];
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-	assert_int_equal(postcopy_target_add_stream(w->post.target,
-						    (uint16_t)(POSTCOPY_STREAM + stream), ends[1]),
-			 0);
-	auth_fill(&w->post, stream, &auth);
-	if (channel_connect(ends[0], &auth, POST_SOON, &w->streams[stream], &e))
-		fail_msg("%s", e.text);
-}
-
-static void target_link(struct world *w, uint64_t number)
-{
-	for (unsigned i = 0; i < 2; i++) {
-		struct link_hello h;
-		struct buf b = {0};
-		struct record r;
-
-		target_dial(w, i);
-		hello_fill(&w->post, i, number, &h);
-		link_hello_encode(&h, &b);
-		say(w, i, LINK_HELLO, b.data, b.len);
-		buf_free(&b);
-		hear(w, i, &r);
-		assert_int_equal(r.type, LINK_OK);
-	}
-}
-
-static void target_make(struct world *w)
-{
-	struct post *p = &w->post;
-	const struct postcopy_events ev = {post_state, &p->at_target};
-	struct error e = {0};
-
-	world_make(w);
-	if (postcopy_target_create(p->to, &p->config, &ev, &p->target, &e))
-		fail_msg("%s", e.text);
-}
+#include "tests/unit/migrate/postplay.h"
 
 /* Pages 0, 1, 2 and 70 are missing. */
 static void target_start(struct world *w)
@@ -309,6 +145,33 @@ static void test_target_bad_pages(void **state)
 	}
 }
 
+/* What goes over the control stream, heartbeats too, says nothing of the push streams. */
+static void test_target_push_is_stuck(void **state)
+{
+	const uint64_t left = 0;
+	struct postcopy_stats s;
+	struct world w;
+
+	world_make(&w);
+	w.post.config.stuck_ns = 300 * NS_PER_MS;
+	target_create(&w);
+	target_link(&w, 1);
+	target_start(&w);
+	postcopy_target_go(w.post.target);
+	pages_say(&w, 1, 2, 1, 1, 0x77);
+	while (post_now(&w.post.at_target) != POSTCOPY_CUT) {
+		struct iovec beat = {(void *)&left, sizeof(left)};
+
+		(void)!channel_send(w.streams[0], LINK_BEAT, 0, &beat, 1, POST_SOON);
+		usleep(20000);
+	}
+	if (!strstr(w.post.at_target.why, "push streams: silence"))
+		fail_msg("%s", w.post.at_target.why);
+	postcopy_target_stats(w.post.target, &s);
+	assert_int_equal(s.left, 3);
+	world_end(&w);
+}
+
 static void target_refuses(uint16_t type, size_t n, bool start, const char *why)
 {
 	const uint8_t zeros[64] = {0};
@@ -421,35 +284,6 @@ static void test_target_bad_hello(void **state)
 
 /* ---- the test is the target ---------------------------------------------------------------- */
 
-static void *source_accept_main(void *ctx)
-{
-	struct world *w = ctx;
-	uint8_t bytes[PREAMBLE_SIZE];
-	struct record r;
-
-	for (unsigned i = 0; i < 2; i++) {
-		int fd = accept4(w->post.listener, NULL, NULL, SOCK_CLOEXEC);
-		struct channel_auth auth;
-
-		auth_fill(&w->post, i, &auth);
-		if (fd < 0 || fd_read_all(fd, bytes, sizeof(bytes)) ||
-		    channel_accept(fd, &auth, POST_SOON, &w->streams[i], NULL) ||
-		    channel_receive(w->streams[i], &r, POST_SOON) || r.type != LINK_HELLO ||
-		    channel_send(w->streams[i], LINK_OK, RECORD_MANDATORY, NULL, 0, POST_SOON))
-			abort();
-	}
-	return NULL;
-}
-
-static void source_link(struct world *w)
-{
-	pthread_t acceptor;
-
-	assert_int_equal(thread_start(&acceptor, "accept", source_accept_main, w), 0);
-	post_connect(&w->post);
-	pthread_join(acceptor, NULL);
-}
-
 /* Pages 0, 1, 2 and 70 are missing. */
 static void source_make(struct world *w)
 {
@@ -464,15 +298,6 @@ static void source_make(struct world *w)
 	p->missing[0] = 7;
 	p->missing[1] = 1 << 6;
 	assert_int_equal(postcopy_source_serve(p->source, p->missing), 0);
-}
-
-static void words_say(struct world *w, uint16_t type, const uint64_t *words, size_t n)
-{
-	struct buf b = {0};
-
-	link_words_encode(words, n, &b);
-	say(w, 0, type, b.data, b.len);
-	buf_free(&b);
 }
 
 struct heard {
@@ -596,6 +421,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_target_in_order),
 		cmocka_unit_test(test_target_bad_pages),
+		cmocka_unit_test(test_target_push_is_stuck),
 		cmocka_unit_test(test_target_bad_records),
 		cmocka_unit_test(test_target_bad_hello),
 		cmocka_unit_test(test_source_in_order),
