@@ -1,16 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Decode the streams of a replication session, written from docs/protocol.md alone, or a saved
-image, written from docs/image-format.md.
+"""Decode the streams of a replication session or a postcopy link, written from docs/protocol.md
+alone, or a saved image, written from docs/image-format.md.
 
 usage: decode.py FOLDER
+       decode.py --link FOLDER
        decode.py --image FILE XXH3-64 [KEY]
 
 FOLDER holds stream-N.bin, the records that the primary sent on stream N, and `session`: each line
 "epoch N", then words and XXH3-64 hashes (hexadecimal) of what the twin is after it: "ram", "state",
 "disk" (other lines are passed over). Rebuilds memory and disks epoch by epoch, checks every count,
-checksum and chain, and compares. Of a saved image the memory has to have that XXH3-64; KEY is in
-hexadecimal. Exits 0 when all agrees, 1 with a sentence when not.
+checksum and chain, and compares; pages that a migration leaves behind count as zero.
+
+Of a link FOLDER holds source-N.bin and target-N.bin, what each side sent on stream N, and `session`
+with a line "ram HASH": of memory that was zero and has got all that was missing. The link has to go
+to its end, ALL_OK.
+
+Of a saved image the memory has to have that XXH3-64; KEY is in hexadecimal. Exits 0 when all
+agrees, 1 with a sentence when not.
 """
 
 import ctypes
@@ -22,7 +29,7 @@ import zlib
 
 PAGE = 4096
 HELLO, HEARTBEAT, BYE = 1, 4, 6
-BEGIN, PAGES, MEMBER, STATE, END = 16, 17, 18, 19, 20
+BEGIN, PAGES, MEMBER, STATE, END, MISSING = 16, 17, 18, 19, 20, 21
 
 xxhash = ctypes.CDLL("libxxhash.so.0")
 xxhash.XXH3_64bits_withSeed.restype = ctypes.c_uint64
@@ -43,17 +50,28 @@ def xxh3(data, seed=0):
     return xxhash.XXH3_64bits_withSeed(bytes(data), len(data), seed)
 
 
-def records(data):
+def records(data, optional=HEARTBEAT):
     at = 0
     while at < len(data):
         need(len(data) - at >= 8, "a record header is cut")
         kind, flags, size = struct.unpack_from("<HHI", data, at)
         need(kind != 0 and flags & ~1 == 0 and size <= 8388608, f"record header at {at}")
-        need((flags & 1) == (kind != HEARTBEAT), f"mandatory bit of type {kind}")
+        need((flags & 1) == (kind != optional), f"mandatory bit of type {kind}")
         at += 8
         need(len(data) - at >= size, "a record is cut")
         yield kind, data[at : at + size]
         at += size
+
+
+def missing_pages(payload, pages):
+    """The pages of a list: where it begins, then words of bits."""
+    need(len(payload) >= 16 and len(payload) % 8 == 0, "length of MISSING")
+    first, *words = struct.unpack(f"<{len(payload) // 8}Q", payload)
+    need(first % 64 == 0, "begin of MISSING")
+    out = [first + 64 * w + b for w, word in enumerate(words) for b in range(64) if word >> b & 1]
+    need(first + 64 * len(words) <= -(-pages // 64) * 64 and max(out, default=0) < pages,
+         "MISSING beyond the end of memory")
+    return out
 
 
 def unpack(how, body, size):
@@ -77,6 +95,7 @@ class Machine:
         self.state = b""
         self.pages, self.streams = pages, streams
         self.versions = {}
+        self.missing = set()
         self.kinds = [0, 0, 0]
 
     def delta(self, page, runs):
@@ -100,7 +119,8 @@ class Machine:
         page, kind = word >> 2, word & 3
         at += 8
         need(page < self.pages, f"page {page}")
-        need(stream == 1 + page // 16 % self.streams, f"page {page} on stream {stream}")
+        need(not self.streams or stream == 1 + page // 16 % self.streams,
+             f"page {page} on stream {stream}")
         need(epoch == 1 or page not in seen, f"page {page} twice in epoch {epoch}")
         seen.add(page)
         where = slice(page * PAGE, (page + 1) * PAGE)
@@ -130,6 +150,9 @@ class Machine:
         disk[at : at + size] = payload[16:] if op == 1 else bytes(size)
 
     def hashes(self):
+        """At the end of an epoch: other streams may have sent pages that are left behind."""
+        for page in self.missing:
+            self.ram[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
         out = {"ram": xxh3(self.ram), "state": xxh3(self.state)}
         if len(self.disks) == 1:
             out["disk"] = xxh3(*self.disks.values())
@@ -180,6 +203,10 @@ class Stream:
                 checksum = xxh3(payload[16:])
                 sums[2] += 1
                 self.members += 1
+            elif kind == MISSING:
+                need(self.number == 1 and epoch == 1 and not sums[3], "MISSING at a wrong place")
+                self.machine.missing.update(missing_pages(payload[8:], self.machine.pages))
+                checksum = xxh3(payload[8:])
             else:
                 need(kind == STATE and self.number == 1, f"type {kind} in an epoch")
                 self.machine.state = payload[8:]
@@ -227,8 +254,100 @@ def decode(folder):
             compared += 1
     zero, raw, delta = machine.kinds
     print(f"{epoch} epochs, {compared} hashes equal; pages: {zero} zero, {raw} raw, {delta} delta; "
-          f"{bulk[0].members} disk records")
+          f"{bulk[0].members} disk records"
+          + (f"; {len(machine.missing)} left behind" if machine.missing else ""))
     need(epoch > 0 and (compared > 0 or not images), "nothing to compare")
+
+
+# ---- postcopy links -------------------------------------------------------------------------
+
+LINK, LINK_OK, LINK_BEAT, LINK_MISSING, GO, NEED, ALL, ALL_OK = range(32, 40)
+LINK_FIRST, PUSH_MOST = 32, 16
+
+
+def link_rows(folder, side, stream):
+    return list(records((folder / f"{side}-{stream}.bin").read_bytes(), LINK_BEAT))
+
+
+def link_greeting(rows, answers, stream):
+    """What LINK says, but for the stream; it is the first of its stream, and is welcomed first."""
+    need(rows and rows[0][0] == LINK and len(rows[0][1]) == 48, f"stream {stream} has no LINK")
+    version, own, push, zero, term, pages, number = struct.unpack_from("<HHHHQQQ", rows[0][1])
+    need(version == 1 and own == stream and not zero and number, f"LINK of stream {stream}")
+    need(1 <= push <= PUSH_MOST, "push streams")
+    need(answers and answers[0] == (LINK_OK, b""), f"stream {stream} is not welcomed")
+    return push, term, pages, number, rows[0][1][32:]
+
+
+def words_of(kind, payload, least, most):
+    need(len(payload) % 8 == 0 and least <= len(payload) // 8 <= most, f"length of type {kind}")
+    return struct.unpack(f"<{len(payload) // 8}Q", payload)
+
+
+def target_says(rows, pages):
+    """What the target lists, and what it asks for."""
+    listed, asked, gone, end = [], set(), False, False
+    for kind, payload in rows:
+        need(not end or kind == LINK_BEAT, "the target says more after ALL")
+        if kind == LINK_MISSING:
+            part = missing_pages(payload, pages)
+            need(not gone and len(payload) <= 8 * 8193, "MISSING after GO")
+            need(not part or not listed or part[0] > listed[-1], "order of MISSING")
+            listed += part
+        elif kind == GO:
+            need(not gone and not payload, "GO")
+            gone = True
+        elif kind == NEED:
+            asked.update(words_of(kind, payload, 1, 256))
+        elif kind == ALL:
+            need(gone and not payload, "ALL")
+            end = True
+        else:
+            need(kind == LINK_BEAT, f"type {kind} from the target")
+            words_of(kind, payload, 1, 1)
+    need(end, "the target has not said ALL")
+    return set(listed), asked
+
+
+def source_says(rows, stream, machine):
+    """The pages that come over a stream; on the control stream it ends with ALL_OK."""
+    came, end = [], False
+    for kind, payload in rows:
+        need(not end, "the source says more after ALL_OK")
+        if kind == PAGES:
+            seen = set()
+            machine.batch(1, stream, payload, seen)
+            came += seen
+        elif kind == ALL_OK:
+            need(stream == LINK_FIRST and not payload, "ALL_OK")
+            end = True
+        else:
+            need(kind == LINK_BEAT and stream == LINK_FIRST, f"type {kind} on stream {stream}")
+            words_of(kind, payload, 1, 1)
+    need(end == (stream == LINK_FIRST), "the source has not said ALL_OK")
+    return came
+
+
+def link_decode(folder):
+    first = link_rows(folder, "source", LINK_FIRST)
+    push, _term, pages, *_ = link_greeting(first, link_rows(folder, "target", LINK_FIRST), LINK_FIRST)
+    streams = range(LINK_FIRST, LINK_FIRST + push + 1)
+    rows = {(side, i): link_rows(folder, side, i) for side in ("source", "target") for i in streams}
+    greetings = {link_greeting(rows["source", i], rows["target", i], i) for i in streams}
+    need(len(greetings) == 1, "the streams' LINKs differ")
+    need(all(len(rows["target", i]) == 1 for i in streams[1:]), "the target speaks on a push stream")
+    listed, asked = target_says(rows["target", LINK_FIRST][1:], pages)
+    machine = Machine(pages, 0, [])
+    came = {i: source_says(rows["source", i][1:], i, machine) for i in streams}
+    pushed = [page for i in streams[1:] for page in came[i]]
+    need(len(pushed) == len(set(pushed)), "a page is pushed twice")
+    need(not machine.kinds[2], "a delta")
+    need(asked <= listed and set(came[LINK_FIRST]) == asked, "pages asked for")
+    need(set(pushed) | asked == listed, "pages missing")
+    want = (folder / "session").read_text().split()
+    need(want == ["ram", f"{xxh3(machine.ram):016x}"], "the memory")
+    print(f"link: {len(listed)} pages missing, {len(asked)} asked for, {len(pushed)} pushed; "
+          f"{machine.kinds[0]} zero, {machine.kinds[1]} raw")
 
 
 # ---- saved images --------------------------------------------------------------------------
@@ -350,6 +469,8 @@ def main():
     try:
         if sys.argv[1] == "--image":
             image_decode(sys.argv[2], sys.argv[3], "".join(sys.argv[4:5]))
+        elif sys.argv[1] == "--link":
+            link_decode(pathlib.Path(sys.argv[2]))
         else:
             decode(pathlib.Path(sys.argv[1]))
     except (Wrong, struct.error, zlib.error, OSError) as e:

@@ -2,7 +2,8 @@
 /*
  * Sessions as releases have sent them (tests/protocol/golden), fed to the replica of today
  * over real channels: it has to arrive at the same memory, machine state and disk after each
- * epoch. `test_golden record` makes the session of this release.
+ * epoch. `test_golden record` makes the session of this release, `test_golden record handover`
+ * its migration, whose memory follows later.
  */
 #include <dirent.h>
 #include <inttypes.h>
@@ -26,7 +27,7 @@ struct image {
 struct golden {
 	char folder[128];
 	struct replicate_config config;
-	uint64_t memory;
+	uint64_t memory, missing; /* pages that are left behind */
 	struct image images[EPOCHS_MAX + 1];
 	uint64_t epochs;
 	struct buf streams[CHANNEL_STREAMS_MAX];
@@ -65,6 +66,10 @@ static void session_line(struct golden *g, const char *line)
 	    sscanf(line, "streams %u", &g->config.streams) == 1 ||
 	    sscanf(line, "window %u", &g->config.window) == 1)
 		return;
+	if (sscanf(line, "missing %" SCNu64, &g->missing) == 1) {
+		g->config.handover = true;
+		return;
+	}
 	if (sscanf(line, "epoch %" SCNu64 " ram %" SCNx64 " state %" SCNx64 " disk %" SCNx64, &n,
 		   &i.ram, &i.state, &i.disk) != 4)
 		fail_msg("%s: a line is not understood: %s", g->folder, line);
@@ -242,6 +247,30 @@ static uint64_t epochs_whole(const struct golden *g)
 	return least;
 }
 
+static uint64_t missing_count(struct feed *f)
+{
+	const uint64_t *missing = replica_missing(f->t.replica);
+
+	return missing ? bitmap_count(missing, f->golden->memory / VM_PAGE_SIZE) : 0;
+}
+
+/* What a page holds that is missing does not matter. */
+static uint64_t ram_hash(struct feed *f)
+{
+	const uint64_t *missing = replica_missing(f->t.replica);
+	uint64_t n = f->golden->memory, hash;
+	uint8_t *ram = malloc(n);
+
+	assert_non_null(ram);
+	memcpy(ram, vm_ram(f->t.standby.vm), n);
+	for (uint64_t i = 0; missing && i < n / VM_PAGE_SIZE; i++)
+		if (bitmap_test(missing, i))
+			memset(ram + i * VM_PAGE_SIZE, 0, VM_PAGE_SIZE);
+	hash = XXH3_64bits(ram, n);
+	free(ram);
+	return hash;
+}
+
 static struct image image_of(struct feed *f)
 {
 	static uint8_t disk[TWIN_DISK_SIZE];
@@ -249,7 +278,7 @@ static struct image image_of(struct feed *f)
 	struct image i;
 
 	assert_int_equal(pread(f->t.standby.disk_fd, disk, sizeof(disk), 0), sizeof(disk));
-	i.ram = XXH3_64bits(vm_ram(r->vm), f->golden->memory);
+	i.ram = ram_hash(f);
 	i.disk = XXH3_64bits(disk, sizeof(disk));
 	pthread_mutex_lock(&r->lock);
 	i.state = XXH3_64bits(r->state.data, r->state.len);
@@ -308,6 +337,11 @@ static void feed_to_bye(const struct golden *g)
 		feed_epoch(&f, epoch);
 		image_check(&f, epoch);
 	}
+	assert_int_equal(missing_count(&f), g->missing);
+	if (g->config.handover) {
+		feed_end(&f);
+		return;
+	}
 	while (feed_next(&f, 0) != RECORD_BYE)
 		;
 	feed_expect(&f, 0, RECORD_BYE_ACK, &r);
@@ -326,6 +360,8 @@ static void feed_and_promote(const struct golden *g)
 	struct error e = {0};
 	struct feed f;
 
+	if (g->config.handover) /* half a guest */
+		return;
 	feed_make(&f, g);
 	for (uint64_t epoch = 1; epoch <= g->epochs; epoch++)
 		feed_epoch(&f, epoch);
@@ -373,7 +409,7 @@ static void unknown_optional_records_are_skipped(void **state)
 /* In the middle of epoch 3, on each of the streams. */
 static void feed_with_mandatory(const struct golden *g)
 {
-	for (unsigned stream = 0; stream <= g->config.streams; stream++) {
+	for (unsigned stream = 0; g->epochs > 2 && stream <= g->config.streams; stream++) {
 		struct refuse refuse;
 		struct record r;
 		struct feed f;
@@ -422,14 +458,25 @@ static void this_release_is_recorded(void **state)
 		skip();
 	snprintf(path, sizeof(path), GOLDEN "/v%u/session", REPLICATE_VERSION);
 	assert_int_equal(access(path, R_OK), 0);
+	snprintf(path, sizeof(path), GOLDEN "/v%u-handover/session", REPLICATE_VERSION);
+	assert_int_equal(access(path, R_OK), 0);
 }
 
 /* ---- recording ---------------------------------------------------------------------------- */
 
-static void streams_record(const char *folder)
+/* What the first round has left dirty follows the guest. */
+static enum replicate_next rest_later(void *ctx, const struct replicate_round *round)
+{
+	return round->members_synced && round->dirty ? NEXT_POSTCOPY : NEXT_ROUND;
+}
+
+static void streams_record(const char *folder, bool handover)
 {
 	struct replicate_config c = twin_config();
 	struct tape tape;
+
+	c.handover = handover;
+	c.next = handover ? rest_later : NULL;
 
 	c.streams = 2;
 	c.compression = COMPRESS_LZ4;
@@ -440,7 +487,7 @@ static void streams_record(const char *folder)
 	tape_end(&tape);
 }
 
-static void session_write(const char *folder)
+static void session_write(const char *folder, bool handover)
 {
 	struct golden g;
 	struct feed f;
@@ -454,6 +501,7 @@ static void session_write(const char *folder)
 		twin_config().term, twin_config().window);
 	fflush(out);
 	golden_read(&g, folder);
+	g.config.handover = handover;
 	assert_true(epochs_whole(&g) <= EPOCHS_MAX);
 	feed_make(&f, &g);
 	for (uint64_t epoch = 1; epoch <= epochs_whole(&g); epoch++) {
@@ -466,22 +514,35 @@ static void session_write(const char *folder)
 			"\n",
 			epoch, i.ram, i.state, i.disk);
 	}
+	if (handover)
+		fprintf(out, "missing %" PRIu64 "\n", missing_count(&f));
 	fclose(out);
 	feed_end(&f);
 	golden_free(&g);
 }
 
-static void record_this_release(void **state)
+static void release_record(bool handover)
 {
 	char folder[64];
 
-	snprintf(folder, sizeof(folder), GOLDEN "/v%u", REPLICATE_VERSION);
+	snprintf(folder, sizeof(folder), GOLDEN "/v%u%s", REPLICATE_VERSION,
+		 handover ? "-handover" : "");
 	if (mkdir(folder, 0755))
 		fail_msg("%s: %s (what was released is not recorded again)", folder,
 			 strerror(errno));
-	streams_record(folder);
-	session_write(folder);
+	streams_record(folder, handover);
+	session_write(folder, handover);
 	print_message("recorded: %s\n", folder);
+}
+
+static void record_session(void **state)
+{
+	release_record(false);
+}
+
+static void record_handover(void **state)
+{
+	release_record(true);
 }
 
 int main(int argc, char **argv)
@@ -494,9 +555,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test(second_decoder_agrees),
 		cmocka_unit_test(this_release_is_recorded),
 	};
-	const struct CMUnitTest record[] = {cmocka_unit_test(record_this_release)};
+	const struct CMUnitTest session[] = {cmocka_unit_test(record_session)};
+	const struct CMUnitTest handover[] = {cmocka_unit_test(record_handover)};
 
 	if (argc == 2 && !strcmp(argv[1], "record"))
-		return cmocka_run_group_tests(record, NULL, NULL);
+		return cmocka_run_group_tests(session, NULL, NULL);
+	if (argc == 3 && !strcmp(argv[1], "record") && !strcmp(argv[2], "handover"))
+		return cmocka_run_group_tests(handover, NULL, NULL);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
