@@ -2,7 +2,7 @@
 /*
  * A vm that runs before its memory is read. Two readers of one file: one brings what the guest
  * waits for, on the thread that tells of it; the other brings everything in the order of the
- * file, and checks it as an ordinary restore does. A page that both bring counts once.
+ * file, and checks it as an ordinary restore does. Progress is what is there, whoever brought it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -61,7 +61,7 @@ static int page_bring(void *ctx, uint64_t page, const uint8_t *bytes)
 	if (index_find(b->image, page) != b->record)
 		return 0;
 	rc = vm_lazy_put(b->l->lazy, page, bytes);
-	atomic_fetch_add(&b->l->progress->pages, 1);
+	atomic_store(&b->l->progress->pages, b->l->all->tail.pages - vm_lazy_left(b->l->lazy));
 	return rc;
 }
 
