@@ -103,48 +103,47 @@ static bool is_copied(const struct process *p, unsigned i)
 	return !p->disks[i].file->readonly && p->disks[i].file->fd >= 0;
 }
 
-int image_disks_copy(struct process *p, int folder, const atomic_bool *cancel, struct error *e)
+typedef int disk_fn(const struct disk_backend *d, int copy, const atomic_bool *cancel);
+
+/* `fn` for each disk and its copy in the folder. */
+static int disks_each(struct process *p, int folder, int flags, disk_fn *fn, const char *what,
+		      const atomic_bool *cancel, struct error *e)
 {
 	char name[32];
 	int rc = 0;
 
 	for (unsigned i = 0; !rc && i < p->config.disk_count; i++) {
-		struct disk_backend *d = p->disks[i].file;
 		int fd;
 
 		if (!is_copied(p, i))
 			continue;
 		snprintf(name, sizeof(name), "disk-%u.img", i);
-		fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		rc = fd < 0 || ftruncate(fd, (off_t)d->size) ? -errno : 0;
-		if (!rc)
-			rc = disk_copy(d->fd, fd, d->size, cancel);
+		fd = openat(folder, name, flags | O_CLOEXEC, 0600);
+		rc = fd < 0 ? -errno : fn(p->disks[i].file, fd, cancel);
 		if (fd >= 0)
 			close(fd);
 		if (rc)
-			error_set(e, rc, "cannot copy disk %u: %s", i, strerror(-rc));
+			error_set(e, rc, "cannot %s disk %u: %s", what, i, strerror(-rc));
 	}
 	return rc;
 }
 
+static int disk_keep(const struct disk_backend *d, int copy, const atomic_bool *cancel)
+{
+	return ftruncate(copy, (off_t)d->size) ? -errno : disk_copy(d->fd, copy, d->size, cancel);
+}
+
+static int disk_put_back(const struct disk_backend *d, int copy, const atomic_bool *cancel)
+{
+	return disk_copy(copy, d->fd, d->size, cancel);
+}
+
+int image_disks_copy(struct process *p, int folder, const atomic_bool *cancel, struct error *e)
+{
+	return disks_each(p, folder, O_RDWR | O_CREAT | O_EXCL, disk_keep, "copy", cancel, e);
+}
+
 int image_disks_put_back(struct process *p, int folder, const atomic_bool *cancel, struct error *e)
 {
-	char name[32];
-	int rc = 0;
-
-	for (unsigned i = 0; !rc && i < p->config.disk_count; i++) {
-		struct disk_backend *d = p->disks[i].file;
-		int fd;
-
-		if (!is_copied(p, i))
-			continue;
-		snprintf(name, sizeof(name), "disk-%u.img", i);
-		fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
-		rc = fd < 0 ? -errno : disk_copy(fd, d->fd, d->size, cancel);
-		if (fd >= 0)
-			close(fd);
-		if (rc)
-			error_set(e, rc, "cannot put disk %u back: %s", i, strerror(-rc));
-	}
-	return rc;
+	return disks_each(p, folder, O_RDONLY, disk_put_back, "put back", cancel, e);
 }

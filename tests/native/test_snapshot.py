@@ -85,7 +85,7 @@ def cut_short(t):
     hosts.a.down()
     hosts.a.up(faults="image.disk:1:5")
     hosts.a.wait("stopped")
-    assert "put disk 0 back" in hosts.a.refuses(1, "rollback", "demo", "first")
+    assert "put back disk 0" in hosts.a.refuses(1, "rollback", "demo", "first")
     hosts.a.wait("stopped")
     hosts.a.down()
     hosts.a.up()
