@@ -223,6 +223,7 @@ static void cancelled(void *ctx, int rc, const json_t *reply, const char *text)
 		log_warn("%s: the migration was not cancelled: %s", g->name, text);
 		return;
 	}
+	g->migration.cancelled = true;
 	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
 	timeline_add(&g->timeline, "cancelled", "by the operator");
 	guest_why(g, "it was cancelled");
@@ -239,10 +240,11 @@ int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
 		return 0;
 	if (!ours)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
-				    g->own.state == OWN_HANDED
+				    g->own.state == OWN_HANDED || g->child_role == CHILD_SERVING
 					    ? "it is too late: %s has been handed over"
 					    : "%s is not being migrated from this host",
 				    g->name);
+	timeline_add(&g->timeline, "cancel asked", "by the operator");
 	/* Also before a session has begun: then there is nothing to end, and it says ok. */
 	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), CANCEL_NS, cancelled);
 	return 0;
@@ -309,7 +311,8 @@ void guest_migrate_check(struct guest *g)
 		   g->own.state != OWN_HANDED) {
 		if (json_is_string(why) && !g->why[0])
 			guest_why(g, "%s", json_string_value(why));
-		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
+		guest_operation_fail(g, g->migration.cancelled ? -ECANCELED : -EIO,
+				     g->why[0] ? g->why : "the session ended",
 				     g->own.state == OWN_ALONE ? "the VM runs on here"
 							       : "see `pollux status`");
 		guest_chain_undo(g);

@@ -105,15 +105,20 @@ struct wait {
 	const struct invocation *invocation;
 	const char *vm;
 	const char *doing; /* "protecting" */
-	/* Ctrl-C: what to do, and say, about what was begun; an exit code. */
+	/* Ctrl-C: what to do, and say, about what was begun; an exit code, or WAIT_ON until the
+	 * operation has ended (a second Ctrl-C ends the command). */
 	int (*interrupted)(const struct wait *w);
 	/* How it goes, in a line; false: nothing worth telling. NULL: as a first copy goes. */
 	bool (*line)(const json_t *vm, char *out, size_t size);
 	void (*event)(const json_t *vm); /* in place of lines; NULL: none */
 };
+#define WAIT_ON (-1)
 /* Takes over `reply`, that of the request which began it. EXIT_OK leaves the VM in *out if
  * that is not NULL. */
 int operation_wait(const struct wait *w, json_t *reply, json_t **out) MUST_CHECK;
+/* The same, but EXIT_OK also when the operation has failed: its end was all that was wanted. */
+int operation_end(const struct wait *w, json_t *reply, json_t **out) MUST_CHECK;
+int operation_judge(const json_t *operation) MUST_CHECK; /* complains of one that has failed */
 int wait_leave(const struct wait *w); /* for `interrupted`: it goes on without us */
 
 /* ---- output.c ------------------------------------------------------------------- */

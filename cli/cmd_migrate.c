@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -133,31 +134,44 @@ static void migrate_event(const json_t *vm)
 		json_number(m, "forecast_ns")));
 }
 
-static int cancel(const struct invocation *v, const char *vm)
+/* Whether that was in time only the end of the migration tells. */
+static int cancel(const struct invocation *v, const char *name)
 {
-	json_t *reply;
-	int rc = api_vm_call(v, "POST", vm, "/migrate/cancel", NULL, &reply);
+	const struct wait w = {
+		.invocation = v, .vm = name, .doing = "cancelling", .interrupted = wait_leave};
+	json_t *reply, *vm, *operation;
+	int rc = api_vm_call(v, "POST", name, "/migrate/cancel", NULL, &reply);
 
 	if (!rc)
-		rc = success_print(v, reply, "the migration of %s is being cancelled\n", vm);
-	return rc;
+		rc = operation_end(&w, reply, &vm);
+	if (rc)
+		return rc;
+	operation = json_object_get(vm, "operation");
+	if (json_number(operation, "code") == -ECANCELED)
+		return success_print(v, vm, "the migration of %s was cancelled: it runs on here\n",
+				     name);
+	rc = operation_judge(operation);
+	if (!rc)
+		complain("it was too late to cancel: %s runs on %s", name, json_word(vm, "peer"));
+	json_decref(vm);
+	return rc ? rc : EXIT_REFUSED;
 }
 
-/* Ctrl-C: the operation then ends as failed, and says so. */
+/* Ctrl-C: how the operation ends says what came of it. It may have been handed over already. */
 static int migrate_interrupted(const struct wait *w)
 {
 	json_t *reply;
 	int rc;
 
-	complain("interrupted; cancelling the migration");
+	remark("interrupted; cancelling the migration");
 	rc = api_vm_call(w->invocation, "POST", w->vm, "/migrate/cancel", NULL, &reply);
+	if (rc == EXIT_NO_AGENT)
+		return rc;
 	if (rc)
-		complain("see `pollux status %s`", w->vm);
+		remark("waiting for its end; Ctrl-C again leaves it to polluxd");
 	else
-		complain("%s runs on here", w->vm);
-	if (!rc)
 		json_decref(reply);
-	return EXIT_FAILED;
+	return WAIT_ON;
 }
 
 static int recover(const struct invocation *v, const struct wait *w)

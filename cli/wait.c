@@ -101,15 +101,16 @@ static void progress_show(struct progress *p, const struct wait *w, const json_t
 	progress_line(p, text);
 }
 
-static void progress_end(const struct progress *p)
+static void progress_end(struct progress *p)
 {
 	if (p->line_open)
 		fputs("\r\033[K", stderr);
+	p->line_open = false;
 }
 
 /* ---- waiting ------------------------------------------------------------------------- */
 
-static int operation_judge(const json_t *operation)
+int operation_judge(const json_t *operation)
 {
 	const char *hint = json_word(operation, "hint");
 
@@ -135,7 +136,18 @@ int wait_leave(const struct wait *w)
 	return EXIT_FAILED;
 }
 
-int operation_wait(const struct wait *w, json_t *reply, json_t **out)
+/* Ctrl-C, once. */
+static int interruption_take(const struct wait *w, struct progress *p)
+{
+	int rc;
+
+	interrupted = 0;
+	progress_end(p);
+	rc = w->interrupted(w);
+	return rc == WAIT_ON ? EXIT_OK : rc;
+}
+
+int operation_end(const struct wait *w, json_t *reply, json_t **out)
 {
 	struct progress p = {.terminal = isatty(STDERR_FILENO), .began = clock_ns()};
 	json_int_t id = json_number(json_object_get(reply, "operation"), "id");
@@ -143,7 +155,7 @@ int operation_wait(const struct wait *w, json_t *reply, json_t **out)
 	int rc = EXIT_OK;
 
 	interrupt_catch();
-	while (!rc && !operation_over(vm, id) && !interrupted) {
+	while (!rc && !operation_over(vm, id)) {
 		if (w->event)
 			w->event(vm);
 		else
@@ -151,17 +163,32 @@ int operation_wait(const struct wait *w, json_t *reply, json_t **out)
 		pause_briefly();
 		json_decref(vm);
 		rc = api_vm_call(w->invocation, "GET", w->vm, "", NULL, &vm);
+		if (!rc && interrupted && !operation_over(vm, id))
+			rc = interruption_take(w, &p);
 	}
 	progress_end(&p);
-	if (!rc && interrupted && !operation_over(vm, id))
-		rc = w->interrupted(w);
-	else if (!rc && json_number(json_object_get(vm, "operation"), "id") != id) {
+	if (!rc && json_number(json_object_get(vm, "operation"), "id") != id) {
 		complain("another operation took its place; see `pollux status %s`", w->vm);
 		rc = EXIT_FAILED;
-	} else if (!rc)
-		rc = operation_judge(json_object_get(vm, "operation"));
+	}
+	if (rc)
+		json_decref(vm);
+	else
+		*out = vm;
+	return rc;
+}
+
+int operation_wait(const struct wait *w, json_t *reply, json_t **out)
+{
+	json_t *vm;
+	int rc = operation_end(w, reply, &vm);
+
+	if (rc)
+		return rc;
+	rc = operation_judge(json_object_get(vm, "operation"));
 	if (!rc && out)
-		*out = json_incref(vm);
-	json_decref(vm);
+		*out = vm;
+	else
+		json_decref(vm);
 	return rc;
 }

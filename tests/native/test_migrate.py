@@ -112,9 +112,11 @@ def cancel(t):
     hosts = started(t)
     command = copying(hosts)
     began = time.monotonic()
-    hosts.a.do("migrate", "demo", "--cancel")
-    ended(command, 1, "cancelled")
+    assert "it runs on here" in hosts.a.do("migrate", "demo", "--cancel")
     took = time.monotonic() - began
+    assert hosts.a.vm()["state"] == "running"
+    ended(command, 1, "cancelled")
+    assert hosts.a.between("cancel asked", "cancelled") < 1000
     stays(hosts)
     print(f"cancelled within {took:.2f} s")
     hosts.a.refuses(3, "migrate", "demo", "--cancel")
@@ -122,11 +124,18 @@ def cancel(t):
 
 
 @case("migrate-interrupted")
-def interrupted(t):
+@case("migrate-interrupted-target-hangs", hangs=True)
+def interrupted(t, hangs=False):
+    """It is said that the VM runs on here when it does, not when that was asked for."""
     hosts = started(t)
     command = copying(hosts)
+    pid = hosts.b.vm_pids()[0]
+    if hangs:
+        os.kill(pid, signal.SIGSTOP)
     command.send_signal(signal.SIGINT)
-    ended(command, 1, "interrupted")
+    ended(command, 1, "the VM runs on here")
+    assert hosts.a.vm()["state"] == "running"
+    os.kill(pid, signal.SIGCONT)
     stays(hosts)
 
 
