@@ -84,6 +84,19 @@ static void act_fence(struct guest *g, const struct ownership_action *a)
 	host_fence(g->agent, g, g->peer, a->id);
 }
 
+/* Also one of before polluxd was restarted, as its process says. */
+static bool is_migration(const struct guest *g)
+{
+	return g->session.options.handover || g->migration.session;
+}
+
+static void goes_on(struct guest *g)
+{
+	timeline_add(&g->timeline, "goes on", "the migration has failed");
+	log_warn("%s: it goes on here: the migration has failed%s%s", g->name,
+		 g->why[0] ? ": " : "", g->why);
+}
+
 static void act_confirm(struct guest *g, const struct ownership_action *a)
 {
 	const char *how = g->own.config.continue_alone
@@ -92,6 +105,11 @@ static void act_confirm(struct guest *g, const struct ownership_action *a)
 	char why[sizeof(g->why)];
 
 	g->postcopy[0] = '\0';
+	if (is_migration(g)) {
+		goes_on(g);
+		guest_ownership_tell(g, "confirmed");
+		return;
+	}
 	timeline_add(&g->timeline, "ownership confirmed", "term %llu",
 		     (unsigned long long)g->own.record.term);
 	guest_ownership_tell(g, "confirmed");
@@ -105,8 +123,8 @@ static void act_confirm(struct guest *g, const struct ownership_action *a)
 static void act_confirm_forced(struct guest *g, const struct ownership_action *a)
 {
 	g->postcopy[0] = '\0';
-	if (g->session.options.handover && !a->forced)
-		timeline_add(&g->timeline, "goes on", "the migration has failed");
+	if (is_migration(g) && !a->forced)
+		goes_on(g);
 	else
 		timeline_add(&g->timeline, "ownership forced", "by the operator");
 	guest_ownership_tell(g, "forced");

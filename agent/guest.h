@@ -41,6 +41,7 @@ struct operation {
 /* How it was protected, for a standby that is lost and comes back. */
 struct protect_again {
 	bool wanted;
+	bool owed; /* it was taken away to move the VM, or its twin: stored until it is back */
 	char peer[AGENT_NAME_MAX + 1];
 	struct protect_options options;
 	uint64_t wait_ns, protected_ns;
@@ -87,7 +88,8 @@ struct chain {
 	char to[AGENT_NAME_MAX + 1], standby[AGENT_NAME_MAX + 1];
 	struct migrate_options migrate;
 	struct protect_options protect;
-	struct protect_again then; /* how it shall be protected when it has arrived */
+	struct protect_again then; /* how it shall be protected when it has arrived, or else
+				      again on `standby` */
 	bool cancelled;            /* while its protection was ending */
 };
 
@@ -193,6 +195,11 @@ void guest_vm_kill(struct guest *g);
 void guest_vm_end(struct guest *g); /* the guest is off: end the process in good order */
 void guest_session_start(struct guest *g, uint64_t term);
 void guest_ownership_tell(struct guest *g, const char *answer);
+/* End the session in good order. Also before one has begun: then there is nothing to end. */
+void guest_session_end(struct guest *g, vm_child_reply_fn *fn);
+/* In fn: it has ended. False: the answer is so late that ownership has a newer term. */
+bool guest_session_ended(struct guest *g, const json_t *reply);
+void guest_session_over(struct guest *g); /* so that ownership hears of it */
 /* Count the session as lost, for the standby does; a process that hangs is killed. */
 void guest_session_cut(struct guest *g);
 /* Find a process of an earlier polluxd. An error: there may be one. */
@@ -217,6 +224,8 @@ int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint) MU
 void guest_migration_put(const struct guest *g, json_t *request);
 /* What the process says of its state, before it is acted upon. */
 void guest_migration_note(struct guest *g, const json_t *message);
+/* The session was begun by an earlier polluxd: its end is that of an operation here. */
+void guest_migration_found(struct guest *g);
 void guest_migrated(struct guest *g);      /* the other host owns it */
 void guest_migrate_check(struct guest *g); /* has the operation ended? */
 json_t *guest_migration_json(const struct guest *g);
@@ -302,10 +311,15 @@ void snapshot_remove(const char *folder);
 int snapshot_name(const char *partial) MUST_CHECK; /* from NAME.partial to NAME */
 
 /* ---- guest_again.c: protection that was lost is made anew -------------------------------- */
-void guest_again_note(struct guest *g);   /* it is protected */
-void guest_again_later(struct guest *g);  /* it lost that */
-void guest_again_soon(struct guest *g);   /* it had to give that up for a while */
-void guest_again_forget(struct guest *g); /* and nobody wants it */
+void guest_again_note(struct guest *g);       /* it is protected */
+void guest_again_later(struct guest *g);      /* it lost that */
+void guest_again_soon(struct guest *g);       /* it had to give that up for a while */
+void guest_again_forget(struct guest *g);     /* and nobody wants it */
+bool guest_again_will(const struct guest *g); /* it is tried when it can be */
+/* It is not protected, and polluxd is to change that: on which host, if it stays on this one. */
+bool guest_again_owed(const struct guest *g, struct protect_again *out);
+void guest_again_found(struct guest *g);         /* ...by an earlier polluxd */
+json_t *guest_again_json(const struct guest *g); /* NULL: it is protected, or nobody wants it */
 
 /* ---- guest_console.c: run_dir/NAME.console hands each who connects to the VM process ---- */
 void guest_console_open(struct guest *g);

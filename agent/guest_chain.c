@@ -11,8 +11,7 @@
 
 #include "agent/guest.h"
 
-#define LOG_MODULE   "chain"
-#define UNPROTECT_NS (30 * NS_PER_SEC)
+#define LOG_MODULE "chain"
 
 bool guest_is_protected(const struct guest *g)
 {
@@ -28,14 +27,15 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 		return;
 	if (rc) {
 		g->chain.what = CHAIN_NONE;
+		g->chain.then.wanted = false;
 		guest_operation_fail(g, rc, text, "it is protected still; see `pollux status`");
 		return;
 	}
-	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	if (!guest_session_ended(g, reply))
+		return;
 	timeline_add(&g->timeline, "unprotected", "to be moved");
-	guest_again_forget(g);
-	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
-						.term = g->own.record.term});
+	g->again.wanted = g->again.owed = false; /* from here on g->chain.then says so */
+	guest_session_over(g);
 	if (g->chain.cancelled)
 		guest_chain_undo(g);
 	g->chain.cancelled = false;
@@ -53,15 +53,16 @@ bool guest_chain_cancel(struct guest *g)
 }
 
 /* Where it shall be protected when it has arrived on `to`. */
-static void then_note(struct guest *g, const char *to)
+static void then_note(struct guest *g, const char *to, const char *standby,
+		      const struct protect_options *options)
 {
 	struct protect_again *then = &g->chain.then;
-	const char *standby = strcmp(to, g->peer) ? g->peer : g->agent->config.name;
 
-	*then = (struct protect_again){.wanted = true, .options = g->session.options};
+	*then = (struct protect_again){.wanted = true, .options = *options};
 	then->options.overwrite = false;
-	snprintf(then->peer, sizeof(then->peer), "%s", standby);
-	snprintf(g->chain.standby, sizeof(g->chain.standby), "%s", g->peer);
+	snprintf(then->peer, sizeof(then->peer), "%s",
+		 strcmp(to, standby) ? standby : g->agent->config.name);
+	snprintf(g->chain.standby, sizeof(g->chain.standby), "%s", standby);
 }
 
 static int chain_begin(struct guest *g, enum chain_what what, const char *to, struct error *e,
@@ -69,13 +70,16 @@ static int chain_begin(struct guest *g, enum chain_what what, const char *to, st
 {
 	int rc = guest_peer_ready(g, to, e, hint);
 
+	/* Should this polluxd not come to it, the next one is to know what was taken away. */
+	if (!rc)
+		rc = guest_store(g, &g->own.record, e);
 	if (rc)
 		return rc;
 	guest_operation_begin(g, what == CHAIN_MIGRATE ? "migrate" : "protect");
 	g->chain.what = what;
 	snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
 	timeline_add(&g->timeline, "unprotect asked", "to be moved to %s", to);
-	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS, unprotected);
+	guest_session_end(g, unprotected);
 	return 0;
 }
 
@@ -103,9 +107,12 @@ static int migrate_go(struct guest *g, struct error *e, const char **hint)
 
 	snprintf(to, sizeof(to), "%s", g->chain.to);
 	g->operation.state = OPERATION_NONE;
+	/* Also one whose standby is lost, and that is to be protected again. */
+	if (!guest_is_protected(g) && guest_again_will(g))
+		then_note(g, to, g->again.peer, &g->again.options);
 	if (!guest_is_protected(g))
 		return guest_migrate_begin(g, to, &g->chain.migrate, e, hint);
-	then_note(g, to);
+	then_note(g, to, g->peer, &g->session.options);
 	return chain_begin(g, CHAIN_MIGRATE, to, e, hint);
 }
 
@@ -130,7 +137,7 @@ int guest_standby_move(struct guest *g, const char *to, const struct protect_opt
 		       struct error *e, const char **hint)
 {
 	g->chain = (struct chain){.protect = *o};
-	then_note(g, to);
+	then_note(g, to, g->peer, &g->session.options);
 	return chain_begin(g, CHAIN_PROTECT, to, e, hint);
 }
 
@@ -159,6 +166,7 @@ void guest_chain_undo(struct guest *g)
 	if (!then->wanted || g->own.state != OWN_ALONE || g->child_role != CHILD_VM)
 		return;
 	g->again = *then;
+	g->again.owed = true;
 	snprintf(g->again.peer, sizeof(g->again.peer), "%s", g->chain.standby);
 	then->wanted = false;
 	log_warn("%s: it is NOT protected now; it will be again on %s", g->name, g->again.peer);
@@ -195,6 +203,7 @@ void guest_chain_arrived(struct guest *g, const struct protect_again *then)
 	if (!then->wanted)
 		return;
 	g->again = *then;
+	g->again.owed = true;
 	g->chain.then.wanted = false;
 	log_warn("%s: it is NOT protected yet; it will be on %s", g->name, g->again.peer);
 	timeline_add(&g->timeline, "unprotected", "until %s has a copy", g->again.peer);

@@ -74,8 +74,9 @@ static json_t *operation_json(const struct operation *o)
 
 static json_t *options_json(const struct protect_options *p)
 {
-	return json_pack("{s:s, s:s, s:s, s:i}", "mode", p->mode, "policy", p->policy,
-			 "compression", p->compression, "interval_ms", (int)p->interval_ms);
+	return json_pack("{s:s, s:s, s:s, s:i, s:b}", "mode", p->mode, "policy", p->policy,
+			 "compression", p->compression, "interval_ms", (int)p->interval_ms,
+			 "migration", p->handover);
 }
 
 static void details_put(json_t *o, const struct guest *g)
@@ -92,6 +93,7 @@ static void details_put(json_t *o, const struct guest *g)
 	json_object_set_new(o, "migration", guest_migration_json(g));
 	if (g->check.result)
 		json_object_set(o, "check", g->check.result);
+	json_object_set_new(o, "unprotected", guest_again_json(g) ?: json_null());
 	if (g->postcopy[0])
 		json_object_set_new(o, "postcopy", json_string(g->postcopy));
 	if (g->session.term)

@@ -8,7 +8,6 @@
 #include "agent/guest.h"
 
 #define LOG_MODULE "migrate"
-#define CANCEL_NS  (30 * NS_PER_SEC)
 /* Of a downtime, whatever is sent: pause, state, load, start, and the words between; beside
  * them a record is stored on either host, the target's taken to be like ours. */
 #define FIXED_NS     (3 * NS_PER_MS)
@@ -223,12 +222,12 @@ static void cancelled(void *ctx, int rc, const json_t *reply, const char *text)
 		log_warn("%s: the migration was not cancelled: %s", g->name, text);
 		return;
 	}
+	if (!guest_session_ended(g, reply))
+		return;
 	g->migration.cancelled = true;
-	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
 	timeline_add(&g->timeline, "cancelled", "by the operator");
 	guest_why(g, "it was cancelled");
-	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
-						.term = g->own.record.term});
+	guest_session_over(g);
 }
 
 int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
@@ -245,8 +244,7 @@ int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
 					    : "%s is not being migrated from this host",
 				    g->name);
 	timeline_add(&g->timeline, "cancel asked", "by the operator");
-	/* Also before a session has begun: then there is nothing to end, and it says ok. */
-	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), CANCEL_NS, cancelled);
+	guest_session_end(g, cancelled);
 	return 0;
 }
 
@@ -274,6 +272,22 @@ void guest_migration_note(struct guest *g, const json_t *message)
 		g->migration.frozen_ns = clock_ns() - (uint64_t)frozen;
 }
 
+void guest_migration_found(struct guest *g)
+{
+	enum ownership_state s = g->own.state;
+
+	if (g->operation.state == OPERATION_RUNNING ||
+	    (s != OWN_PRIMARY && s != OWN_FREEZING && s != OWN_HANDED))
+		return;
+	g->session.term = g->own.record.term;
+	g->session.options.handover = true;
+	if (!g->migration.began_ns)
+		g->migration.began_ns = clock_ns();
+	guest_operation_begin(g, "migrate");
+	timeline_add(&g->timeline, "migrating", "to %s, since before polluxd was started", g->peer);
+	log_info("%s: its migration to %s goes on", g->name, g->peer);
+}
+
 void guest_migrated(struct guest *g)
 {
 	struct migration *m = &g->migration;
@@ -287,7 +301,8 @@ void guest_migrated(struct guest *g)
 		     (double)m->downtime_ns / 1e6);
 	log_info("%s: migrated to %s in %.1f s, downtime %.1f ms", g->name, g->peer,
 		 (double)m->total_ns / 1e9, (double)m->downtime_ns / 1e6);
-	if (m->postcopy) {
+	/* A process that was found, and has not said yet what it holds, may hold some. */
+	if (m->postcopy || !g->child_state[0]) {
 		guest_serve(g);
 		return;
 	}
@@ -335,6 +350,8 @@ json_t *guest_migration_json(const struct guest *g)
 		json_object_set_new(o, "forecast_ns", json_integer((json_int_t)m->forecast_ns));
 	if (o && m->last)
 		json_object_set(o, "last", m->last);
+	if (o && m->wishes)
+		json_object_set(o, "limits", m->wishes);
 	return o;
 }
 

@@ -10,9 +10,8 @@
 
 #include "agent/guest.h"
 
-#define LOG_MODULE   "guest"
-#define QUICK_NS     (10 * NS_PER_SEC)
-#define UNPROTECT_NS (30 * NS_PER_SEC)
+#define LOG_MODULE "guest"
+#define QUICK_NS   (10 * NS_PER_SEC)
 
 int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text, const char *fmt,
 		 ...)
@@ -73,7 +72,6 @@ static void check_protect(struct guest *g)
 	if (g->own.state == OWN_PRIMARY && !strcmp(g->child_state, "protected")) {
 		g->why[0] = '\0';
 		guest_again_note(g);
-		g->chain.then.wanted = false;
 		guest_operation_done(g);
 	} else if (g->own.state != OWN_PRIMARY) {
 		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
@@ -362,11 +360,12 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 		guest_operation_fail(g, rc, text, "see `pollux status`");
 	if (rc)
 		return;
+	if (!guest_session_ended(g, reply))
+		return;
 	g->why[0] = '\0';
-	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	guest_again_forget(g);
 	timeline_add(&g->timeline, "unprotected", "by the operator");
-	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
-						.term = g->own.record.term});
+	guest_session_over(g);
 }
 
 int guest_unprotect(struct guest *g, struct error *e, const char **hint)
@@ -392,8 +391,7 @@ int guest_unprotect(struct guest *g, struct error *e, const char **hint)
 		guest_operation_check(g);
 		return 0;
 	}
-	/* Also before a session has begun: then there is nothing to end, and it says ok. */
-	guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS, unprotected);
+	guest_session_end(g, unprotected);
 	return 0;
 }
 
@@ -479,8 +477,8 @@ static void session_over_then_kill(void *ctx, int rc, const json_t *reply, const
 		guest_operation_fail(g, rc, text, "the standby may take over; see `pollux status`");
 		return;
 	}
-	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
-						.term = g->own.record.term});
+	if (guest_session_ended(g, reply))
+		guest_session_over(g);
 	if (g->own.state == OWN_ALONE)
 		guest_vm_kill(g);
 }
@@ -502,8 +500,7 @@ static int stop_by_force(struct guest *g, struct error *e, const char **hint)
 		loop_timer_set(g->stop_timer, 0);
 	g->stopping = true;
 	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_FREEZING)
-		guest_child_ask(g, json_pack("{s:s}", "do", "unprotect"), UNPROTECT_NS,
-				session_over_then_kill);
+		guest_session_end(g, session_over_then_kill);
 	else
 		guest_vm_kill(g);
 	return 0;
@@ -563,9 +560,9 @@ static void session_after_end(void *ctx, int rc, const json_t *reply, const char
 
 	if (rc == -EPIPE)
 		return;
-	guest_feed(g, &(struct ownership_input){.type = over ? OWN_EV_SESSION_OVER
-							     : OWN_EV_SESSION_LOST,
-						.term = g->own.record.term});
+	guest_feed(g, &(struct ownership_input){
+			      .type = over ? OWN_EV_SESSION_OVER : OWN_EV_SESSION_LOST,
+			      .term = (uint64_t)json_integer_of(reply, "term", 0)});
 }
 
 void guest_vm_ended(struct guest *g)
@@ -574,6 +571,9 @@ void guest_vm_ended(struct guest *g)
 	if (g->stop_timer)
 		loop_timer_set(g->stop_timer, 0);
 	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_FREEZING)
-		guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, session_after_end);
+		guest_child_ask(g,
+				json_pack("{s:s, s:I}", "do", "stats", "term",
+					  (json_int_t)g->own.record.term),
+				QUICK_NS, session_after_end);
 	guest_operation_check(g);
 }

@@ -93,6 +93,12 @@ void guest_postcopy_found(struct guest *g, const json_t *stats)
 	bool target = !strcmp(json_text_of(stats, "side"), "target");
 	bool later = json_integer_of(stats, "missing", 0) > 0;
 
+	if (g->child_role == CHILD_SERVING && !later) {
+		served(g);
+		return;
+	}
+	if (!json_is_object(stats))
+		return;
 	g->postcopy_streams = (unsigned)json_integer_of(stats, "streams", 1);
 	g->late |= target;
 	g->migration.postcopy |= !target && later;

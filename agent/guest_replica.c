@@ -147,6 +147,7 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 	guest_policy_set(g, o->session.options.policy);
 	g->chain.then = (struct protect_again){.wanted = o->then_to[0], .options = o->then};
 	snprintf(g->chain.then.peer, sizeof(g->chain.then.peer), "%s", o->then_to);
+	g->chain.standby[0] = '\0';
 	/* From here on what is on the disks is a copy, also for a polluxd after this one. */
 	if (strcmp(o->session.options.storage, "shared") != 0)
 		g->copy = true;

@@ -36,6 +36,40 @@ int guest_config_set(struct guest *g, const char *text, const char *origin)
 	return 0;
 }
 
+static json_t *protect_on_json(const struct protect_again *again)
+{
+	json_t *o = session_options_json(&again->options);
+
+	if (o)
+		json_object_set_new(o, "to", json_string(again->peer));
+	return o;
+}
+
+static json_t *migration_json(const struct migration *m)
+{
+	return json_pack("{s:O*, s:I}", "wishes", m->wishes, "began_ns", (json_int_t)m->began_ns);
+}
+
+/* What is under way, for a polluxd that comes after this one to go on with. */
+static int operation_put(const struct guest *g, const struct ownership_record *record, json_t *o)
+{
+	bool session = (record->role == ROLE_PRIMARY || record->role == ROLE_RELEASED) &&
+		       g->session.term == record->term;
+	bool moves = (session && g->session.options.handover) || g->serving;
+	bool runs = record->role == ROLE_OWNER || record->role == ROLE_PRIMARY ||
+		    record->role == ROLE_RELEASED;
+	struct protect_again owed;
+
+	if (session && json_object_set_new(o, "session", session_options_json(&g->session.options)))
+		return -ENOMEM;
+	if (moves && json_object_set_new(o, "migration", migration_json(&g->migration)))
+		return -ENOMEM;
+	if (runs && guest_again_owed(g, &owed) &&
+	    json_object_set_new(o, "protect_on", protect_on_json(&owed)))
+		return -ENOMEM;
+	return 0;
+}
+
 static json_t *record_json(const struct guest *g, const struct ownership_record *record)
 {
 	json_t *o = json_pack("{s:i, s:s, s:I, s:s, s:s, s:b, s:b, s:I}", "version", RECORD_VERSION,
@@ -47,6 +81,10 @@ static json_t *record_json(const struct guest *g, const struct ownership_record 
 	if (o && g->config &&
 	    (json_object_set_new(o, "config", json_text(g->config)) ||
 	     json_object_set_new(o, "origin", json_text(g->origin)))) {
+		json_decref(o);
+		return NULL;
+	}
+	if (o && operation_put(g, record, o)) {
 		json_decref(o);
 		return NULL;
 	}
@@ -124,6 +162,29 @@ static bool record_types_ok(const json_t *o)
 	       (!config || (json_is_string(config) && json_is_string(origin)));
 }
 
+/* An older or a newer polluxd may have written it otherwise: then it is not known. */
+static void operation_take(const json_t *o, struct guest *g, uint64_t term)
+{
+	const json_t *session = json_object_get(o, "session");
+	const json_t *migration = json_object_get(o, "migration");
+	const json_t *protect_on = json_object_get(o, "protect_on");
+	struct error e = {0};
+
+	if (session && !session_options_parse(session, &g->session.options, &e))
+		g->session.term = term;
+	if (migration) {
+		g->migration.wishes = json_incref(json_object_get(migration, "wishes"));
+		g->migration.began_ns = (uint64_t)json_integer_of(migration, "began_ns", 0);
+	}
+	if (protect_on && !session_options_parse(protect_on, &g->again.options, &e)) {
+		g->again.wanted = g->again.owed = true;
+		snprintf(g->again.peer, sizeof(g->again.peer), "%s",
+			 json_text_of(protect_on, "to"));
+	}
+	if (e.code)
+		log_warn("%s: what was under way is not known: %s", g->name, e.text);
+}
+
 static int record_take(const json_t *o, struct guest *g, struct ownership_record *record)
 {
 	int rc;
@@ -149,6 +210,7 @@ static int record_take(const json_t *o, struct guest *g, struct ownership_record
 	/* Who has a role again has nothing of an older copy to serve. */
 	g->serving = record->role == ROLE_NONE && json_is_true(json_object_get(o, "serving"));
 	g->own.config.continue_alone = !json_is_false(json_object_get(o, "continue_alone"));
+	operation_take(o, g, record->term);
 	return 0;
 }
 
@@ -167,6 +229,20 @@ int guest_record_parse(const char *text, size_t n, struct guest *g, struct owner
 		return error_set(e, rc, "%s",
 				 rc == -ENOMEM ? "out of memory" : "not a VM's record");
 	return 0;
+}
+
+/* What was under way in a process that has ended since is over. */
+static void operation_found(struct guest *g, bool alive)
+{
+	if (!alive) {
+		g->again = (struct protect_again){0};
+		session_wipe(&g->session);
+	}
+	if (!alive && !g->serving)
+		guest_migration_free(g);
+	if (g->session.options.handover)
+		guest_migration_found(g);
+	guest_again_found(g);
 }
 
 static int record_load(struct agent *a, const char *name, struct error *e)
@@ -199,6 +275,7 @@ static int record_load(struct agent *a, const char *name, struct error *e)
 	guest_peer_set(g, g->peer);
 	guest_feed(g, &(struct ownership_input){
 			      .type = OWN_EV_START, .record = record, .alive = alive});
+	operation_found(g, alive);
 	if (g->saved)
 		guest_image_finish(g);
 	/* Nobody but this host has ever held this VM: there is nobody to ask. */

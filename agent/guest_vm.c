@@ -13,6 +13,7 @@
 #define SLOW_NS      (120 * NS_PER_SEC) /* create and boot: memory is filled, kernels are read */
 #define START_HINT   "correct the VM file and start it again"
 #define QUICK_NS     (10 * NS_PER_SEC)
+#define UNPROTECT_NS (30 * NS_PER_SEC)
 #define ATTACH_TRIES 50
 #define HUNG_NS      (5 * NS_PER_SEC)  /* a process that is not busy answers in microseconds */
 #define ENDING_NS    (12 * NS_PER_SEC) /* ...one that ends a session, in at most 10 s */
@@ -28,6 +29,8 @@ static void said_protected(struct guest *g, uint64_t term, const char *why)
 {
 	timeline_add(&g->timeline, "protected", "on %s", g->peer);
 	g->agent->counters.protects++;
+	if (g->again.owed || g->chain.then.wanted)
+		guest_again_note(g);
 	guest_operation_check(g);
 }
 
@@ -382,6 +385,33 @@ void guest_session_start(struct guest *g, uint64_t term)
 	guest_child_ask(g, request, QUICK_NS, session_begun);
 }
 
+void guest_session_end(struct guest *g, vm_child_reply_fn *fn)
+{
+	guest_child_ask(
+		g,
+		json_pack("{s:s, s:I}", "do", "unprotect", "term", (json_int_t)g->own.record.term),
+		UNPROTECT_NS, fn);
+}
+
+bool guest_session_ended(struct guest *g, const json_t *reply)
+{
+	uint64_t term = (uint64_t)json_integer_of(reply, "term", 0);
+
+	if (term != g->own.record.term) {
+		log_info("%s: the session of term %llu has ended, and has been replaced", g->name,
+			 (unsigned long long)term);
+		return false;
+	}
+	return true;
+}
+
+void guest_session_over(struct guest *g)
+{
+	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER,
+						.term = g->own.record.term});
+}
+
 /* The guest may stand still for want of this. */
 static void ownership_told(void *ctx, int rc, const json_t *reply, const char *text)
 {
@@ -478,6 +508,23 @@ void guest_vm_stats(struct guest *g)
 	guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, stats_answered);
 }
 
+/* The process may know of an older session alone: that of the record was offered, and had not
+ * begun when its polluxd ended. It never will. */
+static void session_found(struct guest *g, const json_t *stats)
+{
+	uint64_t now = g->own.record.term;
+	uint64_t term = (uint64_t)json_integer_of(stats, "term", (json_int_t)now);
+
+	guest_migration_note(g, stats);
+	if (term == now && g->migration.session)
+		guest_migration_found(g);
+	vm_state_take(g, json_text_of(stats, "state"), term, json_text_of(stats, "why"));
+	if (term == now || g->own.state != OWN_PRIMARY)
+		return;
+	guest_why(g, "the session had not begun when polluxd was restarted");
+	guest_session_over(g);
+}
+
 /* What happened while nobody listened: taken as if it was said now. */
 static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 {
@@ -498,16 +545,12 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	/* Of an upgrade that another polluxd began; as a rule it has found that out itself. */
 	if (json_is_true(json_object_get(stats, "yielded")))
 		guest_child_ask(g, json_pack("{s:s}", "do", "unyield"), QUICK_NS, NULL);
-	if (json_is_object(json_object_get(stats, "postcopy")))
-		guest_postcopy_found(g, json_object_get(stats, "postcopy"));
+	guest_postcopy_found(g, json_object_get(stats, "postcopy"));
 	if (g->child_role != CHILD_VM)
 		return;
 	if (json_is_true(json_object_get(stats, "ended")))
 		guest_vm_ended(g);
-	guest_migration_note(g, stats);
-	vm_state_take(g, json_text_of(stats, "state"),
-		      (uint64_t)json_integer_of(stats, "term", (json_int_t)g->own.record.term),
-		      json_text_of(stats, "why"));
+	session_found(g, stats);
 }
 
 /* -ENOENT: there is none for certain. A process that is just ending closes what it has

@@ -112,6 +112,42 @@ int protect_options_parse(const json_t *o, bool strict, struct protect_options *
 	return fields_take(o, option_fields, strict, out, e);
 }
 
+static void fields_put(json_t *json, const struct field *fields, const struct protect_options *p)
+{
+	for (const struct field *f = fields; f->key; f++) {
+		const char *at = (const char *)p + f->offset;
+
+		if (f->type == FIELD_NAME && *at)
+			json_object_set_new(json, f->key, json_string(at));
+		else if (f->type == FIELD_NUMBER && *(const unsigned *)at)
+			json_object_set_new(json, f->key, json_integer(*(const unsigned *)at));
+		else if (f->type == FIELD_BOOL)
+			json_object_set_new(json, f->key, json_boolean(*(const bool *)at));
+	}
+}
+
+static void options_put(json_t *json, const struct protect_options *p)
+{
+	fields_put(json, option_fields, p);
+	fields_put(json, session_fields, p);
+}
+
+json_t *session_options_json(const struct protect_options *p)
+{
+	json_t *json = json_object();
+
+	if (json)
+		options_put(json, p);
+	return json;
+}
+
+int session_options_parse(const json_t *o, struct protect_options *out, struct error *e)
+{
+	int rc = protect_options_parse(o, false, out, e);
+
+	return rc ? rc : fields_take(o, session_fields, false, out, e);
+}
+
 void session_wipe(struct session *s)
 {
 	explicit_bzero(s, sizeof(*s));
@@ -141,20 +177,6 @@ static json_t *disks_json(const struct offer *o)
 	return list;
 }
 
-static void fields_put(json_t *json, const struct field *fields, const struct protect_options *p)
-{
-	for (const struct field *f = fields; f->key; f++) {
-		const char *at = (const char *)p + f->offset;
-
-		if (f->type == FIELD_NAME && *at)
-			json_object_set_new(json, f->key, json_string(at));
-		else if (f->type == FIELD_NUMBER && *(const unsigned *)at)
-			json_object_set_new(json, f->key, json_integer(*(const unsigned *)at));
-		else if (f->type == FIELD_BOOL)
-			json_object_set_new(json, f->key, json_boolean(*(const bool *)at));
-	}
-}
-
 static json_t *then_json(const struct offer *o)
 {
 	json_t *json = json_pack("{s:s}", "to", o->then_to);
@@ -176,10 +198,8 @@ json_t *offer_json(const struct offer *o)
 			 (int)o->session.loss_ms, "config", json_text(o->config), "origin",
 			 json_text(o->origin), "disks", disks_json(o));
 	explicit_bzero(key, sizeof(key));
-	if (json) {
-		fields_put(json, option_fields, &o->session.options);
-		fields_put(json, session_fields, &o->session.options);
-	}
+	if (json)
+		options_put(json, &o->session.options);
 	if (json && o->then_to[0])
 		json_object_set_new(json, "then", then_json(o));
 	return json;
@@ -260,9 +280,7 @@ static int offer_take(const json_t *json, struct offer *o, struct error *e)
 	if (hex_decode(json_text_of(json, "session"), o->session.id, SESSION_ID_SIZE) ||
 	    hex_decode(json_text_of(json, "key"), o->session.key, SESSION_KEY_SIZE))
 		return error_set(e, -EBADMSG, "the offer has no session or no key");
-	rc = protect_options_parse(json, false, &o->session.options, e);
-	if (!rc)
-		rc = fields_take(json, session_fields, false, &o->session.options, e);
+	rc = session_options_parse(json, &o->session.options, e);
 	if (!rc)
 		rc = then_take(json_object_get(json, "then"), o, e);
 	if (!rc)

@@ -30,6 +30,10 @@ struct protect_options {
 int protect_options_parse(const json_t *o, bool strict, struct protect_options *out,
 			  struct error *e) MUST_CHECK;
 
+/* All of them: what is in an offer, and in a record. */
+json_t *session_options_json(const struct protect_options *p);
+int session_options_parse(const json_t *o, struct protect_options *out, struct error *e) MUST_CHECK;
+
 /* One protection session, as both sides know it. */
 struct session {
 	uint64_t term; /* 0 = none */

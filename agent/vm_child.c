@@ -24,7 +24,7 @@
 
 struct request {
 	struct vm_child *child;
-	json_int_t id;
+	json_int_t id, term;
 	vm_child_reply_fn *fn;
 	void *ctx;
 	struct loop_timer *timer;
@@ -98,7 +98,7 @@ static struct request *request_find(struct vm_child *c, json_int_t id)
 	return NULL;
 }
 
-static void reply_take(struct vm_child *c, const json_t *message)
+static void reply_take(struct vm_child *c, json_t *message)
 {
 	struct request *r = request_find(c, json_integer_of(message, "reply", -1));
 	int code = (int)json_integer_of(message, "code", -EIO);
@@ -106,6 +106,7 @@ static void reply_take(struct vm_child *c, const json_t *message)
 
 	if (!r)
 		return;
+	json_object_set_new(message, "term", json_integer(r->term));
 	if (json_is_true(json_object_get(message, "ok")))
 		request_answer(r, 0, message, "");
 	else
@@ -122,7 +123,7 @@ static void control_close(struct vm_child *c)
 	c->control = -1;
 }
 
-static void message_take(struct vm_child *c, const json_t *message)
+static void message_take(struct vm_child *c, json_t *message)
 {
 	if (json_object_get(message, "reply"))
 		reply_take(c, message);
@@ -341,15 +342,15 @@ int vm_child_attach(struct loop *l, const char *control_path, const struct vm_ch
 
 /* ---- asking ----------------------------------------------------------------------- */
 
-static int request_new(struct vm_child *c, uint64_t timeout_ns, vm_child_reply_fn *fn, void *ctx,
-		       struct request **out)
+static int request_new(struct vm_child *c, json_int_t term, uint64_t timeout_ns,
+		       vm_child_reply_fn *fn, void *ctx, struct request **out)
 {
 	struct request *r = calloc(1, sizeof(*r));
 	int rc;
 
 	if (!r)
 		return -ENOMEM;
-	*r = (struct request){.child = c, .id = ++c->last_id, .fn = fn, .ctx = ctx};
+	*r = (struct request){.child = c, .id = ++c->last_id, .term = term, .fn = fn, .ctx = ctx};
 	rc = loop_timer(c->loop, request_late, r, &r->timer);
 	if (rc) {
 		free(r);
@@ -369,7 +370,9 @@ int vm_child_ask(struct vm_child *c, json_t *request, const int *fds, unsigned f
 
 	if (!request)
 		return -ENOMEM;
-	rc = c->control < 0 ? -EPIPE : request_new(c, timeout_ns, fn, ctx, &r);
+	rc = c->control < 0
+		     ? -EPIPE
+		     : request_new(c, json_integer_of(request, "term", 0), timeout_ns, fn, ctx, &r);
 	if (!rc && json_object_set_new(request, "id", json_integer(r->id)))
 		rc = -ENOMEM;
 	if (!rc)

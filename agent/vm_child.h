@@ -28,7 +28,7 @@ int vm_child_start(struct loop *l, const char *program, const char *control_path
 int vm_child_attach(struct loop *l, const char *control_path, const struct vm_child_events *events,
 		    struct vm_child **out, struct error *e) MUST_CHECK;
 
-/* rc 0: `reply` is {"ok": true, ...}; else -errno and a sentence. */
+/* rc 0: `reply` is {"ok": true, "term": that of the request, ...}; else -errno and a sentence. */
 typedef void vm_child_reply_fn(void *ctx, int rc, const json_t *reply, const char *text);
 /* Takes over `request` ({"do": ...}), also on failure. fn may be NULL. No answer within
  * `timeout_ns` is -ETIMEDOUT. On an error return fn is not called. */

@@ -150,15 +150,40 @@ static void timeline_print(const json_t *timeline)
 
 static void session_print(const json_t *vm)
 {
-	const json_t *s = json_object_get(vm, "session");
-	char text[160];
+	const json_t *s = json_object_get(vm, "session"), *lost = json_object_get(vm, "unprotected");
+	char text[320];
 
-	if (!s)
+	if (json_is_object(lost)) {
+		snprintf(text, sizeof(text), "%s (%s)", json_word(lost, "text"),
+			 json_word(lost, "on"));
+		line("protection", text);
+		return;
+	}
+	if (!s || json_is_true(json_object_get(s, "migration")))
 		return;
 	snprintf(text, sizeof(text), "mode %s, policy %s%s%s", json_word(s, "mode"),
 		 json_word(s, "policy"), *json_word(s, "compression") ? ", compression " : "",
 		 json_word(s, "compression"));
 	line("protection", text);
+}
+
+/* While it is one: what was asked for, and since when. */
+static void migration_print(const json_t *vm)
+{
+	const json_t *m = json_object_get(vm, "migration"), *limits = json_object_get(m, "limits");
+	const char *state = json_word(vm, "state");
+	char text[256], postcopy[48] = "";
+
+	if (strcmp(state, "migrating") != 0 && strcmp(state, "handed-over") != 0)
+		return;
+	if (json_number(limits, "postcopy_after"))
+		snprintf(postcopy, sizeof(postcopy), " after %lld rounds",
+			 (long long)json_number(limits, "postcopy_after"));
+	snprintf(text, sizeof(text), "to %s since %.0f s, downtime within %lld ms, if stuck %s%s",
+		 json_word(m, "to"), (double)json_number(m, "elapsed_ms") / 1e3,
+		 (long long)json_number(limits, "downtime_ms"), json_word(limits, "stuck"),
+		 postcopy);
+	line("migration", text);
 }
 
 static void operation_print(const json_t *vm)
@@ -186,6 +211,7 @@ static void vm_print(const json_t *vm)
 	line("other host", json_word(vm, "peer"));
 	line("engine", json_word(vm, "engine"));
 	line("build", json_word(vm, "build"));
+	migration_print(vm);
 	session_print(vm);
 	replication_print(json_object_get(json_object_get(vm, "stats"), "replication"));
 	operation_print(vm);

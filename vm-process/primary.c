@@ -163,11 +163,34 @@ static uint64_t precopy_forecast(struct process *p)
 	return m.forecast_ns;
 }
 
+void primary_handed_put(struct process *p, json_t *o)
+{
+	bool handed = p->replicator && p->replicator_state == REPLICATOR_HANDED;
+	uint64_t frozen_at = handed ? replicator_frozen_at(p->replicator) : 0;
+
+	json_object_set_new(o, "frozen_ns",
+			    json_integer((json_int_t)(frozen_at ? clock_ns() - frozen_at : 0)));
+	json_object_set_new(o, "forecast_ns",
+			    json_integer((json_int_t)(frozen_at ? precopy_forecast(p) : 0)));
+}
+
+static json_t *state_json(struct process *p, const struct posted_state *s)
+{
+	json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:b}", "event", "state", "state",
+			      replicator_state_name(s->state), "why", s->why, "term",
+			      (json_int_t)s->term, "handover", p->session.handover);
+
+	primary_handed_put(p, o);
+	json_object_set_new(
+		o, "postcopy",
+		json_boolean(s->state == REPLICATOR_HANDED && replicator_missing(p->replicator)));
+	return o;
+}
+
 static void run_state(void *ctx)
 {
 	struct posted_state *s = ctx;
 	struct process *p = s->process;
-	uint64_t frozen_at = 0;
 
 	/* An event of a session that has been replaced meanwhile says nothing now. */
 	if (s->session != p->sessions || (s->state == REPLICATOR_HANDED && !p->replicator))
@@ -175,8 +198,6 @@ static void run_state(void *ctx)
 	if (s->state == REPLICATOR_HANDED && !handed_take(p))
 		goto out;
 	p->replicator_state = s->state;
-	if (s->state == REPLICATOR_HANDED)
-		frozen_at = replicator_frozen_at(p->replicator);
 	if (s->state == REPLICATOR_UNPROTECTED)
 		precopy_reason(p, s->why, sizeof s->why);
 	strcpy(p->state_why, s->why);
@@ -184,13 +205,7 @@ static void run_state(void *ctx)
 		replicator_drop(p);
 	else
 		loop_timer_set(p->progress, s->state == REPLICATOR_SYNCING ? clock_ns() : 0);
-	process_event(p,
-		      json_pack("{s:s, s:s, s:s, s:I, s:b, s:I, s:b, s:I}", "event", "state",
-				"state", replicator_state_name(s->state), "why", s->why, "term",
-				(json_int_t)s->term, "handover", p->session.handover, "frozen_ns",
-				(json_int_t)(frozen_at ? clock_ns() - frozen_at : 0), "postcopy",
-				frozen_at && replicator_missing(p->replicator) != NULL,
-				"forecast_ns", (json_int_t)(frozen_at ? precopy_forecast(p) : 0)));
+	process_event(p, state_json(p, s));
 out:
 	free(s);
 }

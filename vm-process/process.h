@@ -140,6 +140,8 @@ int primary_protect(struct process *p, const json_t *request, struct error *e) M
 int primary_unprotect(struct process *p, struct error *e) MUST_CHECK;
 int primary_ownership(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
 void primary_output(struct process *p); /* any thread */
+/* How long the guest has stood still for a migration, and what was forecast; else 0. */
+void primary_handed_put(struct process *p, json_t *o);
 void primary_close(struct process *p);
 
 int standby_prepare(struct process *p, const json_t *request, struct error *e) MUST_CHECK;

@@ -88,6 +88,7 @@ json_t *stats_json(struct process *p)
 	if (p->session.term)
 		json_object_set_new(o, "term", json_integer((json_int_t)p->session.term));
 	json_object_set_new(o, "handover", json_boolean(p->session.handover));
+	primary_handed_put(p, o);
 	if (p->vm)
 		json_object_set_new(o, "engine", json_string(vm_engine_name(p->vm)));
 	if (p->dump)

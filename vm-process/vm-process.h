@@ -36,7 +36,8 @@
  *                                                    process
  *   recover    {as standby, or protect at the source}    memory is on its way, and its link
  *                                                    was cut: new keys; the source connects
- *   stats      {}                                    -> see replicate_stats, netbuf, mirror
+ *   stats      {}                                    -> see replicate_stats, netbuf, mirror;
+ *                                                    and what the last event "state" said
  *   pause, resume, console {} + fd
  *   dump-core  {"paging": bool, "live": bool} + fd of a new, empty file
  *                                                    primary without a session; the reply says

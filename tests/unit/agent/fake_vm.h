@@ -8,7 +8,10 @@
  *   slow-...    the first copy never ends
  *   stall-...   it has the policy stall
  *   deaf-...    the guest does not heed its power button
- * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut.
+ *   hold-...    the copy of a migration waits
+ *   late-...    that a session has ended is answered when it is next asked for its stats
+ * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut; SIGWINCH the
+ * copy of a migration ends.
  */
 #ifndef TEST_FAKE_VM_H
 #define TEST_FAKE_VM_H
@@ -36,8 +39,9 @@ struct fake {
 	int director, listener, session, signals;
 	struct loop_watch *director_watch, *session_watch;
 	char control_path[108], name[VM_NAME_MAX + 1], state[24];
-	bool primary, created, running, ended, stalled;
+	bool primary, created, running, ended, stalled, handover;
 	json_int_t term;
+	json_t *late; /* a request that waits for its answer */
 };
 
 static void fake_event(struct fake *f, json_t *event)
@@ -50,8 +54,9 @@ static void fake_event(struct fake *f, json_t *event)
 static void fake_state(struct fake *f, const char *state, const char *why, bool reset)
 {
 	snprintf(f->state, sizeof(f->state), "%s", state);
-	fake_event(f, json_pack("{s:s, s:s, s:s, s:I, s:b}", "event", "state", "state", state,
-				"why", why, "term", f->term, "reset", reset));
+	fake_event(f,
+		   json_pack("{s:s, s:s, s:s, s:I, s:b, s:b}", "event", "state", "state", state,
+			     "why", why, "term", f->term, "reset", reset, "handover", f->handover));
 }
 
 static void fake_session_close(struct fake *f)
@@ -78,6 +83,9 @@ static void fake_session_ready(void *ctx, uint32_t events)
 	} else if (byte == 'p') {
 		(void)!write(f->session, "r", 1);
 		fake_state(f, "ready", "", false);
+	} else if (byte == 'r' && f->handover) {
+		fake_state(f, "freezing", "", false);
+		fake_state(f, "handed", "", false);
 	} else if (byte == 'r') {
 		fake_state(f, "protected", "", false);
 	} else if (byte == 'b') {
@@ -145,6 +153,7 @@ static int fake_protect(struct fake *f, const json_t *q)
 	    fake_bytes(q, "key", key, sizeof(key)))
 		return -EINVAL;
 	f->term = json_integer_value(json_object_get(q, "term"));
+	f->handover = json_is_true(json_object_get(q, "handover"));
 	rc = channel_dial(json_string_value(json_object_get(q, "address")),
 			  (uint16_t)json_integer_value(json_object_get(q, "port")), &p,
 			  clock_ns() + 2 * NS_PER_SEC, &fd, &e);
@@ -152,7 +161,8 @@ static int fake_protect(struct fake *f, const json_t *q)
 		return rc;
 	fake_state(f, "syncing", "", false);
 	rc = fake_session_take(f, fd);
-	if (!rc && !fake_is(f, "slow-") && write(fd, "p", 1) != 1)
+	if (!rc && !fake_is(f, "slow-") && !(fake_is(f, "hold-") && f->handover) &&
+	    write(fd, "p", 1) != 1)
 		rc = -errno;
 	return rc;
 }
@@ -170,6 +180,8 @@ static int fake_standby(struct fake *f, const json_t *q)
 
 static int fake_unprotect(struct fake *f, const json_t *q)
 {
+	if (!strcmp(f->state, "handed"))
+		return -EALREADY;
 	if (f->session >= 0)
 		(void)!write(f->session, "b", 1);
 	fake_session_close(f);
@@ -251,11 +263,12 @@ static int fake_handle(struct fake *f, const json_t *q, const char *what)
 static json_t *fake_reply(struct fake *f, const json_t *q, int rc)
 {
 	return json_pack(
-		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:{s:s, s:s, s:b, s:s, s:I, s:{s:i, s:i}}}",
+		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:{s:s, s:s, s:b, s:s, s:I, s:b, s:{s:i, "
+		"s:i}}}",
 		"reply", json_object_get(q, "id"), "ok", !rc, "code", rc, "error",
-		rc ? "the fake refuses" : "", "engine", "fake", "epoch", 1, "ms", 0.1, "stats",
-		"state", f->state, "engine", "fake", "ended", f->ended, "why", "", "term", f->term,
-		"replication", "sync_done", 1, "sync_total", 2);
+		rc ? "the fake refuses" : "", "engine", "sim", "epoch", 1, "ms", 0.1, "stats",
+		"state", f->state, "engine", "sim", "ended", f->ended, "why", "", "term", f->term,
+		"handover", f->handover, "replication", "sync_done", 1, "sync_total", 2);
 }
 
 static void fake_director_lost(struct fake *f)
@@ -264,8 +277,30 @@ static void fake_director_lost(struct fake *f)
 	f->director_watch = NULL;
 	close(f->director);
 	f->director = -1;
+	json_decref(f->late);
+	f->late = NULL;
 	if (!f->running || f->ended)
 		exit(0);
+}
+
+/* Whether the answer is not due yet. */
+static bool fake_late(struct fake *f, json_t *q, const char *what)
+{
+	json_t *reply;
+
+	if (!strcmp(what, "unprotect") && fake_is(f, "late-") && !f->late) {
+		f->late = q;
+		return true;
+	}
+	if (f->late && !strcmp(what, "stats")) {
+		reply = fake_reply(f, f->late, 0);
+		if (control_send(f->director, reply, NULL, 0))
+			exit(1);
+		json_decref(reply);
+		json_decref(f->late);
+		f->late = NULL;
+	}
+	return false;
 }
 
 static void fake_director_ready(void *ctx, uint32_t events)
@@ -289,6 +324,8 @@ static void fake_director_ready(void *ctx, uint32_t events)
 		rc = fake_session_take(f, fds[0]);
 	else
 		rc = fake_handle(f, q, what);
+	if (fake_late(f, q, what))
+		return;
 	reply = fake_reply(f, q, rc);
 	if (control_send(f->director, reply, NULL, 0) || !strcmp(what, "quit"))
 		exit(0);
@@ -315,6 +352,8 @@ static void fake_signal(void *ctx, uint32_t events)
 		return;
 	if (info.ssi_signo == SIGUSR1) {
 		fake_power_off(f);
+	} else if (info.ssi_signo == SIGWINCH) {
+		(void)!write(f->session, "p", 1);
 	} else if (f->session >= 0) {
 		shutdown(f->session, SHUT_RDWR);
 	}
@@ -345,6 +384,7 @@ static int fake_vm_main(int argc, char **argv)
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	sigaddset(&set, SIGUSR2);
+	sigaddset(&set, SIGWINCH);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	f.signals = signalfd(-1, &set, SFD_CLOEXEC);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The world of test_flows.c: two agents on one loop, and how they are looked at. */
+/* The world of these tests: two agents on one loop, with real sockets, TLS, records and fence
+ * commands, and how they are looked at. VM processes are the test's program in another role
+ * (fake_vm.h), and the fence command too. */
 #ifndef TEST_FLOWS_H
 #define TEST_FLOWS_H
 
@@ -33,12 +35,12 @@ static char folder[48], self[256];
 
 /* ---- a world of two hosts ----------------------------------------------------------- */
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+static inline int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
 	return remove(path);
 }
 
-static void file_write(const char *name, const char *text, mode_t mode)
+static inline void file_write(const char *name, const char *text, mode_t mode)
 {
 	char path[PATH_MAX];
 	struct error e = {0};
@@ -47,7 +49,7 @@ static void file_write(const char *name, const char *text, mode_t mode)
 	assert_int_equal(file_replace(path, text, strlen(text), mode, &e), 0);
 }
 
-static uint16_t port_free(void)
+static inline uint16_t port_free(void)
 {
 	struct sockaddr_storage a;
 	socklen_t size = sizeof(a);
@@ -61,8 +63,8 @@ static uint16_t port_free(void)
 	return ntohs(((struct sockaddr_in *)&a)->sin_port);
 }
 
-static void host_configure(struct host *h, const char *name, const char *other, uint16_t port,
-			   uint16_t other_port)
+static inline void host_configure(struct host *h, const char *name, const char *other,
+				  uint16_t port, uint16_t other_port)
 {
 	struct agent_config *c = &h->config;
 	struct peer_config *p = &c->peers[0];
@@ -91,7 +93,7 @@ static void host_configure(struct host *h, const char *name, const char *other, 
 	p->fence.option_count = 1;
 }
 
-static void host_up(struct host *h)
+static inline void host_up(struct host *h)
 {
 	struct error e = {0};
 
@@ -99,25 +101,25 @@ static void host_up(struct host *h)
 		fail_msg("%s: %s", h->config.name, e.text);
 }
 
-static void host_down(struct host *h)
+static inline void host_down(struct host *h)
 {
 	agent_destroy(h->agent);
 	h->agent = NULL;
 }
 
-static struct guest *guest_at(int host, const char *vm)
+static inline struct guest *guest_at(int host, const char *vm)
 {
 	return hosts[host].agent ? guest_find(hosts[host].agent, vm) : NULL;
 }
 
-static const char *state_at(int host, const char *vm)
+static inline const char *state_at(int host, const char *vm)
 {
 	struct guest *g = guest_at(host, vm);
 
 	return g ? guest_state_name(g) : "unknown";
 }
 
-static void explain(const char *what, const char *vm)
+static inline void explain(const char *what, const char *vm)
 {
 	for (int i = 0; i < 2; i++) {
 		struct guest *g = guest_at(i, vm);
@@ -141,13 +143,13 @@ static void explain(const char *what, const char *vm)
 #define WAIT_STATE(host, vm, state) WAIT_FOR(!strcmp(state_at(host, vm), state), vm)
 
 /* Some rounds in which something wrong would happen if it were going to. */
-static void rounds(unsigned n)
+static inline void rounds(unsigned n)
 {
 	while (n--)
 		assert_int_equal(loop_step(loop, 2), 0);
 }
 
-static pid_t vm_pid(int host, const char *vm)
+static inline pid_t vm_pid(int host, const char *vm)
 {
 	struct guest *g = guest_at(host, vm);
 
@@ -156,7 +158,7 @@ static pid_t vm_pid(int host, const char *vm)
 	return vm_child_pid(g->child);
 }
 
-static unsigned timeline_has(int host, const char *vm, const char *what)
+static inline unsigned timeline_has(int host, const char *vm, const char *what)
 {
 	const struct timeline *t = &guest_at(host, vm)->timeline;
 	unsigned n = 0;
@@ -166,7 +168,7 @@ static unsigned timeline_has(int host, const char *vm, const char *what)
 	return n;
 }
 
-static bool fence_ran(const char *host)
+static inline bool fence_ran(const char *host)
 {
 	char path[PATH_MAX];
 
@@ -176,7 +178,7 @@ static bool fence_ran(const char *host)
 
 /* ---- the API, without HTTP ------------------------------------------------------------- */
 
-static unsigned call(int host, const char *method, const char *path, json_t *body)
+static inline unsigned call(int host, const char *method, const char *path, json_t *body)
 {
 	struct http_request q = {.method = method, .path = path};
 	struct http_reply reply = {.status = 200};
@@ -194,7 +196,7 @@ static unsigned call(int host, const char *method, const char *path, json_t *bod
 	return reply.status;
 }
 
-static unsigned vm_call(int host, const char *vm, const char *verb, json_t *body)
+static inline unsigned vm_call(int host, const char *vm, const char *verb, json_t *body)
 {
 	char path[128];
 
@@ -202,7 +204,7 @@ static unsigned vm_call(int host, const char *vm, const char *verb, json_t *body
 	return call(host, "POST", path, body);
 }
 
-static unsigned guest_run(int host, const char *vm, bool force)
+static inline unsigned guest_run(int host, const char *vm, bool force)
 {
 	char text[256];
 
@@ -212,18 +214,18 @@ static unsigned guest_run(int host, const char *vm, bool force)
 		    json_pack("{s:s, s:b}", "config", text, "force", force));
 }
 
-static unsigned vm_protect(int host, const char *vm, const char *policy)
+static inline unsigned vm_protect(int host, const char *vm, const char *policy)
 {
 	return vm_call(host, vm, "protect",
 		       json_pack("{s:s, s:s}", "to", hosts[!host].config.name, "policy", policy));
 }
 
-static bool connected(int host)
+static inline bool connected(int host)
 {
 	return peer_is_up(peers_at(hosts[host].agent->peers, 0));
 }
 
-static void protect_whole(const char *vm, const char *policy)
+static inline void protect_whole(const char *vm, const char *policy)
 {
 	WAIT_FOR(connected(0) && connected(1), vm);
 	assert_int_equal(guest_run(0, vm, false), 202);
@@ -235,7 +237,7 @@ static void protect_whole(const char *vm, const char *policy)
 }
 
 /* The whole host at once: polluxd and its VM processes. */
-static void host_kill(int host, const char *vm)
+static inline void host_kill(int host, const char *vm)
 {
 	pid_t pid = vm_pid(host, vm);
 
@@ -246,7 +248,7 @@ static void host_kill(int host, const char *vm)
 
 /* ---- setup --------------------------------------------------------------------------------- */
 
-static void links_make(void)
+static inline void links_make(void)
 {
 	static const char *const names[] = {"vm", "fence"};
 	char path[PATH_MAX];
@@ -257,7 +259,7 @@ static void links_make(void)
 	}
 }
 
-static int world_make(void **state)
+static inline int world_make(void **state)
 {
 	uint16_t a, b;
 
@@ -280,7 +282,7 @@ static int world_make(void **state)
 	return 0;
 }
 
-static void children_kill(struct host *h)
+static inline void children_kill(struct host *h)
 {
 	struct guest *g;
 
@@ -296,7 +298,7 @@ static void children_kill(struct host *h)
 	host_down(h);
 }
 
-static int world_end(void **state)
+static inline int world_end(void **state)
 {
 	fault_disarm_all();
 	children_kill(&hosts[0]);
@@ -304,5 +306,46 @@ static int world_end(void **state)
 	loop_destroy(loop);
 	return nftw(folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
 }
+
+/* ---- the program's other roles -------------------------------------------------------------- */
+
+/* fence: exit code from a file; marks that it ran for the host in plug=. */
+static inline int fence_main(char *path)
+{
+	char line[256], name[PATH_MAX], *dir = dirname(path), plug[64] = "";
+	FILE *file;
+	int result = 1;
+
+	while (fgets(line, sizeof(line), stdin))
+		(void)sscanf(line, "plug=%63s", plug);
+	snprintf(name, sizeof(name), "%s/fenced-%s", dir, plug);
+	file = fopen(name, "w");
+	if (file)
+		fclose(file);
+	snprintf(name, sizeof(name), "%s/fence-result", dir);
+	file = fopen(name, "r");
+	if (file && fscanf(file, "%d", &result) != 1)
+		result = 1;
+	if (file)
+		fclose(file);
+	return result;
+}
+
+/* -1: the tests; else an exit code. */
+static inline int role_run(int argc, char **argv)
+{
+	char copy[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	self[n > 0 ? n : 0] = '\0';
+	snprintf(copy, sizeof(copy), "%s", argv[0]);
+	if (argc == 3 && !strcmp(argv[1], "--control"))
+		return fake_vm_main(argc, argv);
+	if (!strcmp(basename(copy), "fence"))
+		return fence_main(argv[0]);
+	return -1;
+}
+
+#define FLOW(name) cmocka_unit_test_setup_teardown(name, world_make, world_end)
 
 #endif

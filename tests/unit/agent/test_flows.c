@@ -506,32 +506,6 @@ static void test_damaged_record(void **state)
 	assert_non_null(strstr(e.text, "vm1.json is damaged"));
 }
 
-/* ---- the program's other roles -------------------------------------------------------------- */
-
-/* fence: exit code from a file; marks that it ran for the host in plug=. */
-static int fence_main(char *path)
-{
-	char line[256], name[PATH_MAX], *dir = dirname(path), plug[64] = "";
-	FILE *file;
-	int result = 1;
-
-	while (fgets(line, sizeof(line), stdin))
-		(void)sscanf(line, "plug=%63s", plug);
-	snprintf(name, sizeof(name), "%s/fenced-%s", dir, plug);
-	file = fopen(name, "w");
-	if (file)
-		fclose(file);
-	snprintf(name, sizeof(name), "%s/fence-result", dir);
-	file = fopen(name, "r");
-	if (file && fscanf(file, "%d", &result) != 1)
-		result = 1;
-	if (file)
-		fclose(file);
-	return result;
-}
-
-#define FLOW(name) cmocka_unit_test_setup_teardown(name, world_make, world_end)
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -570,15 +544,10 @@ int main(int argc, char **argv)
 		FLOW(test_single_lock),
 		FLOW(test_damaged_record),
 	};
-	char copy[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	int rc = role_run(argc, argv);
 
-	self[n > 0 ? n : 0] = '\0';
-	snprintf(copy, sizeof(copy), "%s", argv[0]);
-	if (argc == 3 && !strcmp(argv[1], "--control"))
-		return fake_vm_main(argc, argv);
-	if (!strcmp(basename(copy), "fence"))
-		return fence_main(argv[0]);
+	if (rc >= 0)
+		return rc;
 	signal(SIGPIPE, SIG_IGN);
 	log_setup("test", getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR - 1);
 	if (argc > 1)

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Migrations, as two polluxds see them, and what is left of one when a polluxd is restarted in
+ * the middle: it goes on, or what it took away is given back.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/agent/flows.h"
+
+/* ---- how it is asked for, and looked at ------------------------------------------------- */
+
+static json_t *vm_json(int host, const char *vm)
+{
+	struct guest *g = guest_at(host, vm);
+
+	assert_non_null(g);
+	return guest_json(g, true);
+}
+
+static bool vm_says(int host, const char *vm, const char *key, const char *part)
+{
+	json_t *o = vm_json(host, vm);
+	char *text = json_dumps(json_object_get(o, key), JSON_ENCODE_ANY | JSON_COMPACT);
+	bool says = text && strstr(text, part);
+
+	free(text);
+	json_decref(o);
+	return says;
+}
+
+static void run_alone(const char *vm)
+{
+	WAIT_FOR(connected(0) && connected(1), vm);
+	assert_int_equal(guest_run(0, vm, false), 202);
+	WAIT_STATE(0, vm, "running");
+}
+
+static void migrate_ask(int host, const char *vm)
+{
+	assert_int_equal(
+		vm_call(host, vm, "migrate",
+			json_pack("{s:s, s:i}", "to", hosts[!host].config.name, "downtime_ms", 17)),
+		202);
+}
+
+/* Its copy has begun, and does not end before that is wanted. */
+static void migrate_held(const char *vm)
+{
+	migrate_ask(0, vm);
+	WAIT_FOR(!strcmp(guest_at(0, vm)->child_state, "syncing"), vm);
+	assert_string_equal(state_at(0, vm), "migrating");
+}
+
+static void copy_end(int host, const char *vm)
+{
+	kill(vm_pid(host, vm), SIGWINCH);
+}
+
+static void restart(int host)
+{
+	host_down(&hosts[host]);
+	host_up(&hosts[host]);
+	WAIT_FOR(connected(0) && connected(1), "");
+}
+
+static void operation_ended(int host, const char *vm, enum operation_state state, int code)
+{
+	WAIT_FOR(guest_at(host, vm)->operation.state != OPERATION_RUNNING, vm);
+	assert_int_equal(guest_at(host, vm)->operation.state, state);
+	assert_int_equal(guest_at(host, vm)->operation.code, code);
+}
+
+/* ---- tests ---------------------------------------------------------------------------------- */
+
+static void test_moves(void **state)
+{
+	run_alone("vm1");
+	for (int i = 0; i < 2; i++) {
+		migrate_ask(i, "vm1");
+		WAIT_STATE(!i, "vm1", "running");
+		WAIT_STATE(i, "vm1", "none");
+		operation_ended(i, "vm1", OPERATION_DONE, 0);
+	}
+	assert_false(fence_ran("hosta") || fence_ran("hostb"));
+}
+
+static void test_cancelled(void **state)
+{
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 202);
+	operation_ended(0, "hold-1", OPERATION_FAILED, -ECANCELED);
+	assert_string_equal(state_at(0, "hold-1"), "running");
+	WAIT_STATE(1, "hold-1", "none");
+	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 409);
+}
+
+static void test_restarted_then_moves(void **state)
+{
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	restart(0);
+	WAIT_FOR(!strcmp(guest_at(0, "hold-1")->child_state, "syncing"), "hold-1");
+	assert_string_equal(state_at(0, "hold-1"), "migrating");
+	assert_true(vm_says(0, "hold-1", "operation", "\"running\""));
+	assert_true(vm_says(0, "hold-1", "migration", "\"to\":\"hostb\""));
+	assert_true(vm_says(0, "hold-1", "migration", "\"downtime_ms\":17"));
+	assert_int_equal(vm_protect(0, "hold-1", "continue"), 409);
+	copy_end(0, "hold-1");
+	WAIT_STATE(1, "hold-1", "running");
+	WAIT_STATE(0, "hold-1", "none");
+	operation_ended(0, "hold-1", OPERATION_DONE, 0);
+}
+
+static void test_restarted_then_cancelled(void **state)
+{
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	restart(0);
+	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 202);
+	operation_ended(0, "hold-1", OPERATION_FAILED, -ECANCELED);
+	WAIT_STATE(0, "hold-1", "running");
+	WAIT_STATE(1, "hold-1", "none");
+}
+
+/* The last epoch was whole over there while no polluxd listened, and the one that comes has no
+ * link yet by which to say so: nobody was told, and it goes on here. */
+static void test_handed_meanwhile(void **state)
+{
+	pid_t pid;
+
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	pid = vm_pid(0, "hold-1");
+	host_down(&hosts[0]);
+	kill(pid, SIGWINCH);
+	rounds(20);
+	host_up(&hosts[0]);
+	operation_ended(0, "hold-1", OPERATION_FAILED, -EIO);
+	WAIT_STATE(0, "hold-1", "running");
+	WAIT_STATE(1, "hold-1", "none");
+	assert_int_equal(timeline_has(0, "hold-1", "goes on"), 1);
+}
+
+/* Its end came while no polluxd listened: it is not called a protection that was lost. */
+static void test_lost_meanwhile(void **state)
+{
+	pid_t pid;
+
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	pid = vm_pid(0, "hold-1");
+	host_down(&hosts[0]);
+	kill(pid, SIGUSR2);
+	rounds(20);
+	host_up(&hosts[0]);
+	operation_ended(0, "hold-1", OPERATION_FAILED, -EIO);
+	WAIT_STATE(0, "hold-1", "running");
+	assert_int_equal(timeline_has(0, "hold-1", "goes on"), 1);
+	assert_int_equal(timeline_has(0, "hold-1", "unprotected"), 0);
+	assert_int_equal(timeline_has(0, "hold-1", "ownership forced"), 0);
+}
+
+/* polluxd ended between the record of "goes on here" and the word to the VM process. */
+static void test_lost_unconfirmed(void **state)
+{
+	struct error e = {0};
+	struct guest *g;
+	pid_t pid;
+
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	g = guest_at(0, "hold-1");
+	pid = vm_pid(0, "hold-1");
+	assert_int_equal(guest_store(g,
+				     &(struct ownership_record){.term = g->own.record.term + 1,
+								.role = ROLE_OWNER},
+				     &e),
+			 0);
+	host_down(&hosts[0]);
+	kill(pid, SIGUSR2);
+	rounds(20);
+	host_up(&hosts[0]);
+	WAIT_FOR(timeline_has(0, "hold-1", "goes on") == 1, "hold-1");
+	assert_int_equal(timeline_has(0, "hold-1", "unprotected"), 0);
+	assert_null(strstr(guest_at(0, "hold-1")->why, "UNPROTECTED"));
+	WAIT_FOR(!strcmp(guest_at(0, "hold-1")->child_state, "unprotected"), "hold-1");
+}
+
+/* It was offered, and had not begun. */
+static void test_restarted_before_it_began(void **state)
+{
+	run_alone("vm1");
+	migrate_ask(0, "vm1");
+	WAIT_FOR(guest_at(0, "vm1")->own.state == OWN_PRIMARY, "vm1");
+	restart(0);
+	operation_ended(0, "vm1", OPERATION_FAILED, -EIO);
+	assert_string_equal(state_at(0, "vm1"), "running");
+	migrate_ask(0, "vm1");
+	WAIT_STATE(1, "vm1", "running");
+}
+
+/* ---- what was protected ------------------------------------------------------------------ */
+
+static void test_protected_moves(void **state)
+{
+	protect_whole("hold-1", "continue");
+	migrate_held("hold-1");
+	assert_true(vm_says(0, "hold-1", "unprotected", "NOT protected while"));
+	copy_end(0, "hold-1");
+	WAIT_STATE(1, "hold-1", "protected");
+	WAIT_STATE(0, "hold-1", "standby");
+	assert_true(vm_says(1, "hold-1", "unprotected", "null"));
+	assert_false(guest_at(1, "hold-1")->again.owed);
+	/* An operator's word ends that for good, also for a later polluxd. */
+	assert_int_equal(vm_call(1, "hold-1", "unprotect", NULL), 202);
+	WAIT_STATE(1, "hold-1", "running");
+	restart(1);
+	rounds(20);
+	assert_string_equal(state_at(1, "hold-1"), "running");
+	assert_true(vm_says(1, "hold-1", "unprotected", "null"));
+}
+
+static void test_protected_restarted_cancelled(void **state)
+{
+	protect_whole("hold-1", "stall");
+	migrate_held("hold-1");
+	restart(0);
+	assert_string_equal(state_at(0, "hold-1"), "migrating");
+	assert_true(vm_says(0, "hold-1", "unprotected", "\"hostb\""));
+	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 202);
+	WAIT_STATE(0, "hold-1", "protected");
+	WAIT_STATE(1, "hold-1", "standby");
+	assert_string_equal(guest_at(0, "hold-1")->session.options.policy, "stall");
+	assert_true(vm_says(0, "hold-1", "unprotected", "null"));
+}
+
+/* Both polluxds, one after the other: what was taken away is owed wherever the VM is. */
+static void test_protected_restarted_arrives(void **state)
+{
+	protect_whole("hold-1", "continue");
+	migrate_held("hold-1");
+	restart(0);
+	copy_end(0, "hold-1");
+	WAIT_FOR(guest_at(1, "hold-1")->own.state == OWN_ALONE, "hold-1");
+	WAIT_STATE(0, "hold-1", "none");
+	host_down(&hosts[0]);
+	host_down(&hosts[1]);
+	host_up(&hosts[1]);
+	WAIT_STATE(1, "hold-1", "running");
+	assert_true(vm_says(1, "hold-1", "unprotected", "\"hosta\""));
+	assert_true(vm_says(1, "hold-1", "unprotected", "NOT protected"));
+	host_up(&hosts[0]);
+	WAIT_STATE(1, "hold-1", "protected");
+	WAIT_STATE(0, "hold-1", "standby");
+}
+
+/* polluxd ended when the protection was being taken away, and nothing else had begun. */
+static void test_restarted_between(void **state)
+{
+	protect_whole("late-1", "continue");
+	migrate_ask(0, "late-1");
+	WAIT_FOR(timeline_has(0, "late-1", "unprotect asked") == 1, "late-1");
+	host_down(&hosts[0]);
+	WAIT_STATE(1, "late-1", "none");
+	host_up(&hosts[0]);
+	WAIT_STATE(0, "late-1", "running");
+	assert_true(vm_says(0, "late-1", "unprotected", "NOT protected"));
+	WAIT_STATE(0, "late-1", "protected");
+	WAIT_STATE(1, "late-1", "standby");
+	assert_true(vm_says(0, "late-1", "unprotected", "null"));
+}
+
+/* ---- answers of before --------------------------------------------------------------------- */
+
+/* That the session of before has ended says nothing of the one that took its place. */
+static void test_late_answer(void **state)
+{
+	struct guest *g;
+
+	protect_whole("late-1", "continue");
+	g = guest_at(0, "late-1");
+	assert_int_equal(vm_call(0, "late-1", "unprotect", NULL), 202);
+	WAIT_STATE(0, "late-1", "running");
+	operation_ended(0, "late-1", OPERATION_DONE, 0);
+	assert_int_equal(vm_protect(0, "late-1", "continue"), 202);
+	assert_int_equal(g->own.state, OWN_PRIMARY);
+	guest_vm_stats(g);
+	WAIT_FOR(!g->stats_asked, "late-1");
+	WAIT_STATE(0, "late-1", "protected");
+	rounds(20);
+	assert_string_equal(state_at(0, "late-1"), "protected");
+	assert_int_equal(g->operation.state, OPERATION_DONE);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		FLOW(test_moves),
+		FLOW(test_cancelled),
+		FLOW(test_restarted_then_moves),
+		FLOW(test_restarted_then_cancelled),
+		FLOW(test_handed_meanwhile),
+		FLOW(test_lost_meanwhile),
+		FLOW(test_lost_unconfirmed),
+		FLOW(test_restarted_before_it_began),
+		FLOW(test_protected_moves),
+		FLOW(test_protected_restarted_cancelled),
+		FLOW(test_protected_restarted_arrives),
+		FLOW(test_restarted_between),
+		FLOW(test_late_answer),
+	};
+	int rc = role_run(argc, argv);
+
+	if (rc >= 0)
+		return rc;
+	signal(SIGPIPE, SIG_IGN);
+	log_setup("test", getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR - 1);
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
