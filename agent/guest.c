@@ -384,6 +384,7 @@ void guest_free(struct guest *g)
 	free(g->saved);
 	free(g->torn);
 	session_wipe(&g->session);
+	session_wipe(&g->recovery);
 	offer_free(g->offer);
 	json_decref(g->stats);
 	guest_migration_free(g);

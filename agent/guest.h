@@ -139,6 +139,7 @@ struct guest {
 	bool serving;  /* ...when it has sent what is missing of its memory there; stored */
 	unsigned postcopy_streams; /* as the process says */
 	bool late;                 /* the session's streams come to a VM that runs here already */
+	struct session recovery;   /* of a link that was cut, until the process has its keys */
 	char postcopy[16];         /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
 	struct chain chain;
@@ -293,6 +294,8 @@ void guest_check_free(struct guest *g);
 void guest_serve(struct guest *g); /* the process has something to send still */
 void guest_postcopy_event(struct guest *g, const json_t *message);
 void guest_postcopy_found(struct guest *g, const json_t *stats);
+/* Which pages are where, and what to do about it. */
+json_t *guest_postcopy_json(const struct guest *g);
 void guest_serving_lost(struct guest *g, const char *how);
 /* An operator gives up what it serves. */
 void guest_serving_give_up(struct guest *g);

@@ -31,7 +31,7 @@ const char *guest_state_name(const struct guest *g)
 	enum ownership_state s = g->own.state;
 
 	if (g->child_role == CHILD_SERVING)
-		return "serving";
+		return strcmp(g->postcopy, "cut") ? "serving" : "memory-held";
 	if (s == OWN_ALONE && !strcmp(g->postcopy, "cut"))
 		return "memory-missing";
 
@@ -95,7 +95,7 @@ static void details_put(json_t *o, const struct guest *g)
 		json_object_set(o, "check", g->check.result);
 	json_object_set_new(o, "unprotected", guest_again_json(g) ?: json_null());
 	if (g->postcopy[0])
-		json_object_set_new(o, "postcopy", json_string(g->postcopy));
+		json_object_set_new(o, "postcopy", guest_postcopy_json(g));
 	if (g->session.term)
 		json_object_set_new(o, "session", options_json(&g->session.options));
 	if (g->stats) {

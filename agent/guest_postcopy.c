@@ -84,6 +84,11 @@ void guest_postcopy_event(struct guest *g, const json_t *message)
 		timeline_add(&g->timeline, "complete", "all of its memory is here");
 	if (!strcmp(state, "done"))
 		g->postcopy[0] = '\0';
+	/* No stream is to come any more. */
+	if (!strcmp(state, "done") && g->late) {
+		g->late = false;
+		session_wipe(&g->session);
+	}
 	guest_operation_check(g);
 }
 
@@ -102,7 +107,60 @@ void guest_postcopy_found(struct guest *g, const json_t *stats)
 	g->postcopy_streams = (unsigned)json_integer_of(stats, "streams", 1);
 	g->late |= target;
 	g->migration.postcopy |= !target && later;
+	if (g->child_role == CHILD_SERVING && g->operation.state != OPERATION_RUNNING)
+		guest_operation_begin(g, "migrate");
 	guest_postcopy_event(g, stats);
+}
+
+/* ---- how it is ---------------------------------------------------------------------- */
+
+static void pages_text(const json_t *left, char *out, size_t size)
+{
+	double mib = (double)json_integer_value(left) * 4096 / (1 << 20);
+
+	if (left)
+		snprintf(out, size, "%lld pages (%.1f MiB)", (long long)json_integer_value(left),
+			 mib);
+	else
+		snprintf(out, size, "some pages");
+}
+
+static void memory_text(const struct guest *g, bool source, const char *pages, char *out,
+			size_t size)
+{
+	bool cut = !strcmp(g->postcopy, "cut");
+
+	if (source && cut)
+		snprintf(
+			out, size,
+			"%s are held here, and %s lacks them; the link was cut: `pollux migrate %s "
+			"--recover` here goes on",
+			pages, g->peer, g->name);
+	else if (source)
+		snprintf(out, size, "%s are still to go to %s", pages, g->peer);
+	else if (cut)
+		snprintf(out, size,
+			 "%s are missing here, and held by %s; the link was cut, and the VM stands "
+			 "still: `pollux migrate %s --recover` on %s goes on; if they are lost "
+			 "there, `pollux stop --force` here",
+			 pages, g->peer, g->name, g->peer);
+	else
+		snprintf(out, size, "%s are still to come from %s", pages, g->peer);
+}
+
+json_t *guest_postcopy_json(const struct guest *g)
+{
+	bool source = g->child_role == CHILD_SERVING || g->own.state == OWN_HANDED;
+	const char *here = g->agent->config.name;
+	json_t *left = json_object_get(json_object_get(g->stats, "postcopy"), "left");
+	char pages[64], text[512];
+
+	pages_text(left, pages, sizeof(pages));
+	memory_text(g, source, pages, text, sizeof(text));
+	return json_pack("{s:s, s:s, s:O*, s:s, s:s, s:b, s:s}", "side",
+			 source ? "source" : "target", "link", g->postcopy, "pages", left,
+			 "held_by", source ? here : g->peer, "missing_on", source ? g->peer : here,
+			 "recover", !strcmp(g->postcopy, "cut"), "text", text);
 }
 
 /* The process that served has ended before it was done. */
@@ -119,9 +177,9 @@ void guest_serving_lost(struct guest *g, const char *how)
 
 /* ---- recovery ------------------------------------------------------------------------ */
 
-static json_t *keys_request(const struct guest *g)
+static json_t *keys_request(const struct session *s)
 {
-	json_t *o = guest_session_request(&g->session, "recover");
+	json_t *o = guest_session_request(s, "recover");
 
 	if (o)
 		json_object_set_new(o, "handover", json_true());
@@ -138,6 +196,7 @@ static void connected(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
 
+	session_key_wipe(&g->session);
 	if (rc && rc != -EPIPE)
 		recover_failed(g, rc, text);
 	else if (!rc)
@@ -158,7 +217,7 @@ static void recovered(struct guest *g, const json_t *message)
 		recover_failed(g, -EPERM, why);
 		return;
 	}
-	request = keys_request(g);
+	request = keys_request(&g->session);
 	if (request) {
 		json_object_set_new(request, "address", json_string(peer_config(p)->address));
 		json_object_set_new(request, "port", json_integer(peer_config(p)->port));
@@ -178,33 +237,47 @@ static void recovered_send(struct guest *g, int rc, const char *text)
 
 static void keys_taken(void *ctx, int rc, const json_t *reply, const char *text)
 {
-	recovered_send(ctx, rc, text);
+	struct guest *g = ctx;
+
+	if (!rc && g->recovery.term) {
+		g->session = g->recovery;
+		session_key_wipe(&g->session);
+		g->late = true;
+	}
+	session_wipe(&g->recovery);
+	recovered_send(g, rc, text);
 }
 
-/* At the target: the source's polluxd has chosen new keys. */
+static int recovery_take(struct guest *g, const json_t *message)
+{
+	const struct agent_config *c = &g->agent->config;
+	json_int_t term = json_integer_of(message, "term", 0);
+	json_int_t streams = json_integer_of(message, "streams", 1);
+	struct session *s = &g->recovery;
+
+	*s = (struct session){.term = (uint64_t)term,
+			      .options = {.mode = "event", .policy = "continue", .handover = true},
+			      .heartbeat_ms = (unsigned)(c->heartbeat_ns / NS_PER_MS),
+			      .loss_ms = (unsigned)(c->loss_ns / NS_PER_MS)};
+	s->options.streams = (unsigned)streams;
+	if (term > 0 && streams > 0 && streams < CHANNEL_STREAMS_MAX &&
+	    !hex_decode(json_text_of(message, "session"), s->id, SESSION_ID_SIZE) &&
+	    !hex_decode(json_text_of(message, "key"), s->key, SESSION_KEY_SIZE))
+		return 0;
+	session_wipe(s);
+	return -EBADMSG;
+}
+
+/* At the target: the source's polluxd has chosen new keys. The session of now stays what it is
+ * until the process has taken them. */
 static void recover_asked(struct guest *g, const json_t *message)
 {
-	struct session *s = &g->session;
-
-	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM ||
-	    (!g->late && !g->postcopy[0])) {
-		recovered_send(g, -EPERM, "no memory of it is missing there");
-		return;
-	}
-	if (hex_decode(json_text_of(message, "session"), s->id, SESSION_ID_SIZE) ||
-	    hex_decode(json_text_of(message, "key"), s->key, SESSION_KEY_SIZE) ||
-	    json_integer_of(message, "term", 0) <= 0) {
+	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM)
+		recovered_send(g, -EPERM, "it does not run there");
+	else if (recovery_take(g, message))
 		recovered_send(g, -EBADMSG, "its keys could not be read");
-		return;
-	}
-	s->term = (uint64_t)json_integer_of(message, "term", 0);
-	s->heartbeat_ms = (unsigned)(g->agent->config.heartbeat_ns / NS_PER_MS);
-	s->loss_ms = (unsigned)(g->agent->config.loss_ns / NS_PER_MS);
-	s->options.streams = (unsigned)json_integer_of(message, "streams", 1);
-	snprintf(s->options.mode, sizeof(s->options.mode), "event");
-	snprintf(s->options.policy, sizeof(s->options.policy), "continue");
-	g->late = true;
-	guest_child_ask(g, keys_request(g), QUICK_NS, keys_taken);
+	else
+		guest_child_ask(g, keys_request(&g->recovery), QUICK_NS, keys_taken);
 }
 
 void guest_serving_give_up(struct guest *g)
@@ -246,14 +319,20 @@ static int recover_send(struct guest *g)
 int guest_migrate_recover(struct guest *g, struct error *e, const char **hint)
 {
 	struct protect_options o = {.mode = "event", .policy = "continue", .handover = true};
-	int rc = guest_busy(g, e, hint);
+	int rc;
 
-	if (rc)
-		return rc;
 	if (g->child_role != CHILD_SERVING)
-		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
+		return guest_refuse(e, hint, -EPERM,
+				    g->postcopy[0] ? "run it on the host that holds its memory"
+						   : "`pollux status` says how it is",
 				    "no memory of %s waits on this host", g->name);
-	rc = guest_peer_ready(g, g->peer, e, hint);
+	if (strcmp(g->postcopy, "cut") != 0)
+		return guest_refuse(e, hint, -EALREADY, "`pollux status` says how much is to come",
+				    "the link to %s is up, and the memory of %s on its way",
+				    g->peer, g->name);
+	rc = guest_busy(g, e, hint);
+	if (!rc)
+		rc = guest_peer_ready(g, g->peer, e, hint);
 	if (rc)
 		return rc;
 	o.streams = g->postcopy_streams;

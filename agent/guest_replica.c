@@ -101,6 +101,7 @@ static void prepared(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
 
+	session_key_wipe(&g->session);
 	if (rc == -EPIPE || g->child_role != CHILD_REPLICA)
 		return;
 	if (rc) {
@@ -144,6 +145,7 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 	if (rc)
 		return error_set(e, rc, "%s", strerror(-rc));
 	g->session = o->session;
+	session_key_wipe(&o->session);
 	guest_policy_set(g, o->session.options.policy);
 	g->chain.then = (struct protect_again){.wanted = o->then_to[0], .options = o->then};
 	snprintf(g->chain.then.peer, sizeof(g->chain.then.peer), "%s", o->then_to);
@@ -230,6 +232,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
 	uint64_t session_term = g->session.term;
+	bool handover = g->session.options.handover;
 
 	if (rc == -EPIPE)
 		return;
@@ -245,15 +248,15 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 	timeline_add(&g->timeline, "running", "promoted at epoch %lld in %.1f ms",
 		     (long long)json_integer_of(reply, "epoch", 0),
 		     json_number_value(json_object_get(reply, "ms")));
-	if (!g->session.options.handover)
+	if (!handover)
 		g->agent->counters.failovers++;
 	/* Its memory may be on its way still, by streams of this session. */
-	g->late = g->session.options.handover;
+	g->late = handover && !json_is_false(json_object_get(reply, "postcopy"));
 	if (!g->late)
 		session_wipe(&g->session);
 	guest_console_open(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_PROMOTED, .term = session_term});
-	if (g->late)
+	if (handover)
 		guest_chain_arrived(g, &g->chain.then);
 }
 

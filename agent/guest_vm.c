@@ -358,6 +358,7 @@ static void session_begun(void *ctx, int rc, const json_t *reply, const char *te
 {
 	struct guest *g = ctx;
 
+	session_key_wipe(&g->session);
 	if (!rc || rc == -EPIPE)
 		return;
 	guest_why(g, "the session with %s could not begin: %s", g->peer, text);

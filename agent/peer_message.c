@@ -153,6 +153,11 @@ void session_wipe(struct session *s)
 	explicit_bzero(s, sizeof(*s));
 }
 
+void session_key_wipe(struct session *s)
+{
+	explicit_bzero(s->key, sizeof(s->key));
+}
+
 /* ---- offers ------------------------------------------------------------------------- */
 
 void offer_free(struct offer *o)

@@ -42,6 +42,7 @@ struct session {
 	unsigned heartbeat_ms, loss_ms;
 };
 void session_wipe(struct session *s);
+void session_key_wipe(struct session *s); /* whoever needs it has it */
 
 struct offer {
 	struct session session;

@@ -150,7 +150,8 @@ static void timeline_print(const json_t *timeline)
 
 static void session_print(const json_t *vm)
 {
-	const json_t *s = json_object_get(vm, "session"), *lost = json_object_get(vm, "unprotected");
+	const json_t *s = json_object_get(vm, "session"),
+		     *lost = json_object_get(vm, "unprotected");
 	char text[320];
 
 	if (json_is_object(lost)) {
@@ -212,6 +213,7 @@ static void vm_print(const json_t *vm)
 	line("engine", json_word(vm, "engine"));
 	line("build", json_word(vm, "build"));
 	migration_print(vm);
+	line("memory", json_word(json_object_get(vm, "postcopy"), "text"));
 	session_print(vm);
 	replication_print(json_object_get(json_object_get(vm, "stats"), "replication"));
 	operation_print(vm);

@@ -132,6 +132,7 @@ int standby_promote(struct process *p, const json_t *request, json_t *reply, str
 	process_announce(p);
 	replica_stats(p->replica, &stats);
 	json_object_set_new(reply, "epoch", json_integer((json_int_t)stats.acknowledged));
+	json_object_set_new(reply, "postcopy", json_boolean(p->postcopy));
 	json_object_set_new(reply, "ms", json_real((double)(clock_ns() - began) / 1e6));
 	if (!p->flush_running && !thread_start(&p->flush_thread, "disk-flush", flush_main, p))
 		p->flush_running = true;

@@ -30,7 +30,8 @@
  *              {"answer": "lost"}                    primary: count the session as lost now
  *   unprotect  {}                                    primary: end the session in good order
  *   load       {"term": n}                           standby: all of a promotion but the start
- *   promote    {"term": n}  -> {"epoch": n, "ms": x} standby: become the vm; after load, start it
+ *   promote    {"term": n}  -> {"epoch": n, "ms": x, "postcopy": memory is still to come}
+ *                                                    standby: become the vm; after load, start it
  *   shutdown   {}                                    ACPI power button
  *   quit       {}                                    end the session in good order, then the
  *                                                    process

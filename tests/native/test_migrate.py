@@ -184,10 +184,25 @@ def source_polluxd_dies(t):
     hosts.a.daemon.wait()
     ended(command, 4)
     hosts.a.up()
+    vm = hosts.a.vm()
+    assert vm["state"] == "migrating" and vm["operation"]["state"] == "running", vm
+    assert "to hostb since" in hosts.a.do("status", "demo")
     hosts.b.wait("running", 40)
     hosts.a.wait("none")
     goes_on(hosts.b)
     assert not hosts.fenced()
+
+
+@case("migrate-source-polluxd-restarted-cancel")
+def source_polluxd_cancel(t):
+    hosts = started(t)
+    command = copying(hosts)
+    hosts.a.down()
+    ended(command, 4)
+    hosts.a.up()
+    hosts.a.do("migrate", "demo", "--cancel")
+    stays(hosts)
+    moves(hosts)
 
 
 @case("migrate-source-process-dies")
@@ -274,20 +289,28 @@ def postcopy_link_cut(t, restart):
     hosts = started(t, cmdline="pages=1500 rate=600 report=1",
                     faults_a=",".join(f"postcopy.relink:{n}" for n in range(1, 5)))
     command = pulling(hosts)
+    assert "is up" in hosts.a.refuses(3, "migrate", "demo", "--recover")
+    assert "still to come from hosta" in hosts.b.do("status", "demo")
     cut(hosts)
     ended(command, 1, "--recover")
-    hosts.a.wait("serving")
     if restart:
         for host in (hosts.a, hosts.b):
             host.down()
             host.up()
         connected(hosts)
+    hosts.a.wait("memory-held")
+    for host, side in ((hosts.a, "held here, and hostb lacks"), (hosts.b, "held by hosta")):
+        wait_until(lambda: host.vm()["postcopy"].get("pages"), 10, "pages are counted")
+        vm = host.vm()["postcopy"]
+        assert (vm["held_by"], vm["missing_on"], vm["recover"]) == ("hosta", "hostb", True), vm
+        assert vm["text"].startswith(f"{vm['pages']} pages") and side in vm["text"], vm
+        assert side in host.do("status", "demo")
     seen = [0, 1]  # of what it said before a console may show less at first
     while seen[-1] != seen[-2] and len(seen) < 20:
         seen.append(max(passes(hosts.b.console()), default=0))
     assert seen[-1] == seen[-2], f"it stands still: {seen}"
     assert hosts.b.vm()["state"] == "memory-missing"
-    hosts.b.refuses(3, "migrate", "demo", "--recover")
+    assert "holds its memory" in hosts.b.refuses(3, "migrate", "demo", "--recover")
     hosts.a.do("migrate", "demo", "--recover")
     hosts.a.wait("none")
     hosts.b.wait("running")
@@ -320,6 +343,24 @@ def while_protected(t, options=()):
         here.wait("standby")
         goes_on(there)
         here, there = there, here
+    assert not hosts.fenced()
+
+
+@case("migrate-while-protected-polluxd-restarted")
+def while_protected_restarted(t):
+    """The protection that was taken away is owed, whatever polluxd knows of it."""
+    hosts = Hosts(t, extra="protect_again_s = 1;")
+    hosts.protected(cmdline="pages=1500 rate=20000 report=5")
+    command = copying(hosts)
+    hosts.a.down()
+    ended(command, 4)
+    hosts.a.up()
+    assert "NOT protected" in hosts.a.do("status", "demo")
+    hosts.a.do("migrate", "demo", "--cancel")
+    hosts.a.wait("protected", 40)
+    hosts.b.wait("standby")
+    assert not hosts.a.vm()["unprotected"]
+    goes_on(hosts.a)
     assert not hosts.fenced()
 
 

@@ -298,6 +298,52 @@ static void test_late_answer(void **state)
 	assert_int_equal(g->operation.state, OPERATION_DONE);
 }
 
+/* ---- keys ------------------------------------------------------------------------------------ */
+
+static bool is_all(const uint8_t *bytes, size_t n, uint8_t value)
+{
+	for (size_t i = 0; i < n; i++)
+		if (bytes[i] != value)
+			return false;
+	return true;
+}
+
+/* Both processes have it: no polluxd keeps it. */
+static void test_keys_are_wiped(void **state)
+{
+	protect_whole("vm1", "continue");
+	for (int i = 0; i < 2; i++)
+		assert_true(is_all(guest_at(i, "vm1")->session.key, SESSION_KEY_SIZE, 0));
+	assert_true(is_all(guest_at(1, "vm1")->offer->session.key, SESSION_KEY_SIZE, 0));
+	assert_false(is_all(guest_at(1, "vm1")->session.id, SESSION_ID_SIZE, 0));
+}
+
+/* What cannot be read, or is refused, leaves the session of now alone. */
+static void test_recover_refused(void **state)
+{
+	static const char id[] = "00112233445566778899aabbccddeeff";
+	static const char *const keys[] = {
+		"half a key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"};
+	struct guest *g;
+
+	run_alone("vm1");
+	migrate_ask(0, "vm1");
+	WAIT_STATE(1, "vm1", "running");
+	g = guest_at(1, "vm1");
+	memset(g->session.id, 7, SESSION_ID_SIZE);
+	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+		json_t *m =
+			json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "type", "recover", "vm", "vm1",
+				  "session", id, "key", keys[i], "term", 9, "streams", 1);
+
+		guest_message(hosts[1].agent, peers_at(hosts[1].agent->peers, 0), m);
+		json_decref(m);
+		WAIT_FOR(!g->recovery.term, "vm1");
+		assert_true(is_all(g->session.id, SESSION_ID_SIZE, 7));
+		assert_true(is_all(g->recovery.key, SESSION_KEY_SIZE, 0));
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -314,6 +360,8 @@ int main(int argc, char **argv)
 		FLOW(test_protected_restarted_arrives),
 		FLOW(test_restarted_between),
 		FLOW(test_late_answer),
+		FLOW(test_keys_are_wiped),
+		FLOW(test_recover_refused),
 	};
 	int rc = role_run(argc, argv);
 
