@@ -124,6 +124,7 @@ struct guest {
 	char build[64];                                   /* the process's */
 	struct upgrade *upgrade;                          /* under way, or NULL */
 	bool quit_asked, cut_asked, stats_asked;          /* not yet answered */
+	bool still;          /* it was told to go on, and could not yet */
 	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */
 	bool replica_up;     /* the replica waits for its streams */
 	bool starting;       /* a loaded twin was told to run, and has not answered */
@@ -269,6 +270,8 @@ void guest_upgrade_free(struct guest *g);
 
 /* ---- guest_chain.c: what begins with the end of a protection ------------------------------ */
 bool guest_is_protected(const struct guest *g);
+/* Where it shall be protected when it has arrived on `to`; NULL: nowhere. */
+const char *guest_chain_then_on(const struct guest *g, const char *to);
 int guest_migrate(struct guest *g, const char *to, const struct migrate_options *o, struct error *e,
 		  const char **hint) MUST_CHECK;
 /* It is protected; by another host than until now. */

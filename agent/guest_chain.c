@@ -52,16 +52,33 @@ bool guest_chain_cancel(struct guest *g)
 	return true;
 }
 
-/* Where it shall be protected when it has arrived on `to`. */
-static void then_note(struct guest *g, const char *to, const char *standby,
-		      const struct protect_options *options)
+/* Its standby; also one that is lost, and is to be protected on again. NULL: there is none. */
+static const char *standby_of(const struct guest *g)
+{
+	if (guest_is_protected(g))
+		return g->peer;
+	return guest_again_will(g) ? g->again.peer : NULL;
+}
+
+const char *guest_chain_then_on(const struct guest *g, const char *to)
+{
+	const char *standby = standby_of(g);
+
+	return standby && !strcmp(to, standby) ? g->agent->config.name : standby;
+}
+
+static void then_note(struct guest *g, const char *to)
 {
 	struct protect_again *then = &g->chain.then;
+	const char *standby = standby_of(g);
 
-	*then = (struct protect_again){.wanted = true, .options = *options};
+	if (!standby)
+		return;
+	*then = (struct protect_again){.wanted = true,
+				       .options = guest_is_protected(g) ? g->session.options
+									: g->again.options};
 	then->options.overwrite = false;
-	snprintf(then->peer, sizeof(then->peer), "%s",
-		 strcmp(to, standby) ? standby : g->agent->config.name);
+	snprintf(then->peer, sizeof(then->peer), "%s", guest_chain_then_on(g, to));
 	snprintf(g->chain.standby, sizeof(g->chain.standby), "%s", standby);
 }
 
@@ -107,12 +124,9 @@ static int migrate_go(struct guest *g, struct error *e, const char **hint)
 
 	snprintf(to, sizeof(to), "%s", g->chain.to);
 	g->operation.state = OPERATION_NONE;
-	/* Also one whose standby is lost, and that is to be protected again. */
-	if (!guest_is_protected(g) && guest_again_will(g))
-		then_note(g, to, g->again.peer, &g->again.options);
+	then_note(g, to);
 	if (!guest_is_protected(g))
 		return guest_migrate_begin(g, to, &g->chain.migrate, e, hint);
-	then_note(g, to, g->peer, &g->session.options);
 	return chain_begin(g, CHAIN_MIGRATE, to, e, hint);
 }
 
@@ -137,7 +151,7 @@ int guest_standby_move(struct guest *g, const char *to, const struct protect_opt
 		       struct error *e, const char **hint)
 {
 	g->chain = (struct chain){.protect = *o};
-	then_note(g, to, g->peer, &g->session.options);
+	then_note(g, to);
 	return chain_begin(g, CHAIN_PROTECT, to, e, hint);
 }
 

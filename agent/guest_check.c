@@ -52,7 +52,9 @@ static int check_send(struct guest *g, const char *to, const struct migrate_opti
 {
 	struct preflight_options p = {.with_disks = o->with_disks,
 				      .overwrite = o->overwrite,
-				      .assume_same = o->assume_same};
+				      .assume_same = o->assume_same,
+				      .protect_on = guest_chain_then_on(g, to),
+				      .is_protected = guest_is_protected(g)};
 	struct peer *peer = peers_find(g->agent->peers, to);
 	json_t *offer = preflight_describe(g, &p, e), *message;
 	int rc;

@@ -38,6 +38,8 @@ enum reason {
 	REASON_RUNS,
 	REASON_OWNED,
 	REASON_TWIN,
+	REASON_STANDBY,
+	REASON_STANDBY_DOWN,
 	REASONS
 };
 
@@ -92,6 +94,10 @@ static const struct {
 	[REASON_OWNED] = {"owned", false, "see `pollux status` on both hosts", NULL},
 	[REASON_TWIN] = {"twin", true,
 			 "it is not protected until it is there, and has a twin again", NULL},
+	[REASON_STANDBY] = {"standby", false,
+			    "add it to `peers` of that host, or unprotect the VM first", NULL},
+	[REASON_STANDBY_DOWN] = {"standby-down", true, "see `pollux list --peers` on that host",
+				 NULL},
 };
 
 struct verdict {
@@ -436,9 +442,27 @@ static void owner_check(struct verdict *v)
 		add(v, REASON_TWIN, "that host holds the twin of %s, which gives way", name);
 }
 
+/* What is protected now is to be so where it arrives. */
+static void standby_check(struct verdict *v)
+{
+	const json_t *there = json_object_get(v->has, "standby");
+	const char *name = text_of(v->needs, "protect_on");
+
+	if (!*name || !there)
+		return;
+	if (is_true(v->needs, "protected") && !is_true(there, "known"))
+		add(v, REASON_STANDBY,
+		    "it is to be protected on %s again, and that host does not know %s as a peer",
+		    name, name);
+	else if (!is_true(there, "connected"))
+		add(v, REASON_STANDBY_DOWN,
+		    "it is to be protected on %s, and that host is not connected with %s now", name,
+		    name);
+}
+
 static void (*const checks[])(struct verdict *v) = {
 	owner_check,    config_check, engine_check, size_check,
-	sections_check, disks_check,  nics_check,
+	sections_check, disks_check,  nics_check,   standby_check,
 };
 
 /* The facts that a person would ask for; the long lists have been looked at. */

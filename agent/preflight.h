@@ -11,7 +11,8 @@
  * What it needs, an offer: "vm", "identity", "term", "config",
  * "origin", "engine", "cpu", "vcpus", "memory", "cpuid": [[function, index, indexed, EAX, EBX, ECX,
  * EDX]], "sections": [{"id", "version", "name"}], "storage": "mirror" or "shared", "overwrite",
- * "assume_same", "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid"}].
+ * "assume_same", "protect_on": where it shall be protected afterwards, "protected": it is now,
+ * "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid"}].
  *
  * The answer: {"possible": bool, "reasons": [{"code", "severity": "error" or "warning",
  * "sentence", "hint", "override": an option that lets it pass, where there is one}], "host":
@@ -23,9 +24,11 @@
 #include "agent/guest.h"
 
 struct preflight_options {
-	bool with_disks;  /* they are copied; else both hosts see the same ones */
-	bool overwrite;   /* what lies on the target's disks may go */
-	bool assume_same; /* the operator's word that shared disks are the same ones */
+	bool with_disks;        /* they are copied; else both hosts see the same ones */
+	bool overwrite;         /* what lies on the target's disks may go */
+	bool assume_same;       /* the operator's word that shared disks are the same ones */
+	const char *protect_on; /* NULL: nowhere */
+	bool is_protected;
 };
 
 /* NULL: `e` says why. Writes a random mark to shared image files, for the other host to find. */

@@ -113,6 +113,10 @@ static json_t *needs_json(const struct guest *g, const struct vm_config *c,
 	json_object_set_new(out, "overwrite", json_boolean(o->overwrite));
 	json_object_set_new(out, "assume_same", json_boolean(o->assume_same));
 	json_object_set_new(out, "disks", disks_needed(c, !o->with_disks));
+	if (o->protect_on) {
+		json_object_set_new(out, "protect_on", json_text(o->protect_on));
+		json_object_set_new(out, "protected", json_boolean(o->is_protected));
+	}
 	return out;
 }
 
@@ -370,6 +374,13 @@ static json_t *guest_facts(const struct guest *g)
 			 "copy", g->copy);
 }
 
+static json_t *standby_facts(struct agent *a, const char *name)
+{
+	struct peer *p = peers_find(a->peers, name);
+
+	return json_pack("{s:b, s:b}", "known", p != NULL, "connected", p && peer_is_up(p));
+}
+
 json_t *preflight_facts(struct agent *a, const json_t *offer)
 {
 	const struct guest *g = guest_find(a, json_text_of(offer, "vm"));
@@ -382,6 +393,9 @@ json_t *preflight_facts(struct agent *a, const json_t *offer)
 	config_put(offer, out);
 	if (g)
 		json_object_set_new(out, "guest", guest_facts(g));
+	if (*json_text_of(offer, "protect_on"))
+		json_object_set_new(out, "standby",
+				    standby_facts(a, json_text_of(offer, "protect_on")));
 	return out;
 }
 

@@ -156,6 +156,23 @@ static void who_has_it(void **state)
 	refused("name", "another VM is called demo");
 }
 
+static void what_was_protected_is_so_again(void **state)
+{
+	json_t *there = json_pack("{s:b, s:b}", "known", true, "connected", true);
+
+	set(offer, "protect_on", json_string("hostc"));
+	set(offer, "protected", json_true());
+	judge_all("", true, ""); /* a host of an older version says nothing */
+	set(facts, "standby", there);
+	judge_all("", true, "");
+	set(there, "connected", json_false());
+	judge_all("standby-down", true, "not connected with hostc");
+	set(there, "known", json_false());
+	refused("standby", "does not know hostc as a peer");
+	set(offer, "protected", json_false());
+	judge_all("standby-down", true, "hostc");
+}
+
 static void files_that_only_a_reboot_needs_are_warnings(void **state)
 {
 	set(facts, "kernel_lacking", json_pack("{s:s, s:s}", "path", "/k", "why", "no such file"));
@@ -373,7 +390,8 @@ static void each_reason_was_seen(void **state)
 		"hugepages",    "state",       "disk-missing",  "disk-kind",    "disk-size",
 		"disk-access",  "disk-other",  "disk-unproven", "disk-foreign", "disk-space",
 		"disks",        "tap",         "bridge",        "socket",       "name",
-		"term",         "runs",        "owned",         "twin"};
+		"term",         "runs",        "owned",         "twin",         "standby",
+		"standby-down"};
 
 	assert_int_equal(codes_seen, ARRAY_LEN(codes));
 	for (size_t i = 0; i < ARRAY_LEN(codes); i++)
@@ -589,6 +607,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(a_host_like_this_one_takes_it),
 		T(who_has_it),
+		T(what_was_protected_is_so_again),
 		T(files_that_only_a_reboot_needs_are_warnings),
 		T(a_vm_file_that_is_not_understood),
 		T(engines),
