@@ -46,8 +46,9 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 
 static void said_unprotected(struct guest *g, uint64_t term, const char *why)
 {
-	if (*why)
+	if (*why || g->still)
 		guest_why(g, "%s", why);
+	g->still = false;
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER, .term = term});
 }
 
@@ -422,6 +423,7 @@ static void ownership_told(void *ctx, int rc, const json_t *reply, const char *t
 		return;
 	log_error("%s: the VM process cannot obey: %s", g->name, text);
 	guest_why(g, "it may stand still: %s", text);
+	g->still = true;
 }
 
 void guest_ownership_tell(struct guest *g, const char *answer)

@@ -504,9 +504,16 @@ static void file_go_on(struct file_disk *d)
 static int file_claim(struct disk_backend *b, struct error *e)
 {
 	struct file_disk *d = disk_of(b);
-	int rc = d->claimed ? 0 : disk_lock(b->fd, b->readonly, d->path, e);
+	int rc;
 
-	if (rc || d->claimed)
+	if (d->claimed)
+		return 0;
+	rc = fault_point("disk.claim");
+	if (rc)
+		return error_set(e, rc, "the disk %s cannot be claimed: %s", d->path,
+				 strerror(-rc));
+	rc = disk_lock(b->fd, b->readonly, d->path, e);
+	if (rc)
 		return rc;
 	d->claimed = true;
 	/* Only matters without O_DIRECT: pages read before somebody else wrote. */

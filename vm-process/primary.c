@@ -5,8 +5,9 @@
 
 #include "vm-process/process.h"
 
-#define LOG_MODULE    "primary"
-#define STOP_PATIENCE (10 * NS_PER_SEC)
+#define LOG_MODULE     "primary"
+#define STOP_PATIENCE  (10 * NS_PER_SEC)
+#define CLAIM_AGAIN_NS (200 * NS_PER_MS)
 
 /* ---- what replicate/ sees of a disk and of a NIC ---------------------------- */
 
@@ -114,11 +115,40 @@ static void replicator_drop(struct process *p)
 	p->replicator = NULL;
 	pthread_mutex_unlock(&p->lock);
 	loop_timer_set(p->progress, 0);
+	loop_timer_set(p->claim, 0);
 	if (r)
 		replicator_destroy(r);
 	precopy_destroy(p->precopy);
 	p->precopy = NULL;
 	postcopy_withdraw(p);
+}
+
+/* Its disks may still be the other host's for a moment, and until they are had the guest stands
+ * still: so it is tried again, also when nobody asks. */
+static int go_on(struct process *p, enum ownership_answer answer, struct error *e)
+{
+	int rc = vm_disks_claim(p->vm, e);
+
+	p->claim_answer = answer;
+	loop_timer_set(p->claim, rc ? clock_ns() + CLAIM_AGAIN_NS : 0);
+	if (rc)
+		return error_context(e, "the guest stands still, and it is tried again");
+	postcopy_withdraw(p);
+	replicator_ownership(p->replicator, answer);
+	return 0;
+}
+
+void primary_claim_again(void *ctx)
+{
+	struct process *p = ctx;
+	struct error e = {0};
+
+	if (!p->replicator)
+		return;
+	if (go_on(p, p->claim_answer, &e))
+		log_debug("%s", e.text);
+	else
+		log_info("the disks are claimed: the guest goes on");
 }
 
 /* The guest stands still: before anybody hears that it may go on elsewhere, shared images are
@@ -134,12 +164,8 @@ static bool handed_take(struct process *p)
 	if (!p->disks_shared || !vm_disks_yield(p->vm, &e))
 		return true;
 	log_error("not handed over: %s", e.text);
-	if (vm_disks_claim(p->vm, &e)) { /* as after every yield that failed */
-		log_error("the guest stands still: %s", e.text);
-		return false;
-	}
-	postcopy_withdraw(p);
-	replicator_ownership(p->replicator, OWNERSHIP_CONFIRMED);
+	if (go_on(p, OWNERSHIP_CONFIRMED, &e)) /* claims, as after every yield that failed */
+		log_error("%s", e.text);
 	return false;
 }
 
@@ -335,17 +361,12 @@ int primary_ownership(struct process *p, const json_t *request, struct error *e)
 		return error_set(e, -EINVAL, "there is no session that asked");
 	for (size_t i = 0; answer && i < ARRAY_LEN(answers); i++)
 		if (!strcmp(answer, answers[i].name)) {
-			int rc = answers[i].answer == OWNERSHIP_DENIED ? 0
-								       : vm_disks_claim(p->vm, e);
-
-			if (rc)
-				return rc;
 			if (answers[i].answer != OWNERSHIP_DENIED)
-				postcopy_withdraw(p);
-			replicator_ownership(p->replicator, answers[i].answer);
+				return go_on(p, answers[i].answer, e);
+			loop_timer_set(p->claim, 0);
+			replicator_ownership(p->replicator, OWNERSHIP_DENIED);
 			/* At once: the next request may be older than its report. */
-			if (answers[i].answer == OWNERSHIP_DENIED)
-				p->replicator_state = REPLICATOR_FENCED;
+			p->replicator_state = REPLICATOR_FENCED;
 			return 0;
 		}
 	if (!answer || strcmp(answer, "lost"))

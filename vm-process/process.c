@@ -659,7 +659,9 @@ static int process_open(struct process *p, int director_fd, struct error *e)
 
 	if ((rc = loop_create(&p->control)) || (rc = loop_create(&p->io)) ||
 	    (rc = loop_timer(p->control, on_announce, p, &p->announce)) ||
-	    (rc = loop_timer(p->control, on_progress, p, &p->progress)) || (rc = signals_watch(p)))
+	    (rc = loop_timer(p->control, on_progress, p, &p->progress)) ||
+	    (rc = loop_timer(p->control, primary_claim_again, p, &p->claim)) ||
+	    (rc = signals_watch(p)))
 		return error_set(e, rc, "cannot make the event loops: %s", strerror(-rc));
 	rc = listen_open(p, e);
 	if (rc || director_fd < 0)
@@ -675,10 +677,11 @@ static void posts_finish(struct process *p)
 {
 	int rc;
 
-	if (!p->control || !p->announce || !p->progress)
+	if (!p->control || !p->announce || !p->progress || !p->claim)
 		return;
 	loop_timer_set(p->announce, 0);
 	loop_timer_set(p->progress, 0);
+	loop_timer_set(p->claim, 0);
 	rc = loop_step(p->control, 0);
 	if (rc)
 		log_warn_rc(rc, "the last events are lost");
@@ -708,6 +711,8 @@ static void process_close(struct process *p)
 		loop_timer_free(p->announce);
 	if (p->progress)
 		loop_timer_free(p->progress);
+	if (p->claim)
+		loop_timer_free(p->claim);
 	if (p->io)
 		loop_destroy(p->io);
 	if (p->control)

@@ -108,6 +108,8 @@ struct process {
 	pthread_t flush_thread; /* after a promotion: the twin's disks to stable storage */
 	bool flush_running;
 	struct loop_timer *progress;
+	struct loop_timer *claim;           /* the disks are to be claimed again... */
+	enum ownership_answer claim_answer; /* ...and then the guest goes on */
 	bool quitting;
 };
 
@@ -142,6 +144,7 @@ int primary_ownership(struct process *p, const json_t *request, struct error *e)
 void primary_output(struct process *p); /* any thread */
 /* How long the guest has stood still for a migration, and what was forecast; else 0. */
 void primary_handed_put(struct process *p, json_t *o);
+void primary_claim_again(void *p); /* of the timer */
 void primary_close(struct process *p);
 
 int standby_prepare(struct process *p, const json_t *request, struct error *e) MUST_CHECK;

@@ -101,6 +101,7 @@ static int setup(void **state)
 	pthread_mutex_init(&p->lock, NULL);
 	assert_int_equal(loop_create(&p->control), 0);
 	assert_int_equal(loop_timer(p->control, on_progress, p, &p->progress), 0);
+	assert_int_equal(loop_timer(p->control, primary_claim_again, p, &p->claim), 0);
 	p->director_fd = p->listen_fd = p->signal_fd = -1;
 	p->role = ROLE_PRIMARY;
 	parts.io = p->control;
@@ -118,6 +119,7 @@ static int teardown(void **state)
 	primary_close(p);
 	vm_destroy(p->vm);
 	loop_timer_free(p->progress);
+	loop_timer_free(p->claim);
 	loop_destroy(p->control);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
