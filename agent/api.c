@@ -224,55 +224,59 @@ static void post_vms(struct call *c)
 	reply_operation(c, g, rc, &e, hint);
 }
 
+/* {"to": a peer, ...}: the rest are options. */
+static int peer_body_read(const struct http_request *q, char to[AGENT_NAME_MAX + 2], json_t **out,
+			  struct error *e)
+{
+	int rc = body_parse(q, out, e);
+
+	if (rc)
+		return rc;
+	if (!json_is_string(json_object_get(*out, "to")))
+		return error_set(e, -EINVAL, "\"to\" is missing: the name of a peer");
+	snprintf(to, AGENT_NAME_MAX + 2, "%s", json_text_of(*out, "to"));
+	json_object_del(*out, "to");
+	return 0;
+}
+
 static void post_protect(struct call *c)
 {
 	struct protect_options options;
+	char to[AGENT_NAME_MAX + 2];
 	struct error e = {0};
 	const char *hint = "";
-	json_t *body, *to = NULL;
-	int rc;
+	json_t *body = NULL;
+	int rc = peer_body_read(c->q, to, &body, &e);
 
-	rc = body_parse(c->q, &body, &e);
-	if (rc)
-		goto out_reply;
-	to = json_incref(json_object_get(body, "to"));
-	json_object_del(body, "to");
-	rc = protect_options_parse(body, true, &options, &e);
-	if (!rc && !json_is_string(to))
-		rc = error_set(&e, -EINVAL, "\"to\" is missing: the name of a peer");
 	if (!rc)
-		rc = guest_protect(c->guest, json_string_value(to), &options, &e, &hint);
-	json_decref(to);
+		rc = protect_options_parse(body, true, &options, &e);
+	if (!rc)
+		rc = guest_protect(c->guest, to, &options, &e, &hint);
 	json_decref(body);
-out_reply:
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
 static void post_migrate(struct call *c)
 {
 	struct migrate_options options;
+	char to[AGENT_NAME_MAX + 2];
 	struct error e = {0};
 	const char *hint = "";
-	json_t *body, *to = NULL;
-	int rc;
+	json_t *body = NULL;
+	int rc = peer_body_read(c->q, to, &body, &e);
 
-	rc = body_parse(c->q, &body, &e);
-	if (rc)
-		goto out_reply;
-	to = json_incref(json_object_get(body, "to"));
-	json_object_del(body, "to");
-	rc = migrate_options_parse(body, &options, &e);
-	if (!rc && !json_is_string(to))
-		rc = error_set(&e, -EINVAL, "\"to\" is missing: the name of a peer");
 	if (!rc)
-		rc = guest_migrate(c->guest, json_string_value(to), &options, &e, &hint);
-	json_decref(to);
+		rc = migrate_options_parse(body, &options, &e);
+	if (!rc)
+		rc = guest_migrate(c->guest, to, &options, &e, &hint);
 	json_decref(body);
-out_reply:
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
-static void post_migrate_cancel(struct call *c)
+/* Of routes that take no more than the name of a VM. */
+typedef int plain_fn(struct guest *g, struct error *e, const char **hint);
+
+static void post_plain(struct call *c, plain_fn *fn)
 {
 	static const struct body_key none[] = {{0}};
 	struct error e = {0};
@@ -281,51 +285,34 @@ static void post_migrate_cancel(struct call *c)
 	int rc = body_read(c->q, none, &body, &e);
 
 	if (!rc)
-		rc = guest_migrate_cancel(c->guest, &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
-}
-
-static void post_migrate_recover(struct call *c)
-{
-	static const struct body_key none[] = {{0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, none, &body, &e);
-
-	if (!rc)
-		rc = guest_migrate_recover(c->guest, &e, &hint);
+		rc = fn(c->guest, &e, &hint);
 	json_decref(body);
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
 static void post_unprotect(struct call *c)
 {
-	static const struct body_key none[] = {{0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, none, &body, &e);
+	post_plain(c, guest_unprotect);
+}
 
-	if (!rc)
-		rc = guest_unprotect(c->guest, &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+static void post_migrate_cancel(struct call *c)
+{
+	post_plain(c, guest_migrate_cancel);
+}
+
+static void post_migrate_recover(struct call *c)
+{
+	post_plain(c, guest_migrate_recover);
+}
+
+static void post_image_cancel(struct call *c)
+{
+	post_plain(c, guest_image_cancel);
 }
 
 static void post_upgrade(struct call *c)
 {
-	static const struct body_key none[] = {{0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, none, &body, &e);
-
-	if (!rc)
-		rc = guest_upgrade(c->guest, &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+	post_plain(c, guest_upgrade);
 }
 
 static void post_failover(struct call *c)
@@ -472,20 +459,6 @@ static void post_rollback(struct call *c)
 static void post_snapshot_delete(struct call *c)
 {
 	snapshot_do(c, guest_snapshot_delete);
-}
-
-static void post_image_cancel(struct call *c)
-{
-	static const struct body_key none[] = {{0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, none, &body, &e);
-
-	if (!rc)
-		rc = guest_image_cancel(c->guest, &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
 }
 
 /* ---- routes
