@@ -61,6 +61,17 @@ bool invocation_flag(const struct invocation *v, const char *name);
 int invocation_number(const struct invocation *v, const char *name, long least, long most,
 		      long *out) MUST_CHECK;
 
+/* Options that are given, into a request: numbers as a table says that ends with a NULL, words and
+ * flags under their names, with '_' for '-', and lists that end with a NULL. */
+struct number_option {
+	const char *option, *key;
+	long least, most;
+};
+int invocation_numbers(const struct invocation *v, const struct number_option *numbers,
+		       json_t *body) MUST_CHECK;
+void invocation_words(const struct invocation *v, const char *const *names, json_t *body);
+void invocation_flags(const struct invocation *v, const char *const *names, json_t *body);
+
 /* ---- commands ----------------------------------------------------------- */
 int command_run(const struct invocation *v);
 int command_start(const struct invocation *v);
@@ -113,6 +124,9 @@ struct wait {
 	void (*event)(const json_t *vm); /* in place of lines; NULL: none */
 };
 #define WAIT_ON (-1)
+/* POST what `fill` makes of the invocation, for the VM that is its first argument. */
+int operation_ask(const struct invocation *v, const char *tail,
+		  int (*fill)(const struct invocation *v, json_t *body), json_t **reply) MUST_CHECK;
 /* Takes over `reply`, that of the request which began it. EXIT_OK leaves the VM in *out if
  * that is not NULL. */
 int operation_wait(const struct wait *w, json_t *reply, json_t **out) MUST_CHECK;
@@ -124,10 +138,13 @@ int wait_leave(const struct wait *w); /* for `interrupted`: it goes on without u
 /* ---- output.c ------------------------------------------------------------------- */
 void complain(const char *fmt, ...) PRINTF(1, 2); /* "pollux: ..." on stderr */
 void remark(const char *fmt, ...) PRINTF(1, 2);   /* the same, but it is no failure */
-void failure_print(int rc);                       /* what was complained of, as JSON */
+/* What was complained of, as JSON; or as the last event, and then not once more. */
+void failure_print(int rc);
+void failure_event(int rc);
 /* A sentence, or with --json the VM, which is freed; an exit code. */
 int success_print(const struct invocation *v, json_t *vm, const char *fmt, ...) PRINTF(3, 4);
-int json_print(json_t *o); /* and frees it; an exit code */
+int json_print(json_t *o);       /* and frees it; an exit code */
+void event_print(json_t *event); /* likewise, in one line */
 void bytes_text(uint64_t bytes, char *out, size_t size);
 void nanoseconds_text(uint64_t ns, char *out, size_t size);
 

@@ -5,54 +5,35 @@
 
 #include "cli/cli.h"
 
-static const struct number_option {
-	const char *option, *key;
-	long least, most;
-} numbers[] = {
-	{"bandwidth", "bandwidth_mb", 1, 1 << 20},
-	{"downtime", "downtime_ms", 1, 600000},
-	{"streams", "streams", 1, 16},
-	{"throttle", "throttle_max", 0, 99},
-	{"most-downtime", "most_downtime_ms", 1, 600000},
-	{"timeout", "most_s", 1, 86400},
-};
-static const char *const words[] = {"compression", "stuck"};
-
 static bool checks_only(const struct invocation *v)
 {
 	return invocation_flag(v, "check") || invocation_flag(v, "dry-run");
 }
 
-static int request_make(const struct invocation *v, json_t *body)
+static int request_fill(const struct invocation *v, json_t *body)
 {
-	int rc = EXIT_OK;
+	static const struct number_option numbers[] = {
+		{"bandwidth", "bandwidth_mb", 1, 1 << 20},
+		{"downtime", "downtime_ms", 1, 600000},
+		{"streams", "streams", 1, 16},
+		{"throttle", "throttle_max", 0, 99},
+		{"most-downtime", "most_downtime_ms", 1, 600000},
+		{"timeout", "most_s", 1, 86400},
+		{0},
+	};
+	static const char *const words[] = {"compression", "stuck", NULL};
+	static const char *const flags[] = {"with-disks", "overwrite", "assume-same", NULL};
 
 	json_object_set_new(body, "to", json_string(v->arguments[1]));
-	for (size_t i = 0; i < ARRAY_LEN(numbers) && !rc; i++) {
-		const struct number_option *n = &numbers[i];
-		long value = 0;
-
-		rc = invocation_number(v, n->option, n->least, n->most, &value);
-		if (!rc && invocation_value(v, n->option))
-			json_object_set_new(body, n->key, json_integer(value));
-	}
-	for (size_t i = 0; i < ARRAY_LEN(words); i++)
-		if (invocation_value(v, words[i]))
-			json_object_set_new(body, words[i],
-					    json_string(invocation_value(v, words[i])));
-	if (invocation_flag(v, "with-disks"))
-		json_object_set_new(body, "with_disks", json_true());
+	invocation_words(v, words, body);
+	invocation_flags(v, flags, body);
 	if (invocation_flag(v, "postcopy")) {
 		json_object_set_new(body, "postcopy_after", json_integer(1));
 		json_object_set_new(body, "stuck", json_string("postcopy"));
 	}
-	if (invocation_flag(v, "assume-same"))
-		json_object_set_new(body, "assume_same", json_true());
 	if (checks_only(v))
 		json_object_set_new(body, "check", json_true());
-	if (invocation_flag(v, "overwrite"))
-		json_object_set_new(body, "overwrite", json_true());
-	return rc;
+	return invocation_numbers(v, numbers, body);
 }
 
 /* ---- how it goes ---------------------------------------------------------------- */
@@ -108,22 +89,14 @@ static bool migrate_line(const json_t *vm, char *out, size_t size)
 	return true;
 }
 
-static void line_print(json_t *event)
-{
-	json_dumpf(event, stdout, JSON_COMPACT);
-	putchar('\n');
-	fflush(stdout);
-	json_decref(event);
-}
-
-/* A line each; the last one has the event "done" and the VM. */
+/* A line each; the last one has the event "done" and the VM, or "failed". */
 static void migrate_event(const json_t *vm)
 {
 	const json_t *stats = json_object_get(vm, "stats");
 	const json_t *replication = json_object_get(stats, "replication");
 	const json_t *m = json_object_get(stats, "migration");
 
-	line_print(json_pack(
+	event_print(json_pack(
 		"{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I}", "event", "progress",
 		"phase", json_word(vm, "state"), "percent", percent_of(replication), "round",
 		json_number(m, "round"), "bytes_sent", json_number(replication, "bytes_sent"),
@@ -174,6 +147,12 @@ static int migrate_interrupted(const struct wait *w)
 	return WAIT_ON;
 }
 
+static int done_print(json_t *vm)
+{
+	event_print(json_pack("{s:s, s:o}", "event", "done", "vm", vm));
+	return EXIT_OK;
+}
+
 static int recover(const struct invocation *v, const struct wait *w)
 {
 	json_t *reply, *vm = NULL;
@@ -184,6 +163,8 @@ static int recover(const struct invocation *v, const struct wait *w)
 		rc = operation_wait(w, reply, &vm);
 	if (rc)
 		return rc;
+	if (invocation_flag(v, "json"))
+		return done_print(vm);
 	snprintf(peer, sizeof(peer), "%s", json_word(vm, "peer"));
 	return success_print(v, vm, "%s has all of its memory on %s\n", w->vm, peer);
 }
@@ -194,11 +175,8 @@ static int summary_print(const struct invocation *v, const char *vm, json_t *aft
 	const json_t *replication = json_object_get(json_object_get(m, "last"), "replication");
 	char downtime[32], forecast[32], sent[32];
 
-	if (invocation_flag(v, "json")) {
-		line_print(json_pack("{s:s, s:o}", "event", "done", "vm", after));
-		return EXIT_OK;
-	}
-
+	if (invocation_flag(v, "json"))
+		return done_print(after);
 	nanoseconds_text((uint64_t)json_number(m, "downtime_ns"), downtime, sizeof(downtime));
 	nanoseconds_text((uint64_t)json_number(m, "forecast_ns"), forecast, sizeof(forecast));
 	bytes_text((uint64_t)json_number(replication, "bytes_sent"), sent, sizeof(sent));
@@ -243,7 +221,7 @@ static int check_wait(const struct invocation *v, const struct wait *w, json_t *
 	return rc ? rc : possible ? EXIT_OK : EXIT_REFUSED;
 }
 
-int command_migrate(const struct invocation *v)
+static int migrate(const struct invocation *v)
 {
 	const struct wait w = {
 		.invocation = v,
@@ -252,7 +230,7 @@ int command_migrate(const struct invocation *v)
 		.interrupted = migrate_interrupted,
 		.line = migrate_line,
 		.event = invocation_flag(v, "json") && !checks_only(v) ? migrate_event : NULL};
-	json_t *body, *reply, *vm = NULL;
+	json_t *reply, *vm = NULL;
 	int rc;
 
 	if (invocation_flag(v, "cancel"))
@@ -263,20 +241,29 @@ int command_migrate(const struct invocation *v)
 		complain("migrate needs a VM and a HOST; see `pollux help migrate`");
 		return EXIT_USAGE;
 	}
-	body = json_object();
-	rc = request_make(v, body);
-	if (rc) {
-		json_decref(body);
-		return rc;
-	}
-	rc = api_vm_call(v, "POST", w.vm, "/migrate", body, &reply);
+	rc = operation_ask(v, "/migrate", request_fill, &reply);
 	if (!rc && invocation_flag(v, "detach"))
-		return success_print(v, reply, "%s is being migrated\n", w.vm);
+		return success_print(v, reply,
+				     checks_only(v) ? "whether %s can be migrated is being found "
+						      "out: `pollux status --json` will say\n"
+						    : "%s is being migrated\n",
+				     w.vm);
 	if (!rc && checks_only(v))
 		return check_wait(v, &w, reply);
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
 	if (!rc)
 		rc = summary_print(v, w.vm, vm);
+	return rc;
+}
+
+int command_migrate(const struct invocation *v)
+{
+	bool events =
+		invocation_flag(v, "json") && !invocation_flag(v, "cancel") && !checks_only(v);
+	int rc = migrate(v);
+
+	if (rc && events)
+		failure_event(rc);
 	return rc;
 }

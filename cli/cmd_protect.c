@@ -7,48 +7,19 @@
 
 /* ---- protect -------------------------------------------------------------------- */
 
-static int number_put(const struct invocation *v, const char *option, const char *key, long most,
-		      json_t *body)
+static int request_fill(const struct invocation *v, json_t *body)
 {
-	long n = 0;
-	int rc = invocation_number(v, option, 1, most, &n);
+	static const struct number_option numbers[] = {{"interval", "interval_ms", 1, 60000},
+						       {"streams", "streams", 1, 16},
+						       {"window", "window", 1, 64},
+						       {"delta-mb", "delta_mb", 1, 1 << 20},
+						       {0}};
+	static const char *const words[] = {"to", "mode", "policy", "compression", NULL};
+	static const char *const flags[] = {"overwrite", NULL};
 
-	if (!rc && n)
-		json_object_set_new(body, key, json_integer(n));
-	return rc;
-}
-
-static int word_put(const struct invocation *v, const char *option, json_t *body)
-{
-	const char *value = invocation_value(v, option);
-
-	if (value)
-		json_object_set_new(body, option, json_string(value));
-	return EXIT_OK;
-}
-
-static int request_make(const struct invocation *v, json_t *body)
-{
-	int rc = EXIT_OK;
-
-	rc = word_put(v, "to", body);
-	if (!rc)
-		rc = word_put(v, "mode", body);
-	if (!rc)
-		rc = word_put(v, "policy", body);
-	if (!rc)
-		rc = word_put(v, "compression", body);
-	if (!rc)
-		rc = number_put(v, "interval", "interval_ms", 60000, body);
-	if (!rc)
-		rc = number_put(v, "streams", "streams", 16, body);
-	if (!rc)
-		rc = number_put(v, "window", "window", 64, body);
-	if (!rc)
-		rc = number_put(v, "delta-mb", "delta_mb", 1 << 20, body);
-	if (invocation_flag(v, "overwrite"))
-		json_object_set_new(body, "overwrite", json_true());
-	return rc;
+	invocation_words(v, words, body);
+	invocation_flags(v, flags, body);
+	return invocation_numbers(v, numbers, body);
 }
 
 /* Ctrl-C while the first copy is made: undo what was begun, and say how the VM is left. */
@@ -78,20 +49,14 @@ int command_protect(const struct invocation *v)
 			       .vm = v->arguments[0],
 			       .doing = "protecting",
 			       .interrupted = protect_cancel};
-	json_t *body, *reply, *vm = NULL;
+	json_t *reply, *vm = NULL;
 	int rc;
 
 	if (!invocation_value(v, "to")) {
 		complain("protect needs --to HOST; see `pollux help protect`");
 		return EXIT_USAGE;
 	}
-	body = json_object();
-	rc = request_make(v, body);
-	if (rc) {
-		json_decref(body);
-		return rc;
-	}
-	rc = api_vm_call(v, "POST", w.vm, "/protect", body, &reply);
+	rc = operation_ask(v, "/protect", request_fill, &reply);
 	if (!rc && invocation_flag(v, "detach"))
 		return success_print(v, reply, "%s is being protected\n", w.vm);
 	if (!rc)

@@ -99,7 +99,8 @@ const struct command commands[] = {
 	 "travels encrypted. On any error before that the VM runs on here; from then on it is the "
 	 "other host's, and a crash of either host leaves it with one of them. "
 	 "Disks must be in a place that both hosts see, under the same paths, unless --with-disks "
-	 "copies them along. Ctrl-C cancels the migration, unless the guest has been handed over.",
+	 "copies them along. Ctrl-C cancels the migration, unless the guest has been handed over. "
+	 "With --json there is a line of JSON for each event; the last one is done or failed.",
 	 {{"with-disks", NULL, "copy local disks along", NULL},
 	  {"overwrite", NULL, "with --with-disks: what lies on the disks of HOST may go", NULL},
 	  {"check", NULL, "say all that is in the way, and begin nothing", NULL},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
 #include <getopt.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -138,4 +139,45 @@ int invocation_number(const struct invocation *v, const char *name, long least, 
 	}
 	*out = n;
 	return EXIT_OK;
+}
+
+int invocation_numbers(const struct invocation *v, const struct number_option *numbers,
+		       json_t *body)
+{
+	for (; numbers->option; numbers++) {
+		long value = 0;
+		int rc = invocation_number(v, numbers->option, numbers->least, numbers->most,
+					   &value);
+
+		if (rc)
+			return rc;
+		if (invocation_value(v, numbers->option))
+			json_object_set_new(body, numbers->key, json_integer(value));
+	}
+	return EXIT_OK;
+}
+
+static void put(json_t *body, const char *name, json_t *value)
+{
+	char key[32];
+
+	snprintf(key, sizeof(key), "%s", name);
+	for (char *at = key; *at; at++)
+		if (*at == '-')
+			*at = '_';
+	json_object_set_new(body, key, value);
+}
+
+void invocation_words(const struct invocation *v, const char *const *names, json_t *body)
+{
+	for (; *names; names++)
+		if (invocation_value(v, *names))
+			put(body, *names, json_string(invocation_value(v, *names)));
+}
+
+void invocation_flags(const struct invocation *v, const char *const *names, json_t *body)
+{
+	for (; *names; names++)
+		if (invocation_flag(v, *names))
+			put(body, *names, json_true());
 }

@@ -7,6 +7,7 @@
 
 /* What was complained of first is the error, the next what to do about it. */
 static char complaints[2][600];
+static bool told; /* as an event */
 
 static void PRINTF(1, 0) say(const char *fmt, va_list args)
 {
@@ -41,12 +42,33 @@ void remark(const char *fmt, ...)
 	va_end(args);
 }
 
+static json_t *failure_json(int rc)
+{
+	return json_pack("{s:o?, s:o?, s:i}", "error", json_string(complaints[0]), "hint",
+			 json_string(complaints[1]), "exit_code", rc);
+}
+
 void failure_print(int rc)
 {
-	json_t *o = json_pack("{s:o?, s:o?, s:i}", "error", json_string(complaints[0]), "hint",
-			      json_string(complaints[1]), "exit_code", rc);
+	if (!told)
+		(void)json_print(failure_json(rc));
+}
 
-	(void)json_print(o);
+void failure_event(int rc)
+{
+	json_t *o = failure_json(rc);
+
+	json_object_set_new(o, "event", json_string("failed"));
+	event_print(o);
+	told = true;
+}
+
+void event_print(json_t *event)
+{
+	json_dumpf(event, stdout, JSON_COMPACT);
+	putchar('\n');
+	fflush(stdout);
+	json_decref(event);
 }
 
 int success_print(const struct invocation *v, json_t *vm, const char *fmt, ...)

@@ -136,6 +136,17 @@ int wait_leave(const struct wait *w)
 	return EXIT_FAILED;
 }
 
+int operation_ask(const struct invocation *v, const char *tail,
+		  int (*fill)(const struct invocation *v, json_t *body), json_t **reply)
+{
+	json_t *body = json_object();
+	int rc = fill(v, body);
+
+	if (rc)
+		json_decref(body);
+	return rc ? rc : api_vm_call(v, "POST", v->arguments[0], tail, body, reply);
+}
+
 /* Ctrl-C, once. */
 static int interruption_take(const struct wait *w, struct progress *p)
 {

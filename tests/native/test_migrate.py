@@ -252,6 +252,15 @@ def target_cannot_load(t):
     moves(hosts)
 
 
+@case("migrate-source-cannot-claim-at-once")
+def source_cannot_claim(t):
+    """Given back, with a disk that is still the other host's for a moment."""
+    hosts = started(t, faults_a="disk.claim:2", faults_b="replica.load:1", disk="demo.img")
+    assert "load the state" in hosts.a.refuses(1, "migrate", "demo", "hostb")
+    stays(hosts)
+    assert "stand still" not in hosts.a.vm()["why"]
+
+
 def pulling(hosts):
     """Postcopy whose push takes long: the guest runs there, its memory is here."""
     command = hosts.a.pollux("migrate", "demo", "hostb", *POSTCOPY, "--bandwidth", "1",
@@ -444,3 +453,13 @@ def json_events(t):
              hosts.a.do("migrate", "demo", "hostb", "--json", *SLOW).splitlines()]
     assert {e["event"] for e in lines[:-1]} == {"progress"} and len(lines) > 5, lines
     assert lines[-1]["event"] == "done" and lines[-1]["vm"]["migration"]["downtime_ns"] > 0
+
+
+@case("migrate-json-fails")
+def json_failure(t):
+    hosts = started(t, faults_b="replica.load:1")
+    p = hosts.a.pollux("migrate", "demo", "hostb", "--json")
+    lines = [json.loads(line) for line in p.stdout.splitlines()]
+    assert p.returncode == lines[-1]["exit_code"] == 1, p
+    assert lines[-1]["event"] == "failed" and "load the state" in lines[-1]["error"], lines[-1]
+    assert lines[-1]["hint"] == "the VM runs on here", lines[-1]

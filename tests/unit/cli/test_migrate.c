@@ -245,6 +245,30 @@ static void test_cancel(void **state)
 	buf_free(&said.err);
 }
 
+/* A reader of lines gets all of it, and the last one says how it ended. */
+static void test_json_failure(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, RUNNING, false},
+		{LOOK, 200, FAILED(-5, "the standby is lost"), false},
+		{0},
+	};
+	struct said said = {0};
+	const char *last;
+	json_t *o;
+
+	assert_int_equal(run(script, &said, "--json"), EXIT_FAILED);
+	last = strchr((const char *)said.out.data, '\n');
+	assert_non_null(last);
+	o = json_loads(last, 0, NULL);
+	assert_string_equal(json_word(o, "event"), "failed");
+	assert_non_null(strstr(json_word(o, "error"), "the standby is lost"));
+	assert_string_equal(json_word(o, "hint"), "the VM runs on here");
+	json_decref(o);
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
 static int folder_make(void **state)
 {
 	snprintf(folder, sizeof(folder), "/tmp/pollux-migrate-XXXXXX");
@@ -268,6 +292,7 @@ static int folder_remove(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_json_failure), /* first: what was complained of stays */
 		cmocka_unit_test(test_interrupted),
 		cmocka_unit_test(test_interrupted_too_late),
 		cmocka_unit_test(test_cancel),
