@@ -260,7 +260,7 @@ static int recovery_take(struct guest *g, const json_t *message)
 			      .heartbeat_ms = (unsigned)(c->heartbeat_ns / NS_PER_MS),
 			      .loss_ms = (unsigned)(c->loss_ns / NS_PER_MS)};
 	s->options.streams = (unsigned)streams;
-	if (term > 0 && streams > 0 && streams < CHANNEL_STREAMS_MAX &&
+	if (term > 0 && streams >= 0 && streams < CHANNEL_STREAMS_MAX &&
 	    !hex_decode(json_text_of(message, "session"), s->id, SESSION_ID_SIZE) &&
 	    !hex_decode(json_text_of(message, "key"), s->key, SESSION_KEY_SIZE))
 		return 0;
@@ -335,7 +335,7 @@ int guest_migrate_recover(struct guest *g, struct error *e, const char **hint)
 		rc = guest_peer_ready(g, g->peer, e, hint);
 	if (rc)
 		return rc;
-	o.streams = g->postcopy_streams;
+	o.streams = g->postcopy_streams ? g->postcopy_streams : g->session.options.streams;
 	rc = guest_session_make(g, &o, e);
 	if (!rc)
 		rc = recover_send(g);

@@ -254,6 +254,8 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 	g->late = handover && !json_is_false(json_object_get(reply, "postcopy"));
 	if (!g->late)
 		session_wipe(&g->session);
+	else if (json_is_true(json_object_get(reply, "postcopy")))
+		snprintf(g->postcopy, sizeof(g->postcopy), "running");
 	guest_console_open(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_PROMOTED, .term = session_term});
 	if (handover)

@@ -39,6 +39,7 @@ def started(t, faults_a="", faults_b="", own_disks=False, **vm):
 def copying(hosts, *options):
     """A migration that is in its first round."""
     command = hosts.a.pollux("migrate", "demo", "hostb", *SLOW, *options, background=True)
+    hosts.a.wait("migrating")
     wait_until(lambda: ((hosts.a.vm().get("stats") or {}).get("replication") or {})
                .get("bytes_sent", 0) > 1 << 17, 20, "memory is being copied")
     return command
@@ -129,13 +130,11 @@ def interrupted(t, hangs=False):
     """It is said that the VM runs on here when it does, not when that was asked for."""
     hosts = started(t)
     command = copying(hosts)
-    pid = hosts.b.vm_pids()[0]
     if hangs:
-        os.kill(pid, signal.SIGSTOP)
+        os.kill(hosts.b.vm_pids()[0], signal.SIGSTOP)
     command.send_signal(signal.SIGINT)
     ended(command, 1, "the VM runs on here")
     assert hosts.a.vm()["state"] == "running"
-    os.kill(pid, signal.SIGCONT)
     stays(hosts)
 
 
