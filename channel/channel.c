@@ -51,6 +51,11 @@ uint64_t channel_bytes_received(const struct channel *c)
 	return atomic_load_explicit(&c->bytes_received, memory_order_relaxed);
 }
 
+uint64_t channel_key_updates(const struct channel *c)
+{
+	return atomic_load_explicit(&c->key_updates, memory_order_relaxed);
+}
+
 /* ---- sending ------------------------------------------------------------- */
 
 /* A condition variable knows CLOCK_MONOTONIC only; the deadline counts suspended time too. */
@@ -100,7 +105,7 @@ static void turn_give(struct channel *c, int rc)
 /* New keys before the old ones are worn out. Lock held. */
 static int key_renew(struct channel *c)
 {
-	if (c->tls_records < c->tls_records_per_key)
+	if (c->unsent || (c->tls_records < c->tls_records_per_key && !fault_point("channel.key")))
 		return 0;
 	if (!SSL_key_update(c->ssl, SSL_KEY_UPDATE_NOT_REQUESTED))
 		return -EPROTO;
@@ -120,10 +125,12 @@ static ssize_t encrypt_some(struct channel *c, const uint8_t *data, size_t n)
 	ERR_clear_error();
 	if (SSL_write_ex(c->ssl, data, n, &taken)) {
 		c->tls_records++;
+		c->unsent = false;
 		return (ssize_t)taken;
 	}
 	why = SSL_get_error(c->ssl, 0);
-	if (why == SSL_ERROR_WANT_WRITE || why == SSL_ERROR_WANT_READ)
+	c->unsent = why == SSL_ERROR_WANT_WRITE || why == SSL_ERROR_WANT_READ;
+	if (c->unsent)
 		return 0;
 	return tls_errno();
 }

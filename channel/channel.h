@@ -99,6 +99,7 @@ int channel_fd(const struct channel *c);
 bool channel_pending(struct channel *c);
 uint64_t channel_bytes_sent(const struct channel *c); /* on the wire, encrypted */
 uint64_t channel_bytes_received(const struct channel *c);
+uint64_t channel_key_updates(const struct channel *c); /* either side's: RFC 8446, 4.6.3 */
 
 /* Wake everyone and tell the peer (close_notify, unless a record is cut short or it would
  * block); all later calls fail with -ESHUTDOWN. */

@@ -46,6 +46,16 @@ static int locks_setup(struct channel *c)
 	return -rc;
 }
 
+/* Every message of the handshake protocol, sent or received. */
+static void message_note(int sent, int version, int type, const void *data, size_t n, SSL *ssl,
+			 void *ctx)
+{
+	struct channel *c = ctx;
+
+	if (type == SSL3_RT_HANDSHAKE && n && *(const uint8_t *)data == SSL3_MT_KEY_UPDATE)
+		atomic_fetch_add_explicit(&c->key_updates, 1, memory_order_relaxed);
+}
+
 static int ssl_setup(struct channel *c, const struct channel_auth *a, bool server)
 {
 	SSL_CTX *own = a->identity ? NULL : psk_context(server);
@@ -58,6 +68,8 @@ static int ssl_setup(struct channel *c, const struct channel_auth *a, bool serve
 	if (!c->ssl)
 		return -ENOMEM;
 	SSL_set_app_data(c->ssl, c);
+	SSL_set_msg_callback(c->ssl, message_note);
+	SSL_set_msg_callback_arg(c->ssl, c);
 	if (a->identity && !server) {
 		SSL_set_hostflags(c->ssl, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT |
 						  X509_CHECK_FLAG_NO_WILDCARDS);

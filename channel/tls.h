@@ -42,8 +42,9 @@ struct channel {
 	size_t consumed; /* bytes of `plain` that the last receive handed out */
 	uint8_t *chunk;
 	size_t chunk_used; /* of records that wait for one more */
+	bool unsent;       /* OpenSSL has a TLS record that did not fit into cipher_out */
 	uint64_t tls_records, tls_records_per_key;
-	_Atomic uint64_t bytes_sent, bytes_received;
+	_Atomic uint64_t bytes_sent, bytes_received, key_updates;
 	char peer_name[TLS_NAME_MAX + 1], peer_role[TLS_NAME_MAX + 1];
 	uint8_t psk_identity[32];
 	size_t psk_identity_len;

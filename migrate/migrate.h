@@ -116,6 +116,7 @@ struct postcopy_stats {
 	uint64_t faults;        /* pages that were waited for; source: that were asked for */
 	uint64_t pushed;        /* pages that came (source: went) without being asked for */
 	uint64_t bytes;         /* on the wire, of all links */
+	uint64_t key_updates;   /* of the present link, either side's */
 	uint64_t links;         /* that were complete */
 	uint64_t wait_ns, wait_max_ns; /* target: what faults waited, in all and at most */
 };

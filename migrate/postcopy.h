@@ -121,7 +121,8 @@ bool side_is_up(const struct side *s);
 void side_over(struct side *s, const char *why); /* the link, if there is one */
 void side_clear(struct side *s);                 /* no users */
 uint64_t side_bytes(const struct side *s);
-void side_leave(struct side *s); /* one user less */
+uint64_t side_key_updates(const struct side *s); /* of the present link */
+void side_leave(struct side *s);                 /* one user less */
 void side_session(struct side *s, const struct postcopy_config *c);
 
 /* Lock not held. A user's thread. */

@@ -111,6 +111,16 @@ uint64_t side_bytes(const struct side *s)
 	return n;
 }
 
+uint64_t side_key_updates(const struct side *s)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < LINK_STREAMS_MAX; i++)
+		if (s->streams[i])
+			n += channel_key_updates(s->streams[i]);
+	return n;
+}
+
 void side_clear(struct side *s)
 {
 	s->bytes = side_bytes(s);

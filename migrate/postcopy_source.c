@@ -184,6 +184,7 @@ void postcopy_source_stats(struct postcopy_source *p, struct postcopy_stats *out
 		.faults = p->faults,
 		.pushed = p->pushed,
 		.bytes = side_bytes(&p->side),
+		.key_updates = side_key_updates(&p->side),
 		.links = p->side.links,
 	};
 	pthread_mutex_unlock(&p->side.lock);

@@ -299,6 +299,7 @@ void postcopy_target_stats(struct postcopy_target *t, struct postcopy_stats *out
 		.faults = w->faults,
 		.pushed = w->pushed,
 		.bytes = side_bytes(&t->side),
+		.key_updates = side_key_updates(&t->side),
 		.links = t->side.links,
 		.wait_ns = w->wait_ns,
 		.wait_max_ns = w->wait_max_ns,

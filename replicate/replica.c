@@ -448,9 +448,12 @@ void replica_stats(struct replica *r, struct replicate_stats *out)
 	pthread_mutex_lock(&r->lock);
 	out->epoch = r->core.whole;
 	out->acknowledged = r->core.committed;
-	for (unsigned i = 0; i <= r->config.streams; i++)
-		if (r->streams[i].channel)
-			out->bytes_sent += channel_bytes_received(r->streams[i].channel);
+	for (unsigned i = 0; i <= r->config.streams; i++) {
+		if (!r->streams[i].channel)
+			continue;
+		out->bytes_sent += channel_bytes_received(r->streams[i].channel);
+		out->key_updates += channel_key_updates(r->streams[i].channel);
+	}
 	pthread_mutex_unlock(&r->lock);
 }
 

@@ -102,6 +102,7 @@ struct replicate_stats {
 	uint64_t epoch;                        /* last sealed (primary), last whole (standby) */
 	uint64_t acknowledged;                 /* last acknowledged / committed */
 	uint64_t pages, bytes_raw, bytes_sent; /* since the session began */
+	uint64_t key_updates;                  /* of all streams, either side's */
 	uint64_t sync_done, sync_total;        /* first full copy, memory and members, bytes */
 	uint64_t pause_last_ns, pause_max_ns, ack_delay_last_ns;
 	struct vm_pause_times last;

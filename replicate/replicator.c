@@ -216,6 +216,16 @@ uint64_t bytes_sent(struct replicator *r)
 	return n;
 }
 
+static uint64_t key_updates(struct replicator *r)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < CHANNEL_STREAMS_MAX; i++)
+		if (r->streams[i])
+			n += channel_key_updates(r->streams[i]);
+	return n;
+}
+
 const uint64_t *replicator_missing(struct replicator *r)
 {
 	return capture_of(r, 1)->missing;
@@ -240,6 +250,7 @@ void replicator_stats(struct replicator *r, struct replicate_stats *out)
 		.pages = s.pages,
 		.bytes_raw = s.bytes_raw,
 		.bytes_sent = bytes_sent(r),
+		.key_updates = key_updates(r),
 		.sync_done = (s.round_pages < pages ? s.round_pages : pages) * VM_PAGE_SIZE,
 		.sync_total = pages * VM_PAGE_SIZE,
 		.pause_last_ns = r->pause_last_ns,

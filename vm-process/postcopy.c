@@ -131,13 +131,14 @@ json_t *postcopy_json(struct process *p)
 		postcopy_target_stats(p->postcopy_target, &s);
 	else
 		return json_null();
-	return json_pack("{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "side",
+	return json_pack("{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "side",
 			 p->postcopy_source ? "source" : "target", "streams",
 			 (int)p->session.streams, "state", postcopy_state_name(s.state), "missing",
 			 (json_int_t)s.missing, "left", (json_int_t)s.left, "faults",
 			 (json_int_t)s.faults, "pushed", (json_int_t)s.pushed, "bytes",
 			 (json_int_t)s.bytes, "links", (json_int_t)s.links, "wait_ns",
-			 (json_int_t)s.wait_ns, "wait_max_ns", (json_int_t)s.wait_max_ns);
+			 (json_int_t)s.wait_ns, "wait_max_ns", (json_int_t)s.wait_max_ns,
+			 "key_updates", (json_int_t)s.key_updates);
 }
 
 /* New keys for a link that was cut. The source connects in the call: its guest stands still

@@ -27,18 +27,18 @@ const char *replica_state_name(enum replica_state s)
 
 static json_t *replication_json(const struct replicate_stats *s)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-			 "s:I, s:I}",
-			 "epoch", (json_int_t)s->epoch, "acknowledged", (json_int_t)s->acknowledged,
-			 "pages", (json_int_t)s->pages, "bytes_raw", (json_int_t)s->bytes_raw,
-			 "bytes_sent", (json_int_t)s->bytes_sent, "sync_done",
-			 (json_int_t)s->sync_done, "sync_total", (json_int_t)s->sync_total,
-			 "pages_last", (json_int_t)s->pages_last, "pause_last_ns",
-			 (json_int_t)s->pause_last_ns, "pause_max_ns", (json_int_t)s->pause_max_ns,
-			 "ack_delay_last_ns", (json_int_t)s->ack_delay_last_ns, "stop_ns",
-			 (json_int_t)s->last.stop, "state_ns", (json_int_t)s->last.state,
-			 "harvest_ns", (json_int_t)s->last.harvest, "copy_ns",
-			 (json_int_t)s->last.copy, "resume_ns", (json_int_t)s->last.resume);
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+		"s:I, s:I, s:I}",
+		"epoch", (json_int_t)s->epoch, "acknowledged", (json_int_t)s->acknowledged, "pages",
+		(json_int_t)s->pages, "bytes_raw", (json_int_t)s->bytes_raw, "bytes_sent",
+		(json_int_t)s->bytes_sent, "sync_done", (json_int_t)s->sync_done, "sync_total",
+		(json_int_t)s->sync_total, "pages_last", (json_int_t)s->pages_last, "pause_last_ns",
+		(json_int_t)s->pause_last_ns, "pause_max_ns", (json_int_t)s->pause_max_ns,
+		"ack_delay_last_ns", (json_int_t)s->ack_delay_last_ns, "stop_ns",
+		(json_int_t)s->last.stop, "state_ns", (json_int_t)s->last.state, "harvest_ns",
+		(json_int_t)s->last.harvest, "copy_ns", (json_int_t)s->last.copy, "resume_ns",
+		(json_int_t)s->last.resume, "key_updates", (json_int_t)s->key_updates);
 }
 
 static json_t *nic_json(const struct process_nic *n)

@@ -131,6 +131,71 @@ static void many_senders_at_once(void **state)
 	pair_close(&a, &b);
 }
 
+/* In the midst of records, in both directions at once; each side sees its own and the other's. */
+static void keys_are_renewed(void **state)
+{
+	struct sender s[2];
+	struct pair_side a, b;
+	pthread_t t[2];
+
+	pair_open(&a, &b);
+	a.channel->tls_records_per_key = 1;
+	b.channel->tls_records_per_key = 7;
+	for (unsigned i = 0; i < 2; i++) {
+		s[i] = (struct sender){.c = i ? b.channel : a.channel,
+				       .type = 1,
+				       .records = 100,
+				       .most = 100000,
+				       .seed = i + 40};
+		assert_int_equal(thread_start(&t[i], "sender", sender_run, &s[i]), 0);
+	}
+	receive_all(b.channel, 100);
+	receive_all(a.channel, 100);
+	for (unsigned i = 0; i < 2; i++) {
+		pthread_join(t[i], NULL);
+		assert_int_equal(s[i].rc, 0);
+	}
+	assert_true(channel_key_updates(a.channel) > 100);
+	assert_int_equal(channel_key_updates(a.channel), channel_key_updates(b.channel));
+	pair_close(&a, &b);
+}
+
+static void keys_are_renewed_when_told(void **state)
+{
+	struct pair_side a, b;
+	struct record r;
+
+	pair_open(&a, &b);
+	fault_arm("channel.key", 2, EIO);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(send_bytes(a.channel, 1, "x", 1), 0);
+		assert_int_equal(channel_receive(b.channel, &r, SOON), 0);
+		assert_int_equal(channel_key_updates(a.channel), i > 0);
+		assert_int_equal(channel_key_updates(b.channel), i > 0);
+	}
+	pair_close(&a, &b);
+}
+
+/* Also when it is asked for while OpenSSL waits for room for a record: then with the next one. */
+static void keys_are_renewed_on_a_full_wire(void **state)
+{
+	struct sender s = {.type = 1, .records = 20, .most = 4 << 20, .seed = 5};
+	struct pair_side a, b;
+	pthread_t t;
+
+	pair_open(&a, &b);
+	s.c = a.channel;
+	for (unsigned i = 0; i < 16; i++)
+		fault_arm("channel.key", 14 + i, EIO);
+	assert_int_equal(thread_start(&t, "sender", sender_run, &s), 0);
+	receive_all(b.channel, 20);
+	pthread_join(t, NULL);
+	assert_int_equal(s.rc, 0);
+	assert_true(channel_key_updates(b.channel) >= 14);
+	fault_disarm_all();
+	pair_close(&a, &b);
+}
+
 static void largest_record(void **state)
 {
 	struct sender s = {.type = 1, .records = 1};
@@ -465,6 +530,9 @@ int main(void)
 		cmocka_unit_test(records_both_ways),
 		cmocka_unit_test(records_that_wait),
 		cmocka_unit_test(many_senders_at_once),
+		cmocka_unit_test(keys_are_renewed),
+		cmocka_unit_test(keys_are_renewed_when_told),
+		cmocka_unit_test(keys_are_renewed_on_a_full_wire),
 		cmocka_unit_test(largest_record),
 		cmocka_unit_test(receive_deadline),
 		cmocka_unit_test(send_deadline_ends_the_channel),
