@@ -243,6 +243,13 @@ static int hello_check(const json_t *hello, const struct link *k, struct error *
 	return 0;
 }
 
+static const char *ended_text(int rc)
+{
+	if (rc == -EACCES)
+		return "the peer refuses the certificate of this host";
+	return rc == -EPIPE ? "closed by the peer" : strerror(-rc);
+}
+
 /* One message, heartbeats passed over. */
 static int message_receive(struct link *k, uint64_t loss_ns, json_t **out, struct error *e)
 {
@@ -255,8 +262,7 @@ static int message_receive(struct link *k, uint64_t loss_ns, json_t **out, struc
 			return error_set(e, rc, "silent for %llu ms",
 					 (unsigned long long)(loss_ns / NS_PER_MS));
 		if (rc)
-			return error_set(e, rc, "%s",
-					 rc == -EPIPE ? "closed by the peer" : strerror(-rc));
+			return error_set(e, rc, "%s", ended_text(rc));
 		if (r.type == PEER_RECORD_MESSAGE)
 			return link_message_parse(r.payload, r.len, out, e);
 		if (r.type != PEER_RECORD_HEARTBEAT && (r.flags & RECORD_MANDATORY))
