@@ -40,6 +40,14 @@ static void link_cut(struct guest *g, const char *why)
 		guest_operation_fail(g, -ENOTCONN, g->why, HINT);
 }
 
+/* What was said of a link that was cut is over; that it is not protected yet is not. */
+static void linked(struct guest *g)
+{
+	g->why[0] = '\0';
+	if (g->again.wanted && g->own.state == OWN_ALONE)
+		guest_why(g, "it has arrived, and will be protected on %s", g->again.peer);
+}
+
 static void served(struct guest *g)
 {
 	timeline_add(&g->timeline, "served", "%s has all of its memory", g->peer);
@@ -75,7 +83,7 @@ void guest_postcopy_event(struct guest *g, const json_t *message)
 	if (!strcmp(state, "cut") && running)
 		link_cut(g, why);
 	else if (!strcmp(state, "running"))
-		g->why[0] = '\0';
+		linked(g);
 	else if (!strcmp(state, "done") && source)
 		served(g);
 	else if (!strcmp(state, "done") && g->own.state == OWN_HANDED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts on one machine: a polluxd each, its VM processes, and `pollux` to rule them."""
+"""Two hosts or more on one machine: a polluxd each, its VM processes, and `pollux` to rule them."""
 import json
 import os
 import re
@@ -42,21 +42,26 @@ def reap_all():
 
 
 class Host:
-    def __init__(self, hosts, name, port, peer, peer_port):
+    def __init__(self, hosts, name, ports):
+        """ports: of each host, by name."""
         self.hosts, self.name, self.daemon = hosts, name, None
         t = self.t = hosts.t
         self.run, self.config = t.path(f"run-{name}"), t.path(f"{name}.conf")
         self.log = t.path(f"{name}.log")
         t.logs.append(self.log)
         with open(self.config, "w") as f:
-            f.write(f'''name = "{name}"; address = "127.0.0.1"; port = {port};
+            f.write(f'''name = "{name}"; address = "127.0.0.1"; port = {ports[name]};
 state_dir = "{t.path("state-" + name)}"; run_dir = "{self.run}";
 ca = "{t.path("pki/ca.crt")}"; cert = "{t.path(f"pki/{name}.crt")}"; key = "{t.path(f"pki/{name}.key")}";
 heartbeat_ms = {hosts.heartbeat_ms}; loss_ms = {hosts.loss_ms}; fence_delay_ms = 300;
 log_level = "debug";{hosts.extra}
-peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
-  fence = {{ command = "{t.path("fence")}"; options = {{ plug = "{peer}"; }}; timeout_s = 20; }}; }} );
+peers = ( {", ".join(self.peer(p, ports[p]) for p in ports if p != name)} );
 ''')
+
+    def peer(self, name, port):
+        return (f'{{ name = "{name}"; address = "127.0.0.1"; port = {port}; fence = {{ '
+                f'command = "{self.t.path("fence")}"; options = {{ plug = "{name}"; }}; '
+                f'timeout_s = 20; }}; }}')
 
     def wrapper(self):
         """With disks of its own: a folder that each host has something else in."""
@@ -93,6 +98,11 @@ peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
         assert p.returncode == code, f"{self.name}: pollux {' '.join(args)}: {p.returncode}"
         assert p.stderr.startswith("pollux: "), p.stderr
         return p.stderr
+
+    def connected(self):
+        """With all of its peers."""
+        return all(p["connected"] for p in
+                   json.loads(self.do("list", "--peers", "--json"))["peers"])
 
     def vm(self, name="demo"):
         p = self.pollux("status", name, "--json")
@@ -163,23 +173,27 @@ peers = ( {{ name = "{peer}"; address = "127.0.0.1"; port = {peer_port};
 
 
 class Hosts:
-    def __init__(self, t, heartbeat_ms=50, loss_ms=1000, extra="", own_disks=False):
+    def __init__(self, t, heartbeat_ms=50, loss_ms=1000, extra="", own_disks=False,
+                 names=("hosta", "hostb")):
         self.own_disks = own_disks
         self.t, self.heartbeat_ms, self.loss_ms, self.extra = t, heartbeat_ms, loss_ms, extra
         t.cleanup(reap_all)
-        for args in (["init-ca"], ["issue", "hosta"], ["issue", "hostb"]):
+        for args in (["init-ca"], *(["issue", name] for name in names)):
             os.makedirs(t.path("pki"), exist_ok=True)
             subprocess.run([f"{t.build}/pollux", "pki", *args, "--dir", t.path("pki")],
                            check=True, capture_output=True)
         self.fence("kill")
-        a, b = free_port(), free_port()
-        self.a = Host(self, "hosta", a, "hostb", b)
-        self.b = Host(self, "hostb", b, "hosta", a)
-        for host in (self.a, self.b):
+        ports = {name: free_port() for name in names}
+        self.all = [Host(self, name, ports) for name in names]
+        self.a, self.b = self.all[:2]
+        for host in self.all:
             t.cleanup(host.close)
             host.up()
         t.cleanup(lambda: self.fence(1))  # hosts end one after the other: no cause to fence
-        wait_until(lambda: '"connected": true' in self.a.do("list", "--peers", "--json"), 20,
+        self.wait_connected()
+
+    def wait_connected(self):
+        wait_until(lambda: all(host.connected() for host in self.all), 20,
                    "the peers are connected")
 
     def fence(self, how):
