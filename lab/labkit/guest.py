@@ -4,6 +4,7 @@ server. In a lab host it is in /lab/guest."""
 import os
 import pathlib
 import shutil
+import threading
 
 from . import initramfs
 from .kernel import GUEST_KERNEL, Kernel
@@ -16,7 +17,7 @@ TOOLS = ("counter-client", "echo-probe", "disk-check")
 
 
 def _write(path, data, mode=0o644):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_bytes(data)
     temporary.chmod(mode)
     temporary.rename(path)
