@@ -3,6 +3,9 @@
 //   counter-server PORT DISK
 // A request is a line "REQ ID"; the reply is a line "COUNTER ID". "QUIT" ends the server.
 // Between the two: the counter is raised and its record (see counter-disk.h) written and flushed.
+// Of the guest itself tell: "TIME", a line of CLOCK_MONOTONIC and CLOCK_REALTIME in ns; "LOG", the
+// kernel's log with its levels, then the end of the connection. "SAY TEXT" is written to that log;
+// the reply is 0 or an errno.
 #include "lab/guest/counter-disk.h"
 
 #include <arpa/inet.h>
@@ -14,15 +17,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CLIENTS_MAX 16
+#define LINE_SIZE   128
+#define KLOG_ALL    3 // syslog(2)
+#define KLOG_SIZE   10
 
 struct client {
 	int fd;
 	size_t len;
-	char line[128];
+	char line[LINE_SIZE];
 };
 
 struct server {
@@ -124,6 +132,56 @@ static int disk_open(struct server *s, const char *path)
 	return 0;
 }
 
+static int all_send(int fd, const char *data, int n)
+{
+	while (n > 0) {
+		ssize_t done = send(fd, data, (size_t)n, MSG_NOSIGNAL);
+
+		if (done < 0)
+			return -errno;
+		data += done;
+		n -= (int)done;
+	}
+	return n;
+}
+
+static int time_tell(int fd)
+{
+	struct timespec up, day;
+	char reply[64];
+
+	clock_gettime(CLOCK_MONOTONIC, &up);
+	clock_gettime(CLOCK_REALTIME, &day);
+	return all_send(fd, reply,
+			snprintf(reply, sizeof(reply), "%lld%09ld %lld%09ld\n",
+				 (long long)up.tv_sec, up.tv_nsec, (long long)day.tv_sec,
+				 day.tv_nsec));
+}
+
+static int log_tell(int fd)
+{
+	int size = klogctl(KLOG_SIZE, NULL, 0);
+	char *text = size > 0 ? malloc((size_t)size) : NULL;
+
+	if (text)
+		all_send(fd, text, klogctl(KLOG_ALL, text, size));
+	free(text);
+	return -EPIPE;
+}
+
+static int log_say(int to, const char *text)
+{
+	int fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC), rc = 0;
+	char reply[16], line[LINE_SIZE + 2];
+	int len = snprintf(line, sizeof(line), "%s\n", text); // else a reader does not see it yet
+
+	if (fd < 0 || write(fd, line, (size_t)len) < 0)
+		rc = errno;
+	if (fd >= 0)
+		close(fd);
+	return all_send(to, reply, snprintf(reply, sizeof(reply), "%d\n", rc));
+}
+
 static int request_run(struct server *s, struct client *c, const char *line)
 {
 	char reply[64];
@@ -135,6 +193,12 @@ static int request_run(struct server *s, struct client *c, const char *line)
 		s->quit = true;
 		return 0;
 	}
+	if (!strcmp(line, "TIME"))
+		return time_tell(c->fd);
+	if (!strcmp(line, "LOG"))
+		return log_tell(c->fd);
+	if (!strncmp(line, "SAY ", 4))
+		return log_say(c->fd, line + 4);
 	if (strncmp(line, "REQ ", 4))
 		return -EBADMSG;
 	request = strtoull(line + 4, &end, 10);

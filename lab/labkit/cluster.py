@@ -125,9 +125,8 @@ class Cluster:
     # ---- the guest ----
 
     def guest_config(self, vm="demo", memory="96M", vcpus=2, load="", more="", engine=None,
-                     cpu=None, shared=False):
-        """shared: its disk is in a folder that all hosts see."""
-        self.disk = SHARED_DISK if shared else DISK
+                     cpu=None, disk=DISK):
+        self.disk = disk
         cmdline = " ".join(filter(None, [GUEST_CMDLINE, load and f"pollux.load={load}", more]))
         cpu_line = f"cpu = {_quoted(cpu)};\n" if cpu else ""
         path = self.place.share / f"{vm}.cfg"

@@ -3,14 +3,19 @@
 steps that scenarios are made of."""
 import time
 
+from judge import must
 from labkit import wire
 from labkit.cluster import Cluster
 from labkit.place import LabError
 
+# What the guest's memory, its kernel and its disk are full of.
+SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio_blk")
 HOSTS = ("hosta", "hostb", "client")
+SMALL = "/var/small"  # where a scenario may mount something that is soon full
 # A guest or a polluxd that a scenario left behind: by name, for these hosts are ours alone.
 RESET = ("for p in polluxd pollux-vm state-hop; do killall -9 $p; done 2>/dev/null; sleep 0.2; "
-         "ip link del demo0 2>/dev/null; rm -rf /var/lib/pollux /run/pollux; true")
+         f"ip link del demo0 2>/dev/null; umount {SMALL} 2>/dev/null; "
+         f"rm -rf /var/lib/pollux /run/pollux {SMALL}; true")
 
 
 class Arena:
@@ -23,12 +28,21 @@ class Arena:
     def lab(self, subcommand, **values):
         return wire.request(self.place, subcommand, **values)
 
+    def clocks_apart_ms(self):
+        """By how much the two hosts' clocks may differ; those of one kernel do not."""
+        if self.cluster.kind == "namespaces":
+            return 0
+        (a, unsure_a), (b, unsure_b) = (self.cluster.clock_offset(h) for h in HOSTS[:2])
+        return (abs(a - b) + unsure_a + unsure_b) / 1e6
+
     def host_state(self, name):
         return self.lab("status")["hosts"][name]["state"]
 
     def reset(self):
         self.lab("heal", net="*", host="*", peer="*", direction="both")
-        self.lab("fence", host=None)
+        # A twin that was left behind takes its primary's end for a death, and fences.
+        for name in HOSTS[:2]:
+            self.lab("fence", host=name, mode="fail")
         for name in HOSTS:
             if self.host_state(name) == "frozen":
                 self.lab("thaw", host=name)
@@ -36,6 +50,7 @@ class Arena:
                 self.lab("start", host=name)
         for name in HOSTS[:2]:
             self.cluster.run(name, RESET)
+        self.lab("fence", host=None)
         self.cluster.run("client", "killall -9 counter-client 2>/dev/null; ip neigh flush all; true")
 
     def cut(self, net="repl"):
@@ -43,6 +58,19 @@ class Arena:
 
     def heal(self):
         self.lab("heal", net="*", host="*", peer="*", direction="both")
+
+    def capture(self):
+        """Records the replication link from now on; returns the path for capture_dark()."""
+        return self.lab("pcap", net="repl", on=True)["path"]
+
+    def capture_dark(self, path):
+        """No guest byte was on it in the clear."""
+        self.lab("pcap", net="repl", on=False)
+        with open(path, "rb") as capture:
+            data = capture.read()
+        must(len(data) > 1 << 20, f"the capture holds only {len(data)} bytes")
+        for secret in SECRETS:
+            must(secret not in data, f"{secret!r} is on the wire in the clear")
 
     # ---- arrangements ----
 

@@ -5,10 +5,13 @@ import json
 import os
 import shlex
 
+from guest import Watch
 from judge import client_content, log_clean, must
+from labkit.cluster import SHARED_DISK
 
-# In a row; a long run takes 50.
-MOVES = int(os.environ.get("POLLUX_MIGRATIONS", "8"))
+# In a row, by what hosts are; a long run takes 50.
+MOVES = {kind: int(os.environ.get("POLLUX_MIGRATIONS", usual))
+         for kind, usual in (("namespaces", 8), ("emulated", 4))}
 LOAD = "mem:300,disk:10"
 WAYS = ((), ("--streams", "4"), ("--postcopy", "--downtime", "1"),
         ("--postcopy", "--downtime", "1", "--streams", "4"))
@@ -25,27 +28,30 @@ while data := s.recv(65536):
 """
 
 
-def _watch(arena, host):
+def console_keep(arena, host):
     """The guest's console there, from now on, into a file of that host."""
     arena.cluster.run(host, f"setsid python3 -c {shlex.quote(VIEWER)} </dev/null "
                             f">>/tmp/console 2>/dev/null &")
 
 
-def _logs_clean(arena):
+def guest_well(arena, still_ms=None):
+    """Its own word: it stood still for no longer than that."""
+    arena.watch.judge(still_ms)
     for host in (h for h in OTHER if arena.host_state(h) == "up"):
         log_clean(arena.cluster.run(host, "cat /tmp/console 2>/dev/null; true")[1])
 
 
-def _up(arena, **options):
+def up(arena, **options):
     for host in OTHER:
         arena.cluster.run(host, "rm -f /tmp/console")
     arena.guest_up(load=LOAD, **options)
-    _watch(arena, "hosta")
+    console_keep(arena, "hosta")
+    arena.watch = Watch(arena)
     arena.cluster.client_start()
     arena.replies(10)
 
 
-def _move(arena, here, *options, timeout=120):
+def move(arena, here, *options, timeout=120):
     """Returns its downtime in milliseconds."""
     there = OTHER[here]
     text = arena.cluster.pollux(here, "migrate", "demo", there, "--json", *options,
@@ -53,43 +59,38 @@ def _move(arena, here, *options, timeout=120):
     done = json.loads(text.strip().splitlines()[-1])
     must(done["event"] == "done", f"the last event is {done['event']}")
     must(arena.state(there) == "running", f"{there} says {arena.state(there)}")
-    _watch(arena, there)
+    console_keep(arena, there)
     arena.replies(10)
     return done["vm"]["migration"]["downtime_ns"] / 1e6
 
 
 def _there_and_back(arena, *options):
     here, still = "hosta", []
-    for n in range(MOVES):
-        still.append(_move(arena, here, *WAYS[n % len(WAYS)], *options))
+    for n in range(MOVES[arena.cluster.kind]):
+        still.append(move(arena, here, *WAYS[n % len(WAYS)], *options))
         here = OTHER[here]
     print(f"# stood still for {', '.join(f'{ms:.0f}' for ms in still)} ms")
-    _logs_clean(arena)
+    guest_well(arena, sum(still))
     client_content(arena, here)
 
 
 def linux_migrates_with_its_disk(arena):
     """Precopy and postcopy, 1 and 4 streams; nothing of the guest's on the wire in the clear."""
-    path = arena.lab("pcap", net="repl", on=True)["path"]
-    _up(arena)
+    path = arena.capture()
+    up(arena)
     _there_and_back(arena, *COPIED)
-    arena.lab("pcap", net="repl", on=False)
-    with open(path, "rb") as capture:
-        data = capture.read()
-    must(len(data) > 1 << 20, f"the capture holds only {len(data)} bytes")
-    for secret in (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio_blk"):
-        must(secret not in data, f"{secret!r} is on the wire in the clear")
+    arena.capture_dark(path)
 
 
 def linux_migrates_on_shared_storage(arena):
     (arena.place.share / "demo.img").unlink(missing_ok=True)
-    _up(arena, shared=True)
+    up(arena, disk=SHARED_DISK)
     _there_and_back(arena)
 
 
 # ---- what can go wrong in the midst of it ------------------------------------------------------
 
-def _begin(arena, *options):
+def begin(arena, *options):
     """A migration from hosta that is copying."""
     arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *COPIED, *options)
     arena.cluster.wait("memory is being copied", lambda: _sent(arena) > 1 << 20, 60)
@@ -103,21 +104,21 @@ def _sent(arena):
 def _stays(arena, host="hosta"):
     arena.wait_state(host, "running", timeout=40)
     arena.replies(20)
-    _logs_clean(arena)
+    guest_well(arena)
     client_content(arena, host)
 
 
 def migration_target_dies(arena):
-    _up(arena)
-    _begin(arena)
+    up(arena)
+    begin(arena)
     arena.lab("kill", host="hostb")
     _stays(arena)
 
 
 def migration_link_cut(arena):
     """Both hosts live: the source goes on, and nobody is fenced for it."""
-    _up(arena)
-    _begin(arena)
+    up(arena)
+    begin(arena)
     arena.cut("repl")
     arena.wait_state("hosta", "running", timeout=40)
     arena.replies(20)
@@ -129,8 +130,8 @@ def migration_link_cut(arena):
 
 def migration_target_frozen(arena):
     """A target that stands still, and wakes when all is over, changes nothing."""
-    _up(arena)
-    _begin(arena)
+    up(arena)
+    begin(arena)
     arena.lab("freeze", host="hostb")
     arena.wait_state("hosta", "running", timeout=40)
     arena.replies(10)
@@ -141,11 +142,11 @@ def migration_target_frozen(arena):
 
 def migration_cut_while_memory_follows(arena):
     """Postcopy: the guest stands still until the link is made again, and nothing is lost."""
-    _up(arena)
+    up(arena)
     arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *COPIED,
                          "--postcopy", "--downtime", "1")
     arena.wait_state("hosta", "serving", timeout=90)
-    _watch(arena, "hostb")
+    console_keep(arena, "hostb")
     arena.cut("repl")
     arena.wait_state("hostb", "memory-missing", timeout=30)
     must(arena.silent(), "a guest without its memory answered")
