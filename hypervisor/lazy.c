@@ -236,12 +236,18 @@ static int mapping_register(struct vm_lazy *l, struct error *e)
 	return 0;
 }
 
+/* Linux wakes those who wait, then takes the mapping off the descriptor. Who comes between the
+ * two, as a newer kernel lets one, would wait for ever. */
 static void mapping_unregister(struct vm_lazy *l)
 {
 	struct uffdio_range range = {page_address(l, 0), l->memory->size};
 
-	if (l->registered && ioctl(l->vm->uffd, UFFDIO_UNREGISTER, &range))
+	if (!l->registered)
+		return;
+	if (ioctl(l->vm->uffd, UFFDIO_UNREGISTER, &range))
 		log_error_rc(errno, "guest memory stays watched");
+	if (ioctl(l->vm->uffd, UFFDIO_WAKE, &range))
+		log_error_rc(errno, "those who wait for memory cannot be woken");
 	l->registered = false;
 }
 

@@ -253,6 +253,24 @@ static void test_zeros_take_no_memory(void **state)
 	feeder_free(&feeder);
 }
 
+/* Whoever touches a hole at that moment goes on. */
+static void test_ends_while_touched(void **state)
+{
+	struct reader readers[READERS];
+
+	memset(ram, 0, DOUBLE_MEMORY);
+	for (unsigned round = 0; round < 200; round++) {
+		begin();
+		for (uint64_t i = 0; i < PAGES; i++)
+			assert_int_equal(vm_lazy_put(feeder.lazy, i, NULL), 0);
+		readers_begin(readers);
+		usleep((unsigned)rand_r(&seed) % 500);
+		vm_lazy_end(feeder.lazy);
+		readers_end(readers);
+		feeder_free(&feeder);
+	}
+}
+
 /* Through another mapping, which lies as huge pages must. */
 static bool huge_pages_make(void)
 {
@@ -636,25 +654,16 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_pages_come),
-		T(test_some_are_there),
-		T(test_on_fault_only),
-		T(test_written_pages_stay),
-		T(test_zeros_take_no_memory),
-		T(test_huge_pages),
-		T(test_refusals),
-		T(test_dirty_sample_counts),
-		T(test_the_kernel_waits),
-		T(test_a_disk_waits),
-		T(test_blk),
-		T(test_blk_in_flight),
-		T(test_net),
-		T(test_never_read),
-		T(test_never_written_status),
-		T(test_never_written_data),
-		T(test_never_written_first_page),
-		T(test_never_written_header),
-		T(test_never_written_ring),
+		T(test_pages_come),           T(test_some_are_there),
+		T(test_on_fault_only),        T(test_written_pages_stay),
+		T(test_zeros_take_no_memory), T(test_ends_while_touched),
+		T(test_huge_pages),           T(test_refusals),
+		T(test_dirty_sample_counts),  T(test_the_kernel_waits),
+		T(test_a_disk_waits),         T(test_blk),
+		T(test_blk_in_flight),        T(test_net),
+		T(test_never_read),           T(test_never_written_status),
+		T(test_never_written_data),   T(test_never_written_first_page),
+		T(test_never_written_header), T(test_never_written_ring),
 		T(test_never_sent),
 	};
 
