@@ -177,9 +177,12 @@ void guest_serving_lost(struct guest *g, const char *how)
 	log_error("%s: the process that served its memory has ended: %s", g->name, how);
 	timeline_add(&g->timeline, "memory lost", "%s", how);
 	guest_why(g, "what %s lacks of its memory is lost: %s", g->peer, how);
-	guest_operation_fail(g, -EIO, g->why,
-			     "the VM cannot go on: stop it there by force, and start it again or "
-			     "restore it");
+	if (guest_operation_is(g, "stop"))
+		guest_operation_done(g);
+	else
+		guest_operation_fail(g, -EIO, g->why,
+				     "the VM cannot go on: stop it there by force, and start it "
+				     "again or restore it");
 	serving_end(g);
 }
 

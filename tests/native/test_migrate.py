@@ -338,6 +338,20 @@ def postcopy_source_dies(t):
     hosts.b.wait("stopped")
 
 
+@case("migrate-postcopy-given-up", needs=("kvm", "root"))
+def postcopy_given_up(t):
+    """By an operator at the source, who knows that the target will not come back."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    command = pulling(hosts)
+    hosts.a.do("stop", "demo", "--force")
+    ended(command, 1)
+    hosts.a.wait("none")
+    assert hosts.a.vm_pids() == []
+    hosts.b.wait("memory-missing")
+    hosts.b.do("stop", "demo", "--force")
+    hosts.b.wait("stopped")
+
+
 @case("migrate-while-protected")
 @case("migrate-while-protected-postcopy", options=POSTCOPY, needs=("kvm", "root"))
 def while_protected(t, options=()):
