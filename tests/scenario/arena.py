@@ -5,7 +5,7 @@ import time
 
 from judge import must
 from labkit import wire
-from labkit.cluster import Cluster
+from labkit.cluster import TIMES_MS, Cluster
 from labkit.place import LabError
 
 # What the guest's memory, its kernel and its disk are full of.
@@ -40,6 +40,8 @@ class Arena:
 
     def reset(self):
         self.lab("heal", net="*", host="*", peer="*", direction="both")
+        self.lab("delay", net="repl", host="*", usec=0)
+        self.cluster.times_ms = TIMES_MS[self.cluster.kind]
         # A twin that was left behind takes its primary's end for a death, and fences.
         for name in HOSTS[:2]:
             self.lab("fence", host=name, mode="fail")

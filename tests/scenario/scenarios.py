@@ -8,6 +8,7 @@ import struct
 
 import guest
 import migrations
+import mishaps
 from judge import Violated, client_content, log_clean, must
 from privileged import privileged_behaviour_equals_kvm
 
@@ -444,7 +445,8 @@ def failover_is_announced(arena):
 
 # The longest first: labs may run side by side.
 ALL = {f.__name__: f for f in (
-    linux_moves_a_hundred_times, linux_is_upgraded_ten_times,
+    linux_moves_a_hundred_times, mishaps.migration_fails_in_each_phase,
+    mishaps.migration_loses_a_host_in_each_phase, linux_is_upgraded_ten_times,
     signs_of_a_sick_guest_are_seen,
     run_on_a_terminal,
     primary_host_dies_event, primary_host_dies_interval, primary_vm_process_dies, there_and_back,
@@ -454,7 +456,8 @@ ALL = {f.__name__: f for f in (
     failover_is_announced, wire_shows_nothing,
     migrations.linux_migrates_with_its_disk, migrations.linux_migrates_on_shared_storage,
     migrations.migration_target_dies, migrations.migration_link_cut,
-    migrations.migration_target_frozen, migrations.migration_cut_while_memory_follows)}
+    migrations.migration_target_frozen, migrations.migration_cut_while_memory_follows,
+    mishaps.migration_source_dies_frozen)}
 
 # What needs a kernel of its own on each host: KVM's state, a host whose kernel dies with it.
 EMULATED = {name: ALL[name] for name in (

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deaths, cuts and a full disk in each phase of a migration of Linux under load: before the guest
+stands still, while it does, and while its memory follows. One owner after each, and no write that a
+client was told of is lost, also where the VM is."""
+from arena import SMALL
+from judge import client_content, must
+from migrations import COPIED, OTHER, SLOW, begin, console_keep, guest_well, move, up
+
+POSTCOPY = ("--postcopy", "--downtime", "1")
+# So long that what is done at the sight of a state is done within that state.
+STRETCH_USEC = 500000
+PATIENT_MS = {"heartbeat": 100, "loss": 1500, "fence_delay": 3000}
+NOT_HERE = ("none", "unknown")
+
+
+def _state_seen(arena, host, ownership):
+    """Looks as often as it can, on that host."""
+    status = f"{arena.cluster.programs}/pollux status demo --json"
+    arena.cluster.run(host, f"end=$(($(date +%s) + 60)); until {status} 2>/dev/null | "
+                            f"grep -Eq '\"ownership\": *\"{ownership}\"'; do "
+                            f"[ $(date +%s) -lt $end ] || exit 1; done", timeout=90)
+
+
+def _stretched(arena, on=True):
+    arena.lab("delay", net="repl", host="*", usec=STRETCH_USEC if on else 0)
+
+
+def _handover_begin(arena, ownership):
+    """A migration from hosta, seen in that state of its end. The link gets slow when there is one."""
+    begin(arena, "--compression", "lz4", "--downtime", "3000")
+    _stretched(arena)
+    _state_seen(arena, "hosta", ownership)
+
+
+def _host_back(arena, host):
+    _stretched(arena, False)
+    arena.lab("start", host=host)
+    arena.cluster.polluxd_start(host)
+    arena.cluster.wait("the hosts are connected again",
+                       lambda: all('"connected": true' in
+                                   arena.cluster.pollux(h, "list", "--peers", "--json",
+                                                        check=False)[1] for h in OTHER), 40)
+
+
+def _owner(arena):
+    """The host that runs it, when both have made up their minds."""
+    def decided():
+        states = {h: arena.state(h) for h in OTHER}
+        runs = [h for h, state in states.items() if state == "running"]
+        must(len(runs) < 2, f"two run it: {states}")
+        return runs and states[OTHER[runs[0]]] in NOT_HERE and runs[0]
+    return arena.cluster.wait("one host runs it, and the other has nothing of it", decided, 60)
+
+
+def _stays(arena):
+    host = _owner(arena)
+    must(host == "hosta", f"{host} runs it")
+    arena.replies(10)
+
+
+def _home(arena):
+    """It is at hosta again, wherever it was."""
+    host = _owner(arena)
+    console_keep(arena, host)
+    arena.replies(10)
+    if host != "hosta":
+        move(arena, host, *COPIED)
+
+
+# ---- the guest outlives it --------------------------------------------------------------------------
+
+def _disk_full(arena):
+    begin(arena)
+    arena.cluster.run("hostb", f"dd if=/dev/zero of={SMALL}/filler bs=64k 2>/dev/null; true")
+    arena.wait_state("hosta", "running", timeout=60)
+    operation = arena.vm("hosta")["operation"]
+    must(operation["state"] == "failed" and "No space left" in operation["error"],
+         f"the disk was full, and the migration says: {operation}")
+    arena.cluster.run("hostb", f"rm {SMALL}/filler")
+
+
+def _target_process_dies(arena):
+    begin(arena)
+    arena.kill_vm("hostb")
+
+
+def _link_cut_frozen(arena):
+    _handover_begin(arena, "freezing")
+    arena.cut("repl")
+    arena.wait_state("hosta", "running", timeout=40)
+    arena.heal()
+    _stretched(arena, False)
+
+
+def _target_host_dies_frozen(arena):
+    _handover_begin(arena, "freezing")
+    arena.lab("kill", host="hostb")
+    arena.wait_state("hosta", "running", timeout=40)
+    _host_back(arena, "hostb")
+
+
+def _link_cut_handed(arena):
+    """Where it goes on depends on whether the last word got through; somewhere it does."""
+    _handover_begin(arena, "handed")
+    arena.cut("repl")
+    arena.linger()
+    arena.heal()
+    _stretched(arena, False)
+
+
+def migration_fails_in_each_phase(arena):
+    """One VM and one connection through all of it."""
+    arena.cluster.run("hosta", f"mkdir -p {SMALL}")
+    arena.cluster.run("hostb", f"mkdir -p {SMALL} && mount -t tmpfs -o size=12M small {SMALL}")
+    arena.cluster.times_ms = PATIENT_MS
+    path = arena.capture()
+    up(arena, disk=SMALL + "/{vm}.img")
+    for mishap in (_target_process_dies, _disk_full, _link_cut_frozen, _target_host_dies_frozen):
+        mishap(arena)
+        print(f"# {mishap.__name__[1:]}: hosta goes on")
+        _stays(arena)
+        if mishap is _disk_full:
+            arena.cluster.run("hostb", f"umount {SMALL}")
+    _link_cut_handed(arena)
+    print(f"# link_cut_handed: {_owner(arena)} goes on")
+    _home(arena)
+    guest_well(arena)
+    client_content(arena, _owner(arena))
+    arena.capture_dark(path)
+
+
+# ---- a host dies that has what nobody else has --------------------------------------------------------
+
+def _start(arena, host):
+    """The VM that is down on that host, and a client of its own."""
+    arena.cluster.pollux(host, "start", "/lab/demo.cfg", timeout=120)
+    arena.cluster.guest_wait()
+    arena.cluster.client_start(silence_s=5)
+    arena.replies(10)
+
+
+def _down(arena, host):
+    """Its client sees no end, and what it was told of is on the disk of that host."""
+    arena.cluster.wait("the client has given up", lambda: not arena.cluster.client_running(), 60)
+    verdict = arena.client_verdict()
+    must(verdict["order"] == "ok", f"replies contradict each other: {verdict}")
+    must(not any(arena.state(h) == "running" for h in OTHER), "a VM that is down runs")
+    disk = arena.cluster.disk_verdict(host)
+    must(disk["ok"], f"the disk on {host} does not agree with the client: {disk}")
+
+
+def _source_process_dies_copying(arena):
+    begin(arena)
+    arena.kill_vm("hosta")
+    arena.wait_state("hostb", *NOT_HERE, timeout=40)
+    _down(arena, "hosta")
+    return "hosta"
+
+
+def _source_host_dies_copying(arena):
+    begin(arena)
+    arena.lab("kill", host="hosta")
+    _host_back(arena, "hosta")
+    arena.wait_state("hosta", "stopped", timeout=40)
+    arena.wait_state("hostb", *NOT_HERE, timeout=40)
+    _down(arena, "hosta")
+    return "hosta"
+
+
+def _target_host_dies_pulling(arena):
+    """hostb owned it; what hosta still has is of no use, and is ended by force."""
+    _pulling(arena)
+    arena.lab("kill", host="hostb")
+    _host_back(arena, "hostb")
+    arena.wait_state("hostb", "stopped", timeout=40)
+    _recovery_refused(arena)
+    must(arena.state("hosta") == "serving", f"hosta is {arena.state('hosta')}")
+    arena.cluster.pollux("hosta", "stop", "demo", "--force")
+    return _torn(arena)
+
+
+def _source_host_dies_pulling(arena):
+    """What was not sent is lost, and both say so."""
+    _pulling(arena)
+    arena.lab("kill", host="hosta")
+    arena.wait_state("hostb", "memory-missing", timeout=40)
+    must(arena.silent(), "a guest without its memory answered")
+    _host_back(arena, "hosta")
+    _recovery_refused(arena)
+    arena.cluster.pollux("hostb", "stop", "demo", "--force")
+    return _torn(arena)
+
+
+def _pulling(arena):
+    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *COPIED, *POSTCOPY)
+    arena.wait_state("hosta", "serving", timeout=90)
+    arena.replies(5)
+
+
+def _recovery_refused(arena):
+    code, text = arena.cluster.pollux("hosta", "migrate", "demo", "--recover", check=False)
+    must(code != 0, f"what is lost was recovered: {text}")
+
+
+def _torn(arena):
+    """It is hostb's, and down."""
+    arena.wait_state("hostb", "stopped", timeout=40)
+    arena.wait_state("hosta", *NOT_HERE, timeout=40)
+    _down(arena, "hostb")
+    return "hostb"
+
+
+def migration_loses_a_host_in_each_phase(arena):
+    """The VM goes with a host that alone had all of it, or a part; its disk does not."""
+    arena.guest_up(load="mem:300,disk:10")
+    arena.cluster.client_start(silence_s=5)
+    arena.replies(10)
+    for mishap in (_source_process_dies_copying, _source_host_dies_copying,
+                   _target_host_dies_pulling, _source_host_dies_pulling):
+        host = mishap(arena)
+        print(f"# {mishap.__name__[1:]}: {host} has its disk")
+        _start(arena, host)
+        if host != "hosta":
+            move(arena, host, *COPIED)
+    client_content(arena, "hosta")
+
+
+def migration_source_dies_frozen(arena):
+    """hosta is gone after all was sent, or nearly: who runs it is settled when it is back. Where
+    hostb has it whole, the guest goes on."""
+    arena.cluster.times_ms = PATIENT_MS
+    up(arena)
+    _handover_begin(arena, "handed")
+    arena.lab("kill", host="hosta")
+    _host_back(arena, "hosta")
+    host = _owner(arena)
+    print(f"# {host} goes on")
+    console_keep(arena, host)
+    arena.replies(20)
+    guest_well(arena)
+    client_content(arena, host)
