@@ -296,7 +296,7 @@ static int on_replica_gone(struct ownership *o, const struct ownership_input *in
 static int on_loaded(struct ownership *o, const struct ownership_input *in,
 		     struct ownership_actions *out)
 {
-	o->loaded |= o->state == OWN_LOADING && o->replica && of_this_term(o, in);
+	o->loaded |= o->loading && o->replica && of_this_term(o, in);
 	return 0;
 }
 
@@ -605,6 +605,8 @@ static uint64_t wait_deadline(const struct ownership *o)
 	if (o->record.role == ROLE_STANDBY && o->released_term == o->record.term &&
 	    !o->replica_ready)
 		return o->released_at + o->config.reset_ns;
+	if (o->state == OWN_STANDBY && o->loading)
+		return o->load_at + o->config.reset_ns;
 	return UINT64_MAX;
 }
 

@@ -19,7 +19,7 @@
  *           still (HANDED), the primary stores RELEASED and says so, and only that word
  *           lets the other side promote. Until it is said the primary may go on without
  *           asking; from then on it may only when it hears DROPPED. The other side loads
- *           first, and stores OWNER when nothing is left that could fail.
+ *           meanwhile, and stores OWNER when nothing is left that could fail.
  * Fencing   FENCE begins the fence command against the peer; its end is FENCED with the
  *           same id. ok = the command has confirmed that the host is off.
  */
@@ -54,7 +54,7 @@ enum ownership_state {
 	OWN_RELEASED,  /* gave up: the vm of this term is dead */
 	OWN_STANDBY,   /* a replica is here */
 	OWN_DECIDING,  /* its primary is lost: ask, fence, wait */
-	OWN_LOADING,   /* migration: the replica is made all but running; nothing is stored yet */
+	OWN_LOADING,   /* migration: RELEASED was heard, and the replica is not loaded yet */
 	OWN_PROMOTING, /* owner; the replica becomes the vm */
 	OWN_STATES
 };
@@ -164,12 +164,12 @@ struct ownership {
 	bool promotion_forced;
 	bool handover; /* the session of this record is a migration */
 	bool freezing, handed, unstorable, offer_handover; /* unstorable: RELEASED was not */
-	bool loaded;
+	bool loading, loaded;
 	bool start, forced; /* an operator's word, for the state it was given in */
 	bool waiting_told;
 	uint64_t owner_term; /* the newest that the peer is known to own */
 	uint64_t released_term, dropped_term, gone_term, drop_term, offer_term, dead_term;
-	uint64_t lost_at, say_at, released_at, fence_at, fence_wait;
+	uint64_t lost_at, say_at, released_at, load_at, fence_at, fence_wait;
 	unsigned fence_id;
 	bool fencing, fenced;
 };

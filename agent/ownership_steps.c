@@ -332,11 +332,22 @@ static bool replica_yields(struct ownership *o, uint64_t now, struct ownership_a
 }
 
 /* In a migration the source keeps its copy until this one has become the owner: whatever
- * can fail, or take long, comes before that. */
-static bool load(struct ownership *o, struct ownership_actions *out)
+ * can fail, or take long, comes before that. It begins when the twin is whole, and not when it
+ * may run: what is loaded is a twin still, and is dropped as one. */
+static bool load_begin(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	o->loaded = false;
+	if (!o->handover || !o->replica_ready || o->loading)
+		return false;
+	o->loading = true;
+	o->load_at = now;
 	ownership_act(out, OWN_LOAD)->term = o->record.term + TERM_PROMOTED;
+	return true;
+}
+
+static bool released(struct ownership *o, struct ownership_actions *out)
+{
+	if (!o->handover || o->loaded)
+		return promote(o, TERM_PROMOTED, out);
 	ownership_enter(o, OWN_LOADING, out, NULL);
 	return true;
 }
@@ -347,9 +358,9 @@ static bool step_replica(struct ownership *o, uint64_t now, struct ownership_act
 		return promote(o, TERM_FORCED, out);
 	if (replica_yields(o, now, out))
 		return true;
-	if (o->released_term == o->record.term && o->replica_ready)
-		return o->handover ? load(o, out) : promote(o, TERM_PROMOTED, out);
-	return false;
+	if (load_begin(o, now, out))
+		return true;
+	return o->released_term == o->record.term && o->replica_ready && released(o, out);
 }
 
 static bool step_loading(struct ownership *o, uint64_t now, struct ownership_actions *out)
@@ -363,7 +374,8 @@ static bool step_standby(struct ownership *o, uint64_t now, struct ownership_act
 {
 	if (step_replica(o, now, out))
 		return true;
-	if (!o->replica_lost)
+	/* To load it ends the session: from then on nothing else tells of a source that is lost. */
+	if (!o->replica_lost && !(o->loading && now >= o->load_at + o->config.reset_ns))
 		return false;
 	o->lost_at = o->say_at = o->fence_at = now;
 	if (o->peer_up)
@@ -504,6 +516,7 @@ static void stored_standby(struct ownership *o, struct ownership_actions *out,
 	o->replica = true;
 	o->handover = o->offer_handover;
 	o->replica_ready = o->replica_lost = o->replica_reset = false;
+	o->loading = o->loaded = false;
 	ownership_act(out, OWN_CREATE_REPLICA)->term = o->record.term;
 	ownership_tell(o, out, WORD_ACCEPT, o->record.term);
 }

@@ -105,8 +105,11 @@ int standby_load(struct process *p, const json_t *request, struct error *e)
 		return error_set(e, -EINVAL, "this process holds no twin");
 	if (term < 1)
 		return error_set(e, -EINVAL, "promote and load need a \"term\"");
-	if (p->loaded_term == (uint64_t)term)
+	/* By force it is promoted under another term than it was loaded for. */
+	if (p->loaded_term) {
+		p->loaded_term = (uint64_t)term;
 		return 0;
+	}
 	rc = replica_promote(p->replica, (uint64_t)term, e);
 	if (!rc && p->session.handover)
 		rc = postcopy_begin(p, e);

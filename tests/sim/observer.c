@@ -129,7 +129,9 @@ static void check_handover(struct world *w, int host)
 	const struct proc *p = &w->host[host].proc, *source = &w->host[!host].proc;
 	const struct session *s = &w->session[p->session];
 
-	if (!lives(source) || source->session != p->session || w->forced_promotion)
+	bool forced = w->forced_promotion || w->forced_run;
+
+	if (!lives(source) || source->session != p->session || forced)
 		return;
 	if (source->guest.outputs != p->guest.outputs || source->guest.state != p->guest.state)
 		violate(w, V_I7, "I7: the vm has run on at %c, and its last epoch is promoted",

@@ -190,6 +190,7 @@ struct proc {
 	uint64_t committing;
 	unsigned commit_step;
 	bool loading, loaded; /* a migration's promotion: all but the start */
+	bool start_asked;     /* while it loads */
 	bool unowned;         /* runs, as a planted bug, before polluxd says so */
 };
 

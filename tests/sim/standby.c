@@ -179,6 +179,15 @@ static void start(struct world *w, int host)
 	primary_take_over(w, host);
 }
 
+/* What is loaded has but to start, which hardly ever fails. */
+static void loaded_start(struct world *w, int host)
+{
+	if (w->settings.commit_fails && chance_percent(w, 20))
+		proc_end(w, host, "the loaded vm does not start");
+	else
+		start(w, host);
+}
+
 static void act_report(struct world *w, int host, const struct core_action *a)
 {
 	struct proc *p = proc_of(w, host);
@@ -197,6 +206,8 @@ static void act_report(struct world *w, int host, const struct core_action *a)
 		   w->breakage != BREAK_START_UNOWNED) {
 		p->loaded = true;
 		agent_tell(w, host, OWN_EV_LOADED, p->term, false);
+		if (p->start_asked)
+			loaded_start(w, host);
 	} else if (a->state == REPLICA_PROMOTED) {
 		start(w, host);
 	}
@@ -343,20 +354,19 @@ void standby_receive(struct world *w, int host, const struct message *m)
 					    .stream = m->stream - STREAM_BULK});
 }
 
-/* What is loaded has but to start, which hardly ever fails. */
 void standby_promote(struct world *w, int host, uint64_t term, bool load_only)
 {
 	struct proc *p = proc_of(w, host);
 
 	if (p->role != PROC_REPLICA)
 		return;
-	if (!p->loaded) {
+	if (p->loading && !p->loaded) {
+		p->start_asked |= !load_only;
+	} else if (!p->loaded) {
 		p->loading = load_only;
 		standby_feed(w, host,
 			     (struct standby_input){.type = STANDBY_EV_PROMOTE, .term = term});
-	} else if (w->settings.commit_fails && chance_percent(w, 20)) {
-		proc_end(w, host, "the loaded vm does not start");
 	} else {
-		start(w, host);
+		loaded_start(w, host);
 	}
 }

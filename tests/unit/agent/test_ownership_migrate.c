@@ -37,7 +37,7 @@ static struct ownership incoming_ready(void)
 
 	EXPECT(&o, "store standby 5; ", WORD(WORD_OFFER, 5), .handover = true);
 	EXPECT(&o, "create-replica; tell accept 5; ", .type = OWN_EV_STORED);
-	EXPECT(&o, "", .type = OWN_EV_REPLICA_READY, .term = 5);
+	EXPECT(&o, "load; ", .type = OWN_EV_REPLICA_READY, .term = 5);
 	return o;
 }
 
@@ -194,7 +194,8 @@ static void a_migrated_twin_is_loaded_before_it_is_owned(void **state)
 {
 	struct ownership o = incoming_ready();
 
-	EXPECT(&o, "load; ", WORD(WORD_RELEASED, 5));
+	EXPECT(&o, "", WORD(WORD_RELEASED, 5));
+	assert_int_equal(o.state, OWN_LOADING);
 	EXPECT(&o, "", WORD(WORD_RELEASED, 5));
 	EXPECT(&o, "store owner 7; ", .type = OWN_EV_LOADED, .term = 5);
 	EXPECT(&o, "promote; ", .type = OWN_EV_STORED);
@@ -202,11 +203,59 @@ static void a_migrated_twin_is_loaded_before_it_is_owned(void **state)
 	assert_true(ownership_may_run(&o));
 }
 
+static void a_loaded_twin_is_owned_when_it_is_released(void **state)
+{
+	struct ownership o = incoming_ready();
+
+	EXPECT(&o, "", .type = OWN_EV_LOADED, .term = 5);
+	assert_int_equal(o.state, OWN_STANDBY);
+	assert_false(ownership_may_run(&o));
+	EXPECT(&o, "store owner 7; ", WORD(WORD_RELEASED, 5));
+	EXPECT(&o, "promote; ", .type = OWN_EV_STORED);
+}
+
+static void a_loaded_twin_asks_a_source_that_is_silent(void **state)
+{
+	struct ownership o = incoming_ready();
+
+	EXPECT(&o, "", .type = OWN_EV_LOADED, .term = 5);
+	assert_int_equal(ownership_deadline(&o), now + o.config.reset_ns);
+	later_by(o.config.reset_ns);
+	EXPECT(&o, "tell ask 5; ", .type = OWN_EV_TICK);
+	assert_int_equal(o.state, OWN_DECIDING);
+	EXPECT(&o, "store owner 7; ", WORD(WORD_RELEASED, 5));
+}
+
+static void a_loaded_twin_is_dropped_as_any_other(void **state)
+{
+	struct ownership o = incoming_ready();
+
+	EXPECT(&o, "", .type = OWN_EV_LOADED, .term = 5);
+	EXPECT(&o, "drop-replica; store none 6; ", WORD(WORD_OWN, 6));
+	EXPECT(&o, "tell dropped 6; ", .type = OWN_EV_STORED);
+	/* The next one is loaded anew. */
+	EXPECT(&o, "store standby 7; ", WORD(WORD_OFFER, 7), .handover = true);
+	EXPECT(&o, "create-replica; tell accept 7; ", .type = OWN_EV_STORED);
+	EXPECT(&o, "load; ", .type = OWN_EV_REPLICA_READY, .term = 7);
+}
+
+static void a_twin_that_is_loading_may_be_forced(void **state)
+{
+	struct ownership o = incoming_ready();
+
+	EXPECT(&o, "store owner 4294967301; ", .type = OWN_EV_PROMOTE);
+	EXPECT(&o, "", .type = OWN_EV_LOADED, .term = 5);
+	EXPECT(&o, "promote; ", .type = OWN_EV_STORED);
+}
+
 static void a_twin_that_does_not_load_is_given_back(void **state)
 {
 	struct ownership o = incoming_ready();
 
-	EXPECT(&o, "load; ", WORD(WORD_RELEASED, 5));
+	EXPECT(&o, "store none 5; ", .type = OWN_EV_REPLICA_GONE, .term = 5);
+	EXPECT(&o, "tell dropped 5; ", .type = OWN_EV_STORED);
+	o = incoming_ready();
+	EXPECT(&o, "", WORD(WORD_RELEASED, 5));
 	EXPECT(&o, "store none 5; ", .type = OWN_EV_REPLICA_GONE, .term = 5);
 	EXPECT(&o, "tell dropped 5; ", .type = OWN_EV_STORED);
 }
@@ -215,7 +264,7 @@ static void a_migrated_twin_that_does_not_start_is_given_back(void **state)
 {
 	struct ownership o = incoming_ready();
 
-	EXPECT(&o, "load; ", WORD(WORD_RELEASED, 5));
+	EXPECT(&o, "", WORD(WORD_RELEASED, 5));
 	EXPECT(&o, "store owner 7; ", .type = OWN_EV_LOADED, .term = 5);
 	EXPECT(&o, "promote; ", .type = OWN_EV_STORED);
 	EXPECT(&o, "store none 7; ", .type = OWN_EV_REPLICA_GONE, .term = 5);
@@ -268,6 +317,10 @@ int main(void)
 		cmocka_unit_test(a_restarted_source_learns_what_its_session_is_for),
 		cmocka_unit_test(a_guest_that_stands_still_for_nobody_is_answered_again),
 		cmocka_unit_test(a_migrated_twin_is_loaded_before_it_is_owned),
+		cmocka_unit_test(a_loaded_twin_is_owned_when_it_is_released),
+		cmocka_unit_test(a_loaded_twin_asks_a_source_that_is_silent),
+		cmocka_unit_test(a_loaded_twin_is_dropped_as_any_other),
+		cmocka_unit_test(a_twin_that_is_loading_may_be_forced),
 		cmocka_unit_test(a_twin_that_does_not_load_is_given_back),
 		cmocka_unit_test(a_migrated_twin_that_does_not_start_is_given_back),
 		cmocka_unit_test(a_migrated_twin_is_not_fenced_for),
