@@ -199,6 +199,7 @@ static void *sender_main(void *ctx)
 	struct parcel *p;
 	int rc = 0;
 
+	thread_hasten();
 	while (!rc && parcel_wait(k, &p))
 		rc = parcel_send(k, p);
 	if (rc)
@@ -370,6 +371,7 @@ static void *link_main(void *ctx)
 	pthread_t sender;
 	int rc;
 
+	thread_hasten();
 	rc = channel_open(k, &e);
 	if (rc)
 		goto out_event;

@@ -123,6 +123,7 @@ static int agent_run(const struct agent_config *c, struct error *e)
 		error_set(e, rc, "cannot make the event loop: %s", strerror(-rc));
 	if (!rc)
 		rc = agent_create(c, loop, &agent, e);
+	thread_hasten();
 	if (!rc)
 		rc = loop_run(loop);
 	agent_destroy(agent);

@@ -181,7 +181,8 @@ int cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, uint64_t until);
 void thread_urge(void);
 
 /* The calling thread works in short bursts that others wait for: where the scheduler
- * knows slices (EEVDF, Linux 6.12), it gets a CPU soon after it wakes. Elsewhere nothing. */
+ * knows slices (EEVDF, Linux 6.12), it gets a CPU soon after it wakes. Elsewhere nothing. The
+ * threads that it starts are ordinary ones. */
 void thread_hasten(void);
 
 int fd_read_all(int fd, void *data, size_t n) MUST_CHECK; /* -EPIPE at an early end */

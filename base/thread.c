@@ -90,6 +90,7 @@ struct scheduling {
 	uint64_t runtime, deadline, period;
 };
 _Static_assert(sizeof(struct scheduling) == 48, "SCHED_ATTR_SIZE_VER0");
+#define RESET_ON_FORK UINT64_C(1) /* SCHED_FLAG_RESET_ON_FORK */
 
 void thread_urge(void)
 {
@@ -106,5 +107,6 @@ void thread_hasten(void)
 	if (syscall(SYS_sched_getattr, 0, &a, sizeof(a), 0) || a.policy != SCHED_OTHER)
 		return;
 	a.runtime = SLICE_NS;
+	a.flags |= RESET_ON_FORK;
 	(void)syscall(SYS_sched_setattr, 0, &a, 0);
 }
