@@ -126,7 +126,7 @@ static void peer_message(void *ctx, struct peer *p, const json_t *message)
 
 static json_t *peer_hello_extra(void *ctx)
 {
-	return json_pack("{s:[s]}", "can", "migrate");
+	return json_pack("{s:[s, s]}", "can", "migrate", "probe");
 }
 
 /* ---- life ------------------------------------------------------------------------------- */

@@ -56,7 +56,12 @@ struct migration {
 	bool postcopy, served;          /* pages were left behind; and have all been sent */
 	bool cancelled;                 /* by an operator, and in time */
 	uint64_t downtime_ns, total_ns; /* when it has succeeded */
-	uint64_t forecast_ns;           /* of the downtime, when it was decided */
+	uint64_t forecast_ns, fixed_ns; /* of the downtime, when it was decided; not of pages */
+	/* guest_forecast.c */
+	uint64_t probe, probe_ns; /* the one under way, 0 = none; since when */
+	uint64_t chain_ns, peer_store_ns;
+	uint64_t pause_ns, transfer_ns, released_ns, took_heard_ns; /* until sealed; whole there */
+	struct word_took took;
 };
 /* What an operator may choose for one. */
 struct migrate_options {
@@ -143,6 +148,14 @@ struct guest {
 	struct session recovery;   /* of a link that was cut, until the process has its keys */
 	char postcopy[16];         /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
+	struct {
+		uint64_t probe;           /* that is being answered */
+		unsigned echoes;          /* that are missing for that */
+		uint64_t heard_ns;        /* when RELEASED was heard first */
+		uint64_t load_ns, run_ns; /* when the process was asked to */
+		struct word_took took;
+	} arrival;         /* a migration to this host */
+	uint64_t store_ns; /* that its last store took */
 	struct chain chain;
 	struct {
 		uint64_t number;    /* of the question that waits for its answer; 0 = none */
@@ -232,6 +245,19 @@ void guest_migrated(struct guest *g);      /* the other host owns it */
 void guest_migrate_check(struct guest *g); /* has the operation ended? */
 json_t *guest_migration_json(const struct guest *g);
 void guest_migration_free(struct guest *g);
+
+/* Its hello says that it understands that. */
+bool guest_peer_can(const struct peer *p, const char *what);
+
+/* ---- guest_forecast.c: what a downtime is made of --------------------------------------- */
+void guest_probe(struct guest *g); /* a migration goes on: now and then */
+void guest_probe_message(struct agent *a, struct peer *from, const json_t *message);
+void guest_released_said(struct guest *g);
+void guest_released_heard(struct guest *g);
+json_t *guest_took_json(const struct guest *g); /* NULL: it did not arrive by RELEASED */
+void guest_took(struct guest *g, const struct word_took *took);
+void guest_handover_learn(struct guest *g);
+json_t *guest_handover_json(const struct migration *m);
 
 /* ---- guest_image.c: saved images ------------------------------------------------------- */
 struct save_options {

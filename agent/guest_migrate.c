@@ -105,7 +105,7 @@ int migrate_options_parse(const json_t *o, struct migrate_options *out, struct e
 	int rc = 0;
 
 	*out = (struct migrate_options){
-		.streams = 2, .downtime_ms = 30, .throttle_max = 80, .stuck = "give-up"};
+		.streams = 2, .downtime_ms = 30, .throttle_max = 95, .stuck = "give-up"};
 	json_object_foreach((json_t *)o, key, v)
 	{
 		rc = option_take(key, v, out, e);
@@ -139,13 +139,12 @@ static json_t *wishes_json(const struct agent *a, const struct migrate_options *
 
 /* ---- begin ------------------------------------------------------------------------- */
 
-/* An older polluxd would take the offer for one of protection, and fence us for its end. */
-static bool peer_can_migrate(const struct peer *p)
+bool guest_peer_can(const struct peer *p, const char *what)
 {
 	const json_t *can = json_object_get(peer_hello(p), "can");
 
 	for (size_t i = 0; i < json_array_size(can); i++)
-		if (!strcmp(json_string_value(json_array_get(can, i)) ?: "", "migrate"))
+		if (!strcmp(json_string_value(json_array_get(can, i)) ?: "", what))
 			return true;
 	return false;
 }
@@ -158,7 +157,8 @@ int guest_migrate_possible(struct guest *g, const char *to, struct error *e, con
 		rc = guest_peer_ready(g, to, e, hint);
 	if (rc)
 		return rc;
-	if (!peer_can_migrate(peers_find(g->agent->peers, to)))
+	/* It would take the offer for one of protection, and fence us for its end. */
+	if (!guest_peer_can(peers_find(g->agent->peers, to), "migrate"))
 		return guest_refuse(e, hint, -EPERM, "update the other host first",
 				    "the polluxd of %s is too old to take a migration", to);
 	if (g->own.state == OWN_PRIMARY && !guest_is_protected(g))
@@ -262,14 +262,20 @@ void guest_migration_put(const struct guest *g, json_t *request)
 void guest_migration_note(struct guest *g, const json_t *message)
 {
 	json_int_t frozen = json_integer_of(message, "frozen_ns", 0);
+	struct migration *m = &g->migration;
 
-	g->migration.session = json_is_true(json_object_get(message, "handover"));
+	m->session = json_is_true(json_object_get(message, "handover"));
 	if (json_is_true(json_object_get(message, "postcopy")))
-		g->migration.postcopy = true;
-	if (frozen > 0)
-		g->migration.forecast_ns = (uint64_t)json_integer_of(message, "forecast_ns", 0);
-	if (frozen > 0)
-		g->migration.frozen_ns = clock_ns() - (uint64_t)frozen;
+		m->postcopy = true;
+	if (frozen <= 0)
+		return;
+	m->forecast_ns = (uint64_t)json_integer_of(message, "forecast_ns", 0);
+	m->fixed_ns = (uint64_t)json_integer_of(message, "fixed_ns", 0);
+	m->pause_ns = (uint64_t)json_integer_of(message, "pause_ns", 0);
+	m->transfer_ns = (uint64_t)json_integer_of(message, "transfer_ns", 0);
+	/* The message may have waited for its turn. */
+	m->frozen_ns =
+		(uint64_t)json_integer_of(message, "frozen_at_ns", (json_int_t)clock_ns() - frozen);
 }
 
 void guest_migration_found(struct guest *g)
@@ -295,6 +301,7 @@ void guest_migrated(struct guest *g)
 
 	m->downtime_ns = m->frozen_ns ? now - m->frozen_ns : 0;
 	m->total_ns = m->began_ns ? now - m->began_ns : 0;
+	guest_handover_learn(g);
 	json_decref(m->last);
 	m->last = json_incref(g->stats);
 	timeline_add(&g->timeline, "migrated", "to %s, downtime %.1f ms", g->peer,
@@ -348,6 +355,8 @@ json_t *guest_migration_json(const struct guest *g)
 		json_object_set_new(o, "downtime_ns", json_integer((json_int_t)m->downtime_ns));
 	if (o && over)
 		json_object_set_new(o, "forecast_ns", json_integer((json_int_t)m->forecast_ns));
+	if (o && over)
+		json_object_set_new(o, "handover", guest_handover_json(m));
 	if (o && m->last)
 		json_object_set(o, "last", m->last);
 	if (o && m->wishes)

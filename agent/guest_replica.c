@@ -136,6 +136,7 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 	int rc;
 
 	session_wipe(&g->session);
+	memset(&g->arrival, 0, sizeof(g->arrival));
 	g->session.term = term;
 	if (!o || o->session.term != term)
 		return error_set(e, -ENOENT, "the offer of this session is not known any more");
@@ -214,6 +215,7 @@ static void loaded(void *ctx, int rc, const json_t *reply, const char *text)
 
 	if (rc == -EPIPE || g->child_role != CHILD_REPLICA)
 		return;
+	g->arrival.took.load = clock_ns() - g->arrival.load_ns;
 	if (rc) {
 		timeline_add(&g->timeline, "loading failed", "%s", text);
 		replica_failed(g, text);
@@ -224,6 +226,7 @@ static void loaded(void *ctx, int rc, const json_t *reply, const char *text)
 
 void guest_load(struct guest *g, uint64_t term)
 {
+	g->arrival.load_ns = clock_ns();
 	guest_child_ask(g, json_pack("{s:s, s:I}", "do", "load", "term", (json_int_t)term), SLOW_NS,
 			loaded);
 }
@@ -241,6 +244,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 		promotion_failed(g, rc, text);
 		return;
 	}
+	g->arrival.took.start = clock_ns() - g->arrival.run_ns;
 	g->child_role = CHILD_VM;
 	g->replica_up = false;
 	g->why[0] = '\0';
@@ -264,6 +268,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 
 void guest_promote(struct guest *g, uint64_t term)
 {
+	g->arrival.run_ns = clock_ns();
 	g->starting = g->session.options.handover && !g->own.promotion_forced;
 	guest_child_ask(g, json_pack("{s:s, s:I}", "do", "promote", "term", (json_int_t)term),
 			SLOW_NS, promoted);

@@ -107,9 +107,12 @@ static json_t *record_json(const struct guest *g, const struct ownership_record 
 	return o;
 }
 
-static void store_time_note(struct agent *a, uint64_t ns)
+static void store_time_note(struct guest *g, uint64_t ns)
 {
-	a->store_ns = a->store_ns ? (3 * a->store_ns + ns) / 4 : ns;
+	uint64_t *mean = &g->agent->store_ns;
+
+	g->store_ns = ns;
+	*mean = *mean ? (3 * *mean + ns) / 4 : ns;
 }
 
 int guest_store(struct guest *g, const struct ownership_record *record, struct error *e)
@@ -128,7 +131,7 @@ int guest_store(struct guest *g, const struct ownership_record *record, struct e
 	if (rc)
 		error_set(e, rc, "cannot store %s: %s", path, strerror(-rc));
 	else
-		store_time_note(g->agent, clock_ns() - began);
+		store_time_note(g, clock_ns() - began);
 	free(text);
 	json_decref(o);
 	return rc;

@@ -99,6 +99,12 @@ static void stats_take(struct guest *g, const json_t *stats)
 	g->stats_ns = clock_ns();
 }
 
+static void progress_take(struct guest *g, const json_t *message)
+{
+	stats_take(g, message);
+	guest_probe(g);
+}
+
 static void vm_event_take(struct guest *g, const json_t *message)
 {
 	const char *what = json_text_of(message, "what"), *detail = json_text_of(message, "detail");
@@ -118,7 +124,7 @@ static void child_event(void *ctx, const json_t *message)
 	const char *event = json_text_of(message, "event");
 
 	if (!strcmp(event, "progress"))
-		stats_take(g, message);
+		progress_take(g, message);
 	else if (!strcmp(event, "postcopy"))
 		guest_postcopy_event(g, message);
 	else if (g->child_role == CHILD_REPLICA)

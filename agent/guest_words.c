@@ -67,6 +67,8 @@ static json_t *word_json(const struct guest *g, enum ownership_word word, uint64
 	/* Where no copy is there is no VM either, only terms of that name. */
 	if (o && g->identity[0] && g->own.record.role != ROLE_NONE)
 		json_object_set_new(o, "identity", json_string(g->identity));
+	if (o && word == WORD_OWN && g->arrival.heard_ns)
+		json_object_set_new(o, "took", guest_took_json(g));
 	if (o && says_no && g->refusal[0])
 		json_object_set_new(o, "why", json_text(g->refusal));
 	return o;
@@ -94,6 +96,8 @@ void guest_tell(struct guest *g, enum ownership_word word, uint64_t term, bool c
 		}
 		json_object_set_new(o, "offer", offer);
 	}
+	if (word == WORD_RELEASED)
+		guest_released_said(g);
 	log_debug("%s: to %s: %s %llu", g->name, g->peer, ownership_word_name(word),
 		  (unsigned long long)term);
 	rc = peer_send(p, o);
@@ -229,6 +233,10 @@ static void word_take(struct agent *a, struct peer *from, struct word *w)
 		g->offer->session.term = w->term;
 		w->offer = NULL;
 	}
+	if (w->word == WORD_RELEASED)
+		guest_released_heard(g);
+	if (w->word == WORD_OWN)
+		guest_took(g, &w->took);
 	word_feed(g, w);
 }
 
@@ -240,6 +248,10 @@ void guest_message(struct agent *a, struct peer *from, const json_t *message)
 
 	if (!strcmp(type, "recover") || !strcmp(type, "recovered")) {
 		guest_recover_message(a, from, message);
+		return;
+	}
+	if (!strcmp(type, "probe") || !strcmp(type, "probed")) {
+		guest_probe_message(a, from, message);
 		return;
 	}
 	if (!strcmp(type, "check") || !strcmp(type, "checked")) {

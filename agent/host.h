@@ -45,7 +45,8 @@ struct agent {
 	struct acceptor *acceptor;
 	struct http *http;
 	struct agent_counters counters;
-	uint64_t last_operation, last_check, started_ns;
+	uint64_t last_operation, last_check, last_probe, started_ns;
+	double handover_ratio; /* guest_forecast.c; 0 = not known */
 	uint64_t
 		store_ns; /* that a record takes here to be stored: a running mean; 0 = not known */
 };

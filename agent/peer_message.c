@@ -8,6 +8,8 @@
 
 #include "agent/json_text.h"
 
+#define TOOK_MOST_NS (UINT64_C(3600) * NS_PER_SEC)
+
 /* ---- fields: a table says where each goes and what it may be ---------------------- */
 
 enum field_type { FIELD_NAME, FIELD_NUMBER, FIELD_BOOL };
@@ -334,9 +336,24 @@ bool vm_identity_ok(const char *text)
 	return !hex_decode(text, bytes, sizeof(bytes));
 }
 
+json_t *word_took_json(const struct word_took *t)
+{
+	return json_pack("{s:I, s:I, s:I, s:I}", "all_ns", (json_int_t)t->all, "load_ns",
+			 (json_int_t)t->load, "store_ns", (json_int_t)t->store, "start_ns",
+			 (json_int_t)t->start);
+}
+
+static uint64_t took_parse(const json_t *o, const char *key)
+{
+	json_int_t n = json_integer_of(o, key, 0);
+
+	return n > 0 && (uint64_t)n < TOOK_MOST_NS ? (uint64_t)n : 0;
+}
+
 int word_parse(const json_t *message, struct word *out, struct error *e)
 {
 	const char *vm = json_text_of(message, "vm");
+	const json_t *took = json_object_get(message, "took");
 	json_int_t term = json_integer_of(message, "term", 0);
 
 	*out = (struct word){0};
@@ -355,6 +372,8 @@ int word_parse(const json_t *message, struct word *out, struct error *e)
 	snprintf(out->why, sizeof(out->why), "%.255s", json_text_of(message, "why"));
 	out->term = (uint64_t)term;
 	out->can_fence = json_is_true(json_object_get(message, "can_fence"));
+	out->took = (struct word_took){took_parse(took, "all_ns"), took_parse(took, "load_ns"),
+				       took_parse(took, "store_ns"), took_parse(took, "start_ns")};
 	if (out->word != WORD_OFFER)
 		return 0;
 	return offer_parse(json_object_get(message, "offer"), &out->offer, e);

@@ -60,6 +60,13 @@ void offer_free(struct offer *o);
 json_t *offer_json(const struct offer *o);
 int offer_parse(const json_t *json, struct offer **out, struct error *e) MUST_CHECK;
 
+/* With the OWN that ends a migration: what the target took; nanoseconds. */
+struct word_took {
+	uint64_t all; /* from RELEASED on, of which: */
+	uint64_t load, store, start;
+};
+json_t *word_took_json(const struct word_took *t);
+
 struct word {
 	char vm[VM_NAME_MAX + 1];
 	char identity[VM_IDENTITY_LEN + 1]; /* "" = not said */
@@ -67,7 +74,8 @@ struct word {
 	uint64_t term;
 	bool can_fence;
 	char why[256];
-	struct offer *offer; /* WORD_OFFER only; the receiver takes it */
+	struct word_took took; /* 0: not said */
+	struct offer *offer;   /* WORD_OFFER only; the receiver takes it */
 };
 bool vm_identity_ok(const char *text);
 int word_parse(const json_t *message, struct word *out, struct error *e) MUST_CHECK;

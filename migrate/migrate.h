@@ -45,6 +45,7 @@ void migrate_config_defaults(struct migrate_config *c);
 struct migrate_progress {
 	unsigned round, throttle;
 	uint64_t forecast_ns;       /* downtime, if the guest was stopped now; 0 = not known */
+	uint64_t fixed_ns;          /* of that, what no page causes */
 	uint64_t dirty, dirty_rate; /* pages; pages a second */
 	uint64_t memory_rate;       /* bytes of memory a second */
 	uint64_t rate;              /* bytes a second on the wire */
@@ -61,6 +62,8 @@ int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcop
 		   struct precopy **out) MUST_CHECK;
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *round);
 void precopy_progress(struct precopy *p, struct migrate_progress *out);
+/* What the fixed part of the downtime is known to be by now; any thread. */
+void precopy_fixed(struct precopy *p, uint64_t ns);
 void precopy_destroy(struct precopy *p); /* the guest at full speed again */
 
 /* ---- postcopy --------------------------------------------------------------------

@@ -17,8 +17,9 @@ struct precopy {
 	/* Of the thread that decides. */
 	struct converge_round rounds[CONVERGE_RECENT];
 	unsigned count, stuck, settled, throttle;
-	pthread_mutex_t lock; /* of progress */
+	pthread_mutex_t lock;
 	struct migrate_progress progress;
+	uint64_t fixed_ns;
 };
 
 int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcopy_source *later,
@@ -30,6 +31,7 @@ int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcop
 		return -ENOMEM;
 	p->vm = vm;
 	p->config = *c;
+	p->fixed_ns = c->fixed_ns;
 	p->later = later;
 	pthread_mutex_init(&p->lock, NULL);
 	*out = p;
@@ -63,6 +65,7 @@ static void progress_note(struct precopy *p, const struct replicate_round *in,
 		.round = in->round,
 		.throttle = v->throttle,
 		.forecast_ns = v->forecast_ns,
+		.fixed_ns = p->config.fixed_ns,
 		.dirty = in->dirty,
 		.dirty_rate = per_second(in->dirty, in->ns),
 		.rate = per_second(in->bytes, in->ns),
@@ -100,6 +103,9 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 	struct converge_view view;
 
 	round_keep(p, in);
+	pthread_mutex_lock(&p->lock);
+	p->config.fixed_ns = p->fixed_ns;
+	pthread_mutex_unlock(&p->lock);
 	if (in->members_synced)
 		p->settled++;
 	view = (struct converge_view){
@@ -129,6 +135,13 @@ void precopy_progress(struct precopy *p, struct migrate_progress *out)
 {
 	pthread_mutex_lock(&p->lock);
 	*out = p->progress;
+	pthread_mutex_unlock(&p->lock);
+}
+
+void precopy_fixed(struct precopy *p, uint64_t ns)
+{
+	pthread_mutex_lock(&p->lock);
+	p->fixed_ns = ns;
 	pthread_mutex_unlock(&p->lock);
 }
 

@@ -5,6 +5,10 @@
 
 #include "vm-process/process.h"
 
+#define DELTA_SHARE 8u /* of the guest's memory, but: */
+#define DELTA_LEAST (UINT64_C(64) << 20)
+#define DELTA_MOST  (UINT64_C(512) << 20)
+
 static int number_take(const json_t *o, const char *key, uint64_t most, uint64_t unit,
 		       uint64_t *out, struct error *e)
 {
@@ -58,6 +62,50 @@ int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e)
 	    (rc = small_take(o, "postcopy_after", 10000, &out->postcopy_after, e)))
 		return rc;
 	return stuck_take(o, &out->stuck, e);
+}
+
+/* A guest that hardly converges writes a little to each of many pages: what was sent of them is
+ * kept for as long as it lasts. What no round needs twice takes no memory. */
+uint64_t migrate_delta_bytes(const struct process *p)
+{
+	uint64_t bytes = vm_ram_pages(p->vm) * VM_PAGE_SIZE / DELTA_SHARE;
+
+	return bytes < DELTA_LEAST ? DELTA_LEAST : bytes > DELTA_MOST ? DELTA_MOST : bytes;
+}
+
+int migrate_forecast(struct process *p, const json_t *request, struct error *e)
+{
+	uint64_t fixed_ns = 0;
+	int rc = number_take(request, "fixed_us", 60000000, NS_PER_US, &fixed_ns, e);
+
+	if (!rc && fixed_ns && p->precopy)
+		precopy_fixed(p->precopy, fixed_ns);
+	return rc;
+}
+
+static void number_put(json_t *o, const char *key, uint64_t n)
+{
+	json_object_set_new(o, key, json_integer((json_int_t)n));
+}
+
+/* Where the time went, for whoever reports it and forecasts the next one. */
+void migrate_handed_put(struct process *p, json_t *event)
+{
+	uint64_t frozen_at = replicator_frozen_at(p->replicator);
+	struct migrate_progress m = {0};
+	struct replicate_stats s;
+
+	replicator_stats(p->replicator, &s);
+	if (p->precopy)
+		precopy_progress(p->precopy, &m);
+	number_put(event, "frozen_ns", clock_ns() - frozen_at);
+	number_put(event, "frozen_at_ns", frozen_at);
+	number_put(event, "pause_ns", s.pause_last_ns);
+	number_put(event, "transfer_ns", s.ack_delay_last_ns);
+	number_put(event, "forecast_ns", m.forecast_ns);
+	number_put(event, "fixed_ns", m.fixed_ns);
+	json_object_set_new(event, "postcopy",
+			    json_boolean(replicator_missing(p->replicator) != NULL));
 }
 
 json_t *migrate_json(struct process *p)

@@ -180,24 +180,10 @@ static void precopy_reason(struct process *p, char *why, size_t room)
 		text_copy(why, room, m.why);
 }
 
-static uint64_t precopy_forecast(struct process *p)
-{
-	struct migrate_progress m = {0};
-
-	if (p->precopy)
-		precopy_progress(p->precopy, &m);
-	return m.forecast_ns;
-}
-
 void primary_handed_put(struct process *p, json_t *o)
 {
-	bool handed = p->replicator && p->replicator_state == REPLICATOR_HANDED;
-	uint64_t frozen_at = handed ? replicator_frozen_at(p->replicator) : 0;
-
-	json_object_set_new(o, "frozen_ns",
-			    json_integer((json_int_t)(frozen_at ? clock_ns() - frozen_at : 0)));
-	json_object_set_new(o, "forecast_ns",
-			    json_integer((json_int_t)(frozen_at ? precopy_forecast(p) : 0)));
+	if (p->replicator && p->replicator_state == REPLICATOR_HANDED)
+		migrate_handed_put(p, o);
 }
 
 static json_t *state_json(struct process *p, const struct posted_state *s)
@@ -207,9 +193,6 @@ static json_t *state_json(struct process *p, const struct posted_state *s)
 			      (json_int_t)s->term, "handover", p->session.handover);
 
 	primary_handed_put(p, o);
-	json_object_set_new(
-		o, "postcopy",
-		json_boolean(s->state == REPLICATOR_HANDED && replicator_missing(p->replicator)));
 	return o;
 }
 
@@ -272,6 +255,8 @@ static int precopy_begin(struct process *p, const json_t *request, struct replic
 
 	if (!c->handover)
 		return 0;
+	if (!json_object_get(request, "delta_mb"))
+		c->delta_bytes = migrate_delta_bytes(p);
 	rc = migrate_parse(json_object_get(request, "migrate"), &m, e);
 	if (!rc && m.stuck == STUCK_POSTCOPY)
 		rc = postcopy_offer(p, c, e);

@@ -246,6 +246,19 @@ static int do_image_cancel(struct process *p, struct request *q, struct error *e
 	return 0;
 }
 
+static int do_echo(struct process *p, struct request *q, struct error *e)
+{
+	(void)p;
+	(void)q;
+	(void)e;
+	return 0;
+}
+
+static int do_forecast(struct process *p, struct request *q, struct error *e)
+{
+	return migrate_forecast(p, q->body, e);
+}
+
 static int do_stats(struct process *p, struct request *q, struct error *e)
 {
 	(void)e;
@@ -351,6 +364,8 @@ static const struct {
 	{"shutdown", do_shutdown, false},
 	{"quit", do_quit, true},
 	{"stats", do_stats, true},
+	{"echo", do_echo, true},
+	{"forecast", do_forecast, false},
 	{"pause", do_pause, false},
 	{"resume", do_resume, false},
 	{"console", do_console, false},
@@ -737,6 +752,7 @@ int process_run(int director_fd, const char *control_path, struct error *e)
 	p->control_path = control_path;
 	p->replicator_state = REPLICATOR_UNPROTECTED;
 	rc = process_open(p, director_fd, e);
+	thread_hasten();
 	if (!rc) {
 		rc = loop_run(p->control);
 		if (rc)

@@ -158,6 +158,9 @@ void members_fill(struct process *p, const json_t *request);
 /* ---- migrate.c ------------------------------------------------------------ */
 int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e) MUST_CHECK;
 json_t *migrate_json(struct process *p);
+uint64_t migrate_delta_bytes(const struct process *p);
+int migrate_forecast(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
+void migrate_handed_put(struct process *p, json_t *event);
 
 /* ---- image.c: saved images ------------------------------------------------ */
 /* `fd` is taken over, and `folder`, that of a snapshot, or -1. */

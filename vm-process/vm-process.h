@@ -39,6 +39,9 @@
  *                                                    was cut: new keys; the source connects
  *   stats      {}                                    -> see replicate_stats, netbuf, mirror;
  *                                                    and what the last event "state" said
+ *   echo       {}                                    nothing: how long does an answer take?
+ *   forecast   {"fixed_us": n}                       primary, a migration: what a downtime takes
+ *                                                    beside the pages, as is known by now
  *   pause, resume, console {} + fd
  *   dump-core  {"paging": bool, "live": bool} + fd of a new, empty file
  *                                                    primary without a session; the reply says
@@ -63,7 +66,9 @@
  * events
  *   {"event": "state", "state": name of replicator_state or replica_state, "why": text,
  *    "term": of the session, "handover": it is a migration, "frozen_ns": handed, how long the guest
- * has stood still, "reset": standby, lost: the other host's kernel closed the link}
+ * has stood still, "frozen_at_ns": since when (CLOCK_BOOTTIME), "pause_ns": until its epoch was
+ * sealed, "transfer_ns": from there until the target had it, "forecast_ns", "fixed_ns": the part
+ * of that which no page causes; "reset": standby, lost: the other host's kernel closed the link}
  *   {"event": "postcopy", "state": "waiting"|"ready"|"running"|"cut"|"done", "why"}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,

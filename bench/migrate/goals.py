@@ -20,6 +20,8 @@ def results(records):
         for name in LISTS:
             if r.get(name) is not None:
                 row[name].append(r[name])
+        for name, ms in r.get("handover_ms", {}).items():
+            row.setdefault("handover_ms", {}).setdefault(name, []).append(ms)
         if r.get("seconds"):
             row["rate"].append(r.get("bytes", r["mib"] << 20) / r["seconds"])
     return list(rows.values())

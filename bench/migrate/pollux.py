@@ -13,7 +13,6 @@ import time
 
 GUEST_PROGRAM = 8 << 20  # below: the guest's own data and stack
 PAGE = 4096
-THROTTLE_MOST = 80  # percent, unless asked
 
 
 class PolluxError(Exception):
@@ -147,16 +146,18 @@ def memory_compare(source, target, first, last):
 def gave_up(log, limit_ms):
     """Throttled as far as it may be, and the pause would still be too long."""
     forecasts = re.findall(r"forecast ([\d.]+) ms", log)
-    return f"throttled by {THROTTLE_MOST} %" in log and float(forecasts[-1]) > limit_ms
+    return "is throttled by" in log and float(forecasts[-1]) > limit_ms
 
 
 def result_of(vm, log):
     """From the status of a VM that has moved away, and what its process said of each round."""
     m = vm["migration"]
-    rounds = re.findall(r"round (\d+): .* forecast ([\d.]+) ms", log)
+    rounds = re.findall(r"round (\d+): (\d+) pages in ([\d.]+) ms, (\d+) dirty", log)
     throttles = re.findall(r"throttled by (\d+) %", log)
     return {"seconds": m["elapsed_ms"] / 1e3, "downtime_ms": m["downtime_ns"] / 1e6,
-            "forecast_ms": float(rounds[-1][1]), "rounds": int(rounds[-1][0]) + 1,
+            "forecast_ms": m["forecast_ns"] / 1e6, "rounds": int(rounds[-1][0]) + 1,
+            "handover_ms": {k.removesuffix("_ns"): v / 1e6 for k, v in m["handover"].items()},
+            "trace": [[int(pages), float(ms), int(dirty)] for _, pages, ms, dirty in rounds],
             "throttle": max(map(int, throttles), default=0),
             "wire_bytes": m["last"]["replication"]["bytes_sent"]}
 
