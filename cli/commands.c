@@ -111,7 +111,7 @@ const struct command commands[] = {
 	  {"compression", "HOW", "of pages: none, lz4 or zlib", "none lz4 zlib"},
 	  {"bandwidth", "MB", "use at most so many megabytes a second (no limit)", NULL},
 	  {"throttle", "PERCENT",
-	   "slow a guest that writes too fast by at most this much, 0 to 99 (80)", NULL},
+	   "slow a guest that writes too fast by at most this much, 0 to 99 (95)", NULL},
 	  {"stuck", "POLICY",
 	   "what to do when that is not enough: give-up, stop (a pause within --most-downtime), or "
 	   "postcopy",

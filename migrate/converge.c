@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migrate/converge.h"
 
-#define STUCK_ROUNDS   2u /* at one throttle, before the next step */
+#define STUCK_ROUNDS   2u /* before the first step; one is proven too little by one round */
 #define THROTTLE_FIRST 20u
 #define THROTTLE_STEP  15u
 #define PAGES_SHARE    4u   /* of the limit is theirs, whatever the rest of a pause takes */
@@ -13,7 +13,7 @@ void migrate_config_defaults(struct migrate_config *c)
 		.downtime_ns = 30 * NS_PER_MS,
 		.most_downtime_ns = 2 * NS_PER_SEC,
 		.fixed_ns = 5 * NS_PER_MS,
-		.throttle_max = 80,
+		.throttle_max = 95,
 		.rounds_max = 60,
 		.stuck = STUCK_GIVE_UP,
 	};
@@ -62,6 +62,11 @@ static unsigned throttle_next(const struct migrate_config *c, unsigned now)
 	unsigned next = now ? now + THROTTLE_STEP : THROTTLE_FIRST;
 
 	return next < c->throttle_max ? next : c->throttle_max;
+}
+
+static bool is_stuck(unsigned rounds, unsigned throttle)
+{
+	return rounds >= (throttle ? 1 : STUCK_ROUNDS);
 }
 
 static void stop(struct converge_verdict *out, const char *why)
@@ -118,7 +123,7 @@ void converge_decide(const struct migrate_config *c, const struct converge_view 
 		policy_apply(c, v, out);
 	} else if (out->stuck >= STUCK_ROUNDS && r->throttle >= c->throttle_max) {
 		policy_apply(c, v, out);
-	} else if (out->stuck >= STUCK_ROUNDS) {
+	} else if (is_stuck(out->stuck, r->throttle) && r->throttle < c->throttle_max) {
 		out->throttle = throttle_next(c, r->throttle);
 		out->stuck = 0;
 	}
