@@ -149,10 +149,13 @@ static void act_create_replica(struct world *w, int host, const struct ownership
 		agent_of(w, host)->own.handover = false;
 }
 
+/* It may run already, and polluxd not have heard so. */
 static void act_drop_replica(struct world *w, int host, const struct ownership_action *a)
 {
+	enum proc_role role = w->host[host].proc.role;
+
 	observe_drop(w, host);
-	if (w->host[host].proc.role == PROC_REPLICA)
+	if (role == PROC_REPLICA || (role == PROC_RUNS && !agent_of(w, host)->own.vm_alive))
 		proc_end(w, host, "the replica is dropped");
 }
 
