@@ -24,6 +24,7 @@ struct capture {
 	uint64_t *missing; /* pages that are told of instead; bits; NULL = none */
 	/* A round of the first copy: bits to be sent from RAM as it is. */
 	uint64_t *round; /* NULL: a checkpoint */
+	uint64_t mark;   /* of a round: the standby is to say when it has it; 0 = not */
 	bool remember;   /* keep the pages as bases for deltas */
 	/* The senders' (sender.c), under their lock. */
 	bool go;

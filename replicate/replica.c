@@ -64,6 +64,39 @@ static void ack_send(struct replica *r, uint64_t epoch)
 		log_warn_rc(rc, "epoch %lu could not be acknowledged", (unsigned long)epoch);
 }
 
+static int round_told(struct replica *r, uint64_t round)
+{
+	struct buf b = {0};
+	int rc;
+
+	r->round_told = round;
+	epoch_encode(round, &b);
+	rc = buf_check(&b);
+	if (!rc)
+		rc = channel_send(r->streams[0].channel, RECORD_ROUND_DONE, 0,
+				  &(struct iovec){b.data, b.len}, 1,
+				  clock_ns() + r->config.loss_ns);
+	buf_free(&b);
+	return rc;
+}
+
+int replica_round_end(struct replica_stream *s, uint64_t round)
+{
+	struct replica *r = s->r;
+	uint64_t least = round;
+	int rc = 0;
+
+	pthread_mutex_lock(&r->ack_lock);
+	s->round = round;
+	for (unsigned i = 1; i <= r->config.streams; i++)
+		if (r->streams[i].round < least)
+			least = r->streams[i].round;
+	if (least > r->round_told)
+		rc = round_told(r, least);
+	pthread_mutex_unlock(&r->ack_lock);
+	return rc;
+}
+
 static void bye_ack_send(struct replica *r, const struct core_actions *actions)
 {
 	int rc = channel_send(r->streams[0].channel, RECORD_BYE_ACK, RECORD_MANDATORY, NULL, 0,

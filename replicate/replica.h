@@ -43,6 +43,7 @@ struct replica_stream {
 	/* Of its thread. */
 	uint64_t begun;
 	struct epoch_sum sum;
+	uint64_t round; /* the last one that has ended; under the replica's ack_lock */
 	/* Under the replica's lock, in the order of epochs. */
 	struct staged_pages *first, **last;
 };
@@ -83,7 +84,7 @@ struct replica {
 	struct core_action reports[16];
 	unsigned report_count;
 
-	uint64_t ack_sent; /* under ack_lock */
+	uint64_t ack_sent, round_told; /* under ack_lock */
 	int end_fd;
 	_Atomic uint64_t whole, committed; /* for heartbeats */
 	_Atomic uint64_t pages, bytes_raw;
@@ -99,6 +100,8 @@ void replica_event(struct replica *r, enum standby_event type, uint64_t epoch);
 const char *replica_why(struct replica *r, const char *text);
 /* Something is wrong that the primary has to know: tell it, then feed `type`. */
 void replica_fail(struct replica *r, enum standby_event type, uint64_t epoch, const char *text);
+/* A stream has ended a round: the primary is told when all have. */
+int replica_round_end(struct replica_stream *s, uint64_t round) MUST_CHECK;
 void replica_close(struct replica *r); /* lock held; waits for nothing */
 
 void *replica_stream_main(void *arg); /* takes over a struct stream_attempt */

@@ -8,6 +8,8 @@
 
 #include "replicate/replica.h"
 
+#define LOG_MODULE    "replica"
+
 #define FRESH_RUN_MAX 64
 
 /* ---- control ---------------------------------------------------------------------- */
@@ -313,6 +315,20 @@ static int on_end(struct replica_stream *s, const struct record *record, struct 
 	return stream_event(s, STANDBY_EV_END, epoch, e);
 }
 
+/* What it says is needed by nobody: a link that is lost is noticed by its reader. */
+static int on_round_end(struct replica_stream *s, const struct record *record, struct error *e)
+{
+	uint64_t round;
+	int rc;
+
+	if (epoch_decode(record->payload, record->len, &round) || round <= s->round)
+		return error_set(e, -EBADMSG, "a damaged end of a round");
+	rc = replica_round_end(s, round);
+	if (rc && rc != -ESHUTDOWN)
+		log_warn_rc(rc, "the end of round %" PRIu64 " could not be told", round);
+	return 0;
+}
+
 /* ---- the table ------------------------------------------------------------------------- */
 
 #define ON_CONTROL 1u
@@ -335,6 +351,7 @@ static const struct {
 	{RECORD_MISSING, ON_FIRST, MISSING_HEADER_SIZE, MISSING_HEADER_SIZE + 8 * MISSING_WORDS_MAX,
 	 on_missing},
 	{RECORD_EPOCH_END, ON_BULK, 48, 48, on_end},
+	{RECORD_ROUND_END, ON_BULK, 8, 8, on_round_end},
 };
 
 static unsigned stream_place(const struct replica_stream *s)

@@ -60,6 +60,7 @@ struct replicator {
 	atomic_uint members_unsynced;
 	atomic_int member_error;
 	_Atomic uint64_t sealed, acknowledged; /* for heartbeats */
+	_Atomic uint64_t round_done;           /* the last one that the standby has said to have */
 	_Atomic uint64_t frozen_at;
 	_Atomic uint64_t seal_began; /* 0: the epoch thread is in no checkpoint */
 
@@ -73,6 +74,8 @@ struct replicator {
 	unsigned rounds;
 	bool members_sent; /* a round was begun after all members had given all they have */
 	uint64_t round_count, round_at;
+	bool marks_off;               /* the standby does not answer them */
+	uint64_t mark_until;          /* the answer is waited for; 0 = not yet */
 	_Atomic uint64_t round_pages; /* of the current round */
 	bool postcopy;                /* the last epoch leaves the dirty pages behind */
 	bool logging, frozen;         /* frozen: in the pause that a handover left behind */

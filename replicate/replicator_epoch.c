@@ -12,6 +12,7 @@
 #define ROUNDS_MAX     30u
 #define ROUND_SMALL    512u /* pages that one checkpoint may as well take */
 #define ROUND_REST_NS  (50 * NS_PER_MS)
+#define MARK_NS        (3 * NS_PER_SEC)
 #define TIMER_SLACK_NS 1000ul
 #define RESERVE_SPARE  64u
 
@@ -87,6 +88,8 @@ static void round_begin(struct replicator *r)
 	r->round.epoch = 1;
 	r->round.remember = r->rounds > 0;
 	r->rounds++;
+	r->round.mark = r->config.handover && !r->marks_off ? r->rounds : 0;
+	r->mark_until = 0;
 	atomic_store(&r->round_pages, r->round_count);
 	atomic_store(&r->round_sent, false);
 	r->sync = SYNC_ROUND;
@@ -154,6 +157,7 @@ static void round_next(struct replicator *r)
 	uint64_t bits = vm_ram_pages(r->vm);
 	int rc = vm_dirty_harvest(r->vm, r->dirty);
 
+	r->marks_off |= atomic_load(&r->round_done) < r->round.mark;
 	if (rc) {
 		replicator_lost(r, rc, "harvest dirty pages");
 		r->sync = SYNC_OFF;
@@ -183,11 +187,26 @@ static void round_next(struct replicator *r)
 	round_begin(r);
 }
 
+/* A round of a migration is over when the target has it, and not when it lies in buffers on the
+ * way: there the last epoch would wait behind it, with the guest standing still. */
+static uint64_t round_due(struct replicator *r)
+{
+	uint64_t done = atomic_load(&r->round_done);
+
+	if (!atomic_load(&r->round_sent))
+		return UINT64_MAX;
+	if (done >= r->round.mark)
+		return 0;
+	if (!r->mark_until)
+		r->mark_until = done ? UINT64_MAX : clock_ns() + MARK_NS;
+	return r->mark_until;
+}
+
 /* When there is something to do for the first copy; 0 = now. */
 static uint64_t sync_due(struct replicator *r)
 {
 	if (r->sync == SYNC_ROUND)
-		return atomic_load(&r->round_sent) ? 0 : UINT64_MAX;
+		return round_due(r);
 	if (r->sync == SYNC_REST)
 		return atomic_load(&r->members_unsynced) ? r->round_at : 0;
 	return UINT64_MAX;

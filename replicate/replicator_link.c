@@ -169,6 +169,19 @@ static int on_heartbeat(struct replicator *r, const struct record *record)
 	return rc;
 }
 
+static int on_round_done(struct replicator *r, const struct record *record)
+{
+	uint64_t done;
+	int rc = epoch_decode(record->payload, record->len, &done);
+
+	if (rc)
+		return rc;
+	if (done > atomic_load(&r->round_done))
+		atomic_store(&r->round_done, done);
+	replicator_wake(r);
+	return 0;
+}
+
 static int on_bye_ack(struct replicator *r, const struct record *record)
 {
 	replicator_event(r, PRIMARY_EV_BYE_ACKED, 0);
@@ -193,6 +206,7 @@ static const struct {
 	{RECORD_ACK, 8, 8, on_ack},
 	{RECORD_HEARTBEAT, 16, 16, on_heartbeat},
 	{RECORD_BYE_ACK, 0, 0, on_bye_ack},
+	{RECORD_ROUND_DONE, 8, 8, on_round_done},
 	{RECORD_REFUSE, 4, 4 + REFUSE_TEXT_MAX, on_refuse},
 };
 

@@ -217,6 +217,21 @@ static int round_page(struct stream *t, const struct capture *c, uint64_t page)
 	return batch_step(t, c);
 }
 
+/* Not mandatory: an older standby passes it over. */
+static int mark_send(struct stream *t, uint64_t mark)
+{
+	struct iovec iov;
+	int rc;
+
+	buf_reset(&t->scratch);
+	epoch_encode(mark, &t->scratch);
+	rc = buf_check(&t->scratch);
+	iov = (struct iovec){t->scratch.data, t->scratch.len};
+	return rc ? rc
+		  : channel_send(t->channel, RECORD_ROUND_END, 0, &iov, 1,
+				 clock_ns() + t->sender->config.send_ns);
+}
+
 static int round_send(struct stream *t, const struct capture *c)
 {
 	uint64_t bits = t->sender->config.ram_pages;
@@ -226,7 +241,9 @@ static int round_send(struct stream *t, const struct capture *c)
 	     page = bitmap_next(c->round, bits, page + 1))
 		if (stream_has(t, page))
 			rc = round_page(t, c, page);
-	return rc ? rc : batch_send(t, c->epoch, true, true);
+	if (!rc)
+		rc = batch_send(t, c->epoch, true, true);
+	return rc || !c->mark ? rc : mark_send(t, c->mark);
 }
 
 /* ---- one stream: its thread -------------------------------------------------- */

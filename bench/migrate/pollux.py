@@ -174,7 +174,7 @@ def move(source, target, streams, limit_ms, load, mib):
             if gave_up(source.log.read_text(), limit_ms):
                 return None
             raise PolluxError(done.stderr + done.stdout)
-        result = result_of(json.loads(done.stdout), source.log.read_text())
+        result = result_of(json.loads(done.stdout.splitlines()[-1])["vm"], source.log.read_text())
         if load:
             target.wait_line("pass")
         moved = target.memory()
