@@ -104,8 +104,6 @@ void migrate_handed_put(struct process *p, json_t *event)
 	number_put(event, "transfer_ns", s.ack_delay_last_ns);
 	number_put(event, "forecast_ns", m.forecast_ns);
 	number_put(event, "fixed_ns", m.fixed_ns);
-	json_object_set_new(event, "postcopy",
-			    json_boolean(replicator_missing(p->replicator) != NULL));
 }
 
 json_t *migrate_json(struct process *p)

@@ -193,6 +193,9 @@ static json_t *state_json(struct process *p, const struct posted_state *s)
 			      (json_int_t)s->term, "handover", p->session.handover);
 
 	primary_handed_put(p, o);
+	json_object_set_new(
+		o, "postcopy",
+		json_boolean(s->state == REPLICATOR_HANDED && replicator_missing(p->replicator)));
 	return o;
 }
 
