@@ -192,6 +192,64 @@ static void test_slow_stores(void **state)
 	assert_true(o.forecast_ns > c.fixed_ns && o.forecast_ns < c.fixed_ns + c.downtime_ns);
 }
 
+/* ---- recorded: bench-migrate on two busy CPUs, 256 MiB, 2 streams --------------- */
+
+struct recorded {
+	uint64_t pages;
+	double ms;
+	uint64_t dirty;
+};
+
+static struct outcome replay(const struct migrate_config *c, const struct recorded *t, unsigned n)
+{
+	struct converge_round rounds[CONVERGE_RECENT];
+	struct converge_verdict v = {0};
+	unsigned count = 0, stuck = 0;
+	uint64_t elapsed = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t ns = (uint64_t)(t[i].ms * 1e6);
+		struct converge_view view;
+
+		if (count == CONVERGE_RECENT)
+			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
+		rounds[count++] =
+			(struct converge_round){t[i].pages, ns, 0, t[i].dirty, v.throttle};
+		elapsed += ns;
+		view = (struct converge_view){rounds, count, i + 1, i + 1, stuck, elapsed, true};
+		converge_decide(c, &view, &v);
+		stuck = v.stuck;
+		if (v.next != NEXT_ROUND)
+			return (struct outcome){v.next,     v.postcopy,    i + 1,
+						v.throttle, v.forecast_ns, t[i].dirty};
+	}
+	fail_msg("it goes on after its end");
+	return (struct outcome){0};
+}
+
+/* 50,000 pages a second, to 16,384: the link carries more, and nobody is throttled. */
+static const struct recorded steady[] = {
+	{57398, 4339.2, 16386}, {16386, 1018.4, 16386}, {16386, 214.8, 8536}, {8536, 64.8, 2512}};
+/* The same pages as fast as can be: no throttle helps before the last step. */
+static const struct recorded flat_out[] = {
+	{57398, 2307.7, 16385}, {16385, 673.2, 16385}, {16385, 157.8, 16384}, {16384, 129.3, 16384},
+	{16384, 186.6, 16384},  {16384, 149.4, 16384}, {16384, 169.3, 16384}, {16384, 141.3, 16384},
+	{16384, 119.1, 10696},  {10696, 126.6, 3492},  {3492, 16.7, 0}};
+
+static void test_recorded(void **state)
+{
+	struct migrate_config c = defaults();
+	struct outcome o = replay(&c, steady, ARRAY_LEN(steady));
+
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_int_equal(o.rounds, ARRAY_LEN(steady));
+	assert_int_equal(o.throttle, 0);
+	o = replay(&c, flat_out, ARRAY_LEN(flat_out));
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_int_equal(o.rounds, ARRAY_LEN(flat_out));
+	assert_int_equal(o.throttle, 95);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -204,6 +262,7 @@ int main(void)
 		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_waits_for_disks),
 		cmocka_unit_test(test_slow_stores),
+		cmocka_unit_test(test_recorded),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
