@@ -58,7 +58,7 @@ def stays(hosts):
     hosts.b.wait("none")
     goes_on(hosts.a)
     assert not hosts.fenced()
-    assert hosts.b.vm_pids() == []
+    wait_until(lambda: hosts.b.vm_pids() == [], 10, "the twin's process has ended")
 
 
 def moves(hosts, *options):
