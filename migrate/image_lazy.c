@@ -249,8 +249,10 @@ int image_lazy_run(struct image_lazy *l, struct error *e)
 		rc = records_read(l, reader, e);
 		epoch_reader_destroy(reader);
 	}
-	if (!rc)
+	if (!rc) { /* both readers have told of it, in any order */
+		atomic_store(&l->progress->pages, l->all->tail.pages);
 		return 0;
+	}
 	error_set(e, rc, "%s", strerror(-rc));
 	error_context(e, "the memory of the image cannot be had, and the guest has ended");
 	vm_lazy_abandon(l->lazy);

@@ -158,7 +158,9 @@ static void test_live(void **state)
 	}
 }
 
-static int lazy_restore(struct machine *to, int fd, uint64_t pages, bool cancel, struct error *e)
+/* `touched`: of each so many pages one, before they are read; 0: none. */
+static int lazy_restore(struct machine *to, int fd, uint64_t pages, uint64_t touched, bool cancel,
+			struct error *e)
 {
 	struct image_progress progress = {0};
 	struct image_lazy *l;
@@ -172,7 +174,12 @@ static int lazy_restore(struct machine *to, int fd, uint64_t pages, bool cancel,
 	if (rc)
 		return rc;
 	atomic_store(&progress.cancel, cancel);
+	for (uint64_t i = 0; touched && i < pages; i += touched)
+		(void)*(volatile uint8_t *)(vm_ram(to->vm) + i * VM_PAGE_SIZE);
+	assert_true(progress.pages <= progress.pages_total);
 	rc = image_lazy_run(l, e);
+	assert_true(progress.pages <= progress.pages_total);
+	assert_true(rc || progress.pages == progress.pages_total);
 	image_lazy_end(l);
 	return rc;
 }
@@ -188,7 +195,7 @@ static void test_lazy(void **state)
 	assert_int_equal(vm_step(m.vm, 3000), 0);
 	pages = vm_ram_pages(m.vm);
 	fd = machine_save(&m, NULL, COMPRESS_LZ4);
-	if (lazy_restore(&to, fd, pages, false, &e))
+	if (lazy_restore(&to, fd, pages, 7, false, &e))
 		fail_msg("%s", e.text);
 	assert_memory_equal(vm_ram(m.vm), vm_ram(to.vm), pages * VM_PAGE_SIZE);
 	assert_int_equal(vm_start(to.vm, &e), 0);
@@ -196,16 +203,16 @@ static void test_lazy(void **state)
 	if (vm_sim_check(to.vm, &e))
 		fail_msg("%s", e.text);
 	machine_end(&to);
-	assert_int_equal(lazy_restore(&to, fd, pages, true, &e), -ECANCELED);
+	assert_int_equal(lazy_restore(&to, fd, pages, 0, true, &e), -ECANCELED);
 	machine_end(&to);
 	fault_arm("image.read", 6, EIO); /* it is tried again */
 	e = (struct error){0};
-	if (lazy_restore(&to, fd, pages, false, &e))
+	if (lazy_restore(&to, fd, pages, 0, false, &e))
 		fail_msg("%s", e.text);
 	fault_disarm_all();
 	machine_end(&to);
 	assert_int_equal(ftruncate(fd, lseek(fd, 0, SEEK_END) - 200), 0);
-	assert_int_equal(lazy_restore(&to, fd, pages, false, &e), -EBADMSG);
+	assert_int_equal(lazy_restore(&to, fd, pages, 0, false, &e), -EBADMSG);
 	machine_end(&to);
 	close(fd);
 	machine_end(&m);
