@@ -111,7 +111,14 @@ static void guests_feed(struct agent *a, const struct peer *p, enum ownership_ev
 
 static void peer_up(void *ctx, struct peer *p)
 {
-	guests_feed(ctx, p, OWN_EV_PEER_UP);
+	struct agent *a = ctx;
+	struct guest *g;
+
+	guests_feed(a, p, OWN_EV_PEER_UP);
+	LIST_FOREACH(g, &a->guests, entry)
+	{
+		guest_check_peer_up(g, p);
+	}
 }
 
 static void peer_down(void *ctx, struct peer *p, const char *why)

@@ -316,6 +316,7 @@ int guest_check_begin(struct guest *g, const char *to, const struct migrate_opti
 /* The operation under way waits for the other host, for a while; and no more. */
 void guest_answer_wait(struct guest *g);
 void guest_answer_came(struct guest *g);
+void guest_check_peer_up(struct guest *g, struct peer *p);
 void guest_check_message(struct agent *a, struct peer *from, const json_t *message);
 void guest_check_free(struct guest *g);
 
@@ -329,6 +330,7 @@ void guest_serving_lost(struct guest *g, const char *how);
 /* An operator gives up what it serves. */
 void guest_serving_give_up(struct guest *g);
 void guest_recover_message(struct agent *a, struct peer *from, const json_t *message);
+int guest_recover_send(struct guest *g) MUST_CHECK; /* its keys, to the target */
 int guest_migrate_recover(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 
 /* ---- guest_snapshot.c --------------------------------------------------------------------- */

@@ -83,6 +83,22 @@ int guest_check_begin(struct guest *g, const char *to, const struct migrate_opti
 	return rc;
 }
 
+/* What an ended link took with it is not heard: asked once more, under the same number. */
+void guest_check_peer_up(struct guest *g, struct peer *p)
+{
+	struct error e = {0};
+	int rc = 0;
+
+	if (!g->check.number || g->check.operation != g->operation.id)
+		return;
+	if (g->child_role == CHILD_SERVING && !strcmp(g->peer, peer_config(p)->name))
+		rc = guest_recover_send(g);
+	else if (!strcmp(g->chain.to, peer_config(p)->name))
+		rc = check_send(g, g->chain.to, &g->chain.migrate, &e);
+	if (rc)
+		log_warn_rc(rc, "%s: %s cannot be asked again", g->name, peer_config(p)->name);
+}
+
 /* ---- the other host ------------------------------------------------------------- */
 
 static void check_answer(struct agent *a, struct peer *from, const json_t *message)

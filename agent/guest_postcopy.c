@@ -312,7 +312,7 @@ void guest_recover_message(struct agent *a, struct peer *from, const json_t *mes
 		recovered(g, message);
 }
 
-static int recover_send(struct guest *g)
+int guest_recover_send(struct guest *g)
 {
 	struct peer *p = peers_find(g->agent->peers, g->peer);
 	char id[2 * SESSION_ID_SIZE + 1], key[2 * SESSION_KEY_SIZE + 1];
@@ -349,7 +349,7 @@ int guest_migrate_recover(struct guest *g, struct error *e, const char **hint)
 	o.streams = g->postcopy_streams ? g->postcopy_streams : g->session.options.streams;
 	rc = guest_session_make(g, &o, e);
 	if (!rc)
-		rc = recover_send(g);
+		rc = guest_recover_send(g);
 	if (rc)
 		return error_set(e, rc, "%s cannot be asked: %s", g->peer, strerror(-rc));
 	guest_operation_begin(g, "migrate");
