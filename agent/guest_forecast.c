@@ -9,7 +9,7 @@
  *   own process <- echo -> source -- probe -> target <- echo, twice -> its process
  *                          source <- probed --
  *
- * and fixed = chain x ratio + store. The ratio is a mean of what handovers from here took.
+ * and fixed = work + chain x ratio + store. The ratio is a mean of what handovers from here took.
  */
 #include <string.h>
 
@@ -18,11 +18,11 @@
 #define LOG_MODULE   "migrate"
 #define ECHO_NS      (2 * NS_PER_SEC)
 #define ECHOES_THERE 2u
-#define RATIO_FIRST  1.5 /* the guest's pause, its last epoch and its state are no echoes */
+#define RATIO_FIRST  1.2
 #define RATIO_LEAST  0.5
 #define RATIO_MOST   10.0
-#define MEAN_OF      4u /* running means weigh the newest by one in so many */
-#define FIXED_LEAST  (100 * NS_PER_US)
+#define WORK_NS      (2 * NS_PER_MS) /* pause, state and load on a machine that has time */
+#define MEAN_OF      4u              /* running means weigh the newest by one in so many */
 
 static uint64_t mean(uint64_t before, uint64_t now)
 {
@@ -35,7 +35,7 @@ static void forecast_tell(struct guest *g)
 {
 	struct migration *m = &g->migration;
 	double ratio = g->agent->handover_ratio > 0 ? g->agent->handover_ratio : RATIO_FIRST;
-	uint64_t fixed_ns = (uint64_t)((double)m->chain_ns * ratio) + m->peer_store_ns;
+	uint64_t fixed_ns = WORK_NS + (uint64_t)((double)m->chain_ns * ratio) + m->peer_store_ns;
 	json_t *request = json_pack("{s:s, s:I}", "do", "forecast", "fixed_us",
 				    (json_int_t)(fixed_ns / NS_PER_US));
 
@@ -165,7 +165,7 @@ void guest_took(struct guest *g, const struct word_took *took)
 {
 	struct migration *m = &g->migration;
 
-	if (!took->all || !m->released_ns)
+	if (!took->all || !m->released_ns || m->took.all)
 		return;
 	m->took = *took;
 	m->took_heard_ns = clock_ns();
@@ -180,12 +180,12 @@ static uint64_t less(uint64_t a, uint64_t b)
 void guest_handover_learn(struct guest *g)
 {
 	const struct migration *m = &g->migration;
-	uint64_t pages_ns = less(m->forecast_ns, m->fixed_ns);
+	uint64_t others_ns = less(m->forecast_ns, m->fixed_ns) + m->took.store + WORK_NS;
 	double *mean_ratio = &g->agent->handover_ratio, ratio;
 
 	if (!m->chain_ns || !m->took.all || m->postcopy)
 		return;
-	ratio = (double)less(m->downtime_ns, pages_ns + m->took.store) / (double)m->chain_ns;
+	ratio = (double)less(m->downtime_ns, others_ns) / (double)m->chain_ns;
 	ratio = ratio < RATIO_LEAST ? RATIO_LEAST : ratio > RATIO_MOST ? RATIO_MOST : ratio;
 	*mean_ratio = *mean_ratio > 0 ? (*mean_ratio * (MEAN_OF - 1) + ratio) / MEAN_OF : ratio;
 	log_debug("%s: a handover takes %.2f times the chain of %.2f ms", g->name, ratio,

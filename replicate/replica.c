@@ -243,6 +243,7 @@ void *replica_worker_main(void *arg)
 	void (*job)(struct replica *);
 	uint64_t epoch;
 
+	thread_hasten();
 	pthread_mutex_lock(&r->lock);
 	for (;;) {
 		job = work_next(r, &epoch);
