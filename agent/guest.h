@@ -145,6 +145,7 @@ struct guest {
 	bool serving;  /* ...when it has sent what is missing of its memory there; stored */
 	unsigned postcopy_streams; /* as the process says */
 	bool late;                 /* the session's streams come to a VM that runs here already */
+	bool complete;             /* ...and all of its memory has come */
 	struct session recovery;   /* of a link that was cut, until the process has its keys */
 	char postcopy[16];         /* how its process says that goes; "" = all memory is here */
 	struct migration migration;

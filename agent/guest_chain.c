@@ -118,6 +118,14 @@ int guest_migrate(struct guest *g, const char *to, const struct migrate_options 
 	return 0;
 }
 
+/* It stays as protected as it is. */
+static int then_forget(struct guest *g, int rc)
+{
+	if (rc)
+		g->chain.then.wanted = false;
+	return rc;
+}
+
 static int migrate_go(struct guest *g, struct error *e, const char **hint)
 {
 	char to[AGENT_NAME_MAX + 1];
@@ -126,8 +134,8 @@ static int migrate_go(struct guest *g, struct error *e, const char **hint)
 	g->operation.state = OPERATION_NONE;
 	then_note(g, to);
 	if (!guest_is_protected(g))
-		return guest_migrate_begin(g, to, &g->chain.migrate, e, hint);
-	return chain_begin(g, CHAIN_MIGRATE, to, e, hint);
+		return then_forget(g, guest_migrate_begin(g, to, &g->chain.migrate, e, hint));
+	return then_forget(g, chain_begin(g, CHAIN_MIGRATE, to, e, hint));
 }
 
 void guest_migrate_checked(struct guest *g)
@@ -152,7 +160,7 @@ int guest_standby_move(struct guest *g, const char *to, const struct protect_opt
 {
 	g->chain = (struct chain){.protect = *o};
 	then_note(g, to);
-	return chain_begin(g, CHAIN_PROTECT, to, e, hint);
+	return then_forget(g, chain_begin(g, CHAIN_PROTECT, to, e, hint));
 }
 
 static int chain_go(struct guest *g, struct error *e, const char **hint)

@@ -562,7 +562,8 @@ static void session_after_end(void *ctx, int rc, const json_t *reply, const char
 		return;
 	guest_feed(g, &(struct ownership_input){
 			      .type = over ? OWN_EV_SESSION_OVER : OWN_EV_SESSION_LOST,
-			      .term = (uint64_t)json_integer_of(reply, "term", 0)});
+			      .term = (uint64_t)json_integer_of(reply, "term",
+								(json_int_t)g->own.record.term)});
 }
 
 void guest_vm_ended(struct guest *g)

@@ -92,11 +92,8 @@ void guest_postcopy_event(struct guest *g, const json_t *message)
 		timeline_add(&g->timeline, "complete", "all of its memory is here");
 	if (!strcmp(state, "done"))
 		g->postcopy[0] = '\0';
-	/* No stream is to come any more. */
-	if (!strcmp(state, "done") && g->late) {
-		g->late = false;
-		session_wipe(&g->session);
-	}
+	/* Streams may come still: of a source that did not hear of it, and asks again. */
+	g->complete |= !strcmp(state, "done") && g->late;
 	guest_operation_check(g);
 }
 
@@ -224,6 +221,10 @@ static void recovered(struct guest *g, const json_t *message)
 	if (g->child_role != CHILD_SERVING || !p)
 		return;
 	guest_answer_came(g);
+	if (json_is_true(json_object_get(message, "complete"))) {
+		served(g);
+		return;
+	}
 	if (!json_is_true(json_object_get(message, "ok"))) {
 		recover_failed(g, -EPERM, why);
 		return;
@@ -239,8 +240,8 @@ static void recovered(struct guest *g, const json_t *message)
 static void recovered_send(struct guest *g, int rc, const char *text)
 {
 	struct peer *p = peers_find(g->agent->peers, g->peer);
-	json_t *o = json_pack("{s:s, s:s, s:b, s:s}", "type", "recovered", "vm", g->name, "ok", !rc,
-			      "why", rc ? text : "");
+	json_t *o = json_pack("{s:s, s:s, s:b, s:s, s:b}", "type", "recovered", "vm", g->name, "ok",
+			      !rc, "why", rc ? text : "", "complete", !rc && g->complete);
 
 	if (!p || peer_send(p, o))
 		log_warn("%s: %s could not be told about the recovery", g->name, g->peer);
@@ -283,7 +284,9 @@ static int recovery_take(struct guest *g, const json_t *message)
  * until the process has taken them. */
 static void recover_asked(struct guest *g, const json_t *message)
 {
-	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM)
+	if (g->complete)
+		recovered_send(g, 0, "");
+	else if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM)
 		recovered_send(g, -EPERM, "it does not run there");
 	else if (recovery_take(g, message))
 		recovered_send(g, -EBADMSG, "its keys could not be read");

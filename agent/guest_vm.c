@@ -204,7 +204,7 @@ static void child_exited(void *ctx, bool clean, const char *how)
 		replica_gone(g, how);
 	else if (role == CHILD_SERVING && !g->retiring)
 		guest_serving_lost(g, how);
-	g->late = false;
+	g->late = g->complete = false;
 	g->postcopy[0] = '\0';
 	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = g->retiring = false;
 	if (owed && g->own.record.term == owed && g->own.state == OWN_ALONE)
@@ -590,8 +590,6 @@ int guest_vm_attach(struct guest *g, bool *alive, struct error *e)
 	rc = child_attach(g, path, &why);
 	if (rc == -ENOENT) {
 		log_debug("%s: %s", g->name, why.text);
-		if (g->serving)
-			guest_serving_lost(g, "polluxd was away meanwhile");
 		unlink(path);
 		return 0;
 	}

@@ -219,7 +219,7 @@ static int on_session_lost(struct ownership *o, const struct ownership_input *in
 
 	o->session_lost |= of_this_term(o, in);
 	o->handover |= of_this_term(o, in) && in->handover;
-	if (owner && o->vm_alive && in->term < o->record.term)
+	if (owner && o->vm_alive && in->term && in->term < o->record.term)
 		ownership_act(out, OWN_CONFIRM);
 	return 0;
 }
@@ -250,7 +250,7 @@ static int on_handed(struct ownership *o, const struct ownership_input *in,
 
 	if (hands && of_this_term(o, in))
 		o->handed = o->handover = true;
-	else if (owner && o->vm_alive && in->term < o->record.term)
+	else if (owner && o->vm_alive && in->term && in->term < o->record.term)
 		ownership_act(out, OWN_CONFIRM_FORCED);
 	return 0;
 }

@@ -83,7 +83,11 @@ static void request_answer(struct request *r, int rc, const json_t *reply, const
 
 static void request_late(void *ctx)
 {
-	request_answer(ctx, -ETIMEDOUT, NULL, "the VM process does not answer");
+	struct request *r = ctx;
+	json_t *reply = json_pack("{s:I}", "term", r->term);
+
+	request_answer(r, -ETIMEDOUT, reply, "the VM process does not answer");
+	json_decref(reply);
 }
 
 static struct request *request_find(struct vm_child *c, json_int_t id)

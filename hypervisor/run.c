@@ -490,10 +490,14 @@ int vm_pause(struct vm *vm)
 	pthread_mutex_lock(&run->lock);
 	while (run->parked < run->threads || run->action || run->acting)
 		pthread_cond_wait(&run->parking, &run->lock);
-	run->in_pause = true;
+	run->in_pause = !vm->engine_ops->stepped;
 	pthread_mutex_unlock(&run->lock);
-	if (vm->engine_ops->stepped)
+	if (vm->engine_ops->stepped) {
 		pthread_mutex_lock(&run->stepping);
+		pthread_mutex_lock(&run->lock);
+		run->in_pause = true; /* the step that had begun has ended */
+		pthread_mutex_unlock(&run->lock);
+	}
 	pthread_mutex_lock(&vm->lock);
 	run->paused_at = clock_ns();
 	return 0;

@@ -193,7 +193,8 @@ bool dump_crash(struct process *p, const char *detail)
 	struct dump *d;
 	int rc;
 
-	if (!*p->config.crash_cores || p->dump || p->replicator || !vm_has_ended(p->vm))
+	if (!*p->config.crash_cores || p->dump || p->replicator || !vm_has_ended(p->vm) ||
+	    !vm_ram_is_whole(p->vm))
 		return false;
 	d = calloc(1, sizeof *d);
 	rc = d ? crash_file(p, d, &e) : error_set(&e, -ENOMEM, "no memory");

@@ -338,6 +338,29 @@ def postcopy_source_dies(t):
     hosts.b.wait("stopped")
 
 
+@case("migrate-postcopy-source-reboots", needs=("kvm", "root"))
+def postcopy_source_reboots(t):
+    """The memory that it held is lost, its term is not: it goes on to know whose the VM is, though
+    the other host says nothing."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    command = pulling(hosts)
+    term = hosts.a.vm()["term"]
+    silent = hosts.b.kill()
+    pid = hosts.a.vm_pids()[0]
+    for process in (hosts.a.daemon.pid, pid):
+        os.kill(process, signal.SIGKILL)
+    command.communicate(timeout=60)
+    hosts.a.daemon.wait(10)
+    for _ in range(2):
+        hosts.a.up()
+        assert hosts.a.vm()["term"] == term, hosts.a.vm()
+        hosts.a.refuses(3, "start", t.path("demo.cfg"))
+        hosts.a.down()
+    hosts.a.up()
+    for process in silent:
+        os.kill(process, signal.SIGCONT)
+
+
 @case("migrate-postcopy-given-up", needs=("kvm", "root"))
 def postcopy_given_up(t):
     """By an operator at the source, who knows that the target will not come back."""
