@@ -247,7 +247,7 @@ static int hello_check(const json_t *hello, const struct link *k, struct error *
 static const char *ended_text(int rc)
 {
 	if (rc == -EACCES)
-		return "the peer refuses the certificate of this host";
+		return "the peer refuses this host (TLS alert): is its certificate valid there?";
 	return rc == -EPIPE ? "closed by the peer" : strerror(-rc);
 }
 

@@ -64,7 +64,7 @@ def kept(host):
 @case("migrate-refused-wrong-ca", bad=of_another_ca, word="unable to get local issuer certificate")
 @case("migrate-refused-other-name", bad=of_another_name, word="hostname mismatch")
 @case("migrate-refused-expired", bad=until(-1), word="certificate has expired")
-@case("migrate-refused-own-expired", bad=until(-1), word="refuses the certificate of this host",
+@case("migrate-refused-own-expired", bad=until(-1), word="refuses this host (TLS alert)",
       of="a")
 def refused(t, bad, word, of="b"):
     """The VM runs on, and goes as soon as the certificate is right."""
