@@ -28,12 +28,23 @@ class Arena:
     def lab(self, subcommand, **values):
         return wire.request(self.place, subcommand, **values)
 
-    def clocks_apart_ms(self):
-        """By how much the two hosts' clocks may differ; those of one kernel do not."""
+    def clocks(self):
+        """(offset, uncertainty) of each host that is up; hosts of one kernel have one clock."""
         if self.cluster.kind == "namespaces":
+            return {}
+        return {h: self.cluster.clock_offset(h) for h in HOSTS if self.host_state(h) == "up"}
+
+    def clocks_apart_ms(self, before):
+        """What a guest that went from host to host may have of their clocks: how far they are
+        apart, and by how much they went faster or slower than the client's since clocks()."""
+        now = {h: c for h, c in self.clocks().items() if h in before}
+        if not now:
             return 0
-        (a, unsure_a), (b, unsure_b) = (self.cluster.clock_offset(h) for h in HOSTS[:2])
-        return (abs(a - b) + unsure_a + unsure_b) / 1e6
+        offsets = [now[h][0] for h in now if h != "client"]
+        drift = {h: now[h][0] - before[h][0] for h in now}
+        unsure = sum(now[h][1] + before[h][1] for h in now)
+        return (max(offsets) - min(offsets) + unsure +
+                max(abs(drift[h] - drift["client"]) for h in now)) / 1e6
 
     def host_state(self, name):
         return self.lab("status")["hosts"][name]["state"]

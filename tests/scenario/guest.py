@@ -60,10 +60,11 @@ class Watch:
     def __init__(self, arena):
         self.arena = arena
         self.log_end = kernel_log_end(kernel_log(arena))
-        self.first = look(arena)
+        self.clocks, self.first = arena.clocks(), look(arena)
 
     def judge(self, still_ms=None):
         """still_ms: what it may have missed, standing still; None is any time."""
         kernel_log_clean(kernel_log(self.arena), self.log_end)
-        apart = clock_right(self.first, look(self.arena), still_ms, self.arena.clocks_apart_ms())
-        print(f"# the guest's clock against its client's: {apart:+.1f} ms")
+        hosts_ms = self.arena.clocks_apart_ms(self.clocks)
+        ahead = clock_right(self.first, look(self.arena), still_ms, hosts_ms)
+        print(f"# the guest's clock against its client's: {ahead:+.1f} ms; the hosts': {hosts_ms:.1f}")

@@ -462,7 +462,7 @@ ALL = {f.__name__: f for f in (
 # What needs a kernel of its own on each host: KVM's state, a host whose kernel dies with it.
 EMULATED = {name: ALL[name] for name in (
     "linux_moves_a_hundred_times", "run_on_a_terminal", "primary_host_dies_interval",
-    "there_and_back", "link_cut_with_fence")}
+    "there_and_back", "link_cut_with_fence", "linux_migrates_with_its_disk")}
 EMULATED["privileged_behaviour_equals_kvm"] = privileged_behaviour_equals_kvm
 
 # Likewise, with a CPU in software inside of an emulated host: too slow for every day.
