@@ -89,6 +89,10 @@ static void caller_arrived(void *ctx, const struct preamble *p, int fd)
 		peers_accept(a->peers, fd);
 		return;
 	}
+	if (p->stream == CHANNEL_BURST) {
+		host_burst_take(a, p->session, fd);
+		return;
+	}
 	g = guest_of_session(a, p->session);
 	if (g) {
 		guest_stream(g, p->stream, fd);
@@ -173,6 +177,8 @@ static int agent_open(struct agent *a, struct error *e)
 	int rc;
 
 	rc = folders_make(&a->config, e);
+	if (!rc && (rc = jobs_create(a->loop, &a->jobs)))
+		error_set(e, rc, "cannot watch jobs: %s", strerror(-rc));
 	if (!rc)
 		rc = state_lock(a, e);
 	if (!rc)
@@ -217,6 +223,8 @@ void agent_destroy(struct agent *a)
 	http_destroy(a->http);
 	acceptor_destroy(a->acceptor);
 	host_fences_end(a);
+	jobs_destroy(a->jobs);
+	explicit_bzero(a->bursts, sizeof(a->bursts));
 	while ((g = LIST_FIRST(&a->guests)))
 		guest_free(g);
 	peers_destroy(a->peers);

@@ -71,6 +71,17 @@ struct migrate_options {
 	char compression[16], stuck[16];
 };
 
+/* What is measured before a migration, to tell how it will go: guest_measure.c. */
+struct forecast {
+	struct migrate_options options;
+	char to[AGENT_NAME_MAX + 1];
+	struct burst_key burst; /* drawn for this one */
+	bool vm_waits, link_waits;
+	json_t *vm; /* what the process has measured; NULL: vm_why */
+	uint64_t link_rate, disk_bytes;
+	char vm_why[192], link_why[192]; /* why not */
+};
+
 /* A core of the VM: guest_dump.c. */
 struct guest_dump {
 	bool paging, live;
@@ -163,7 +174,9 @@ struct guest {
 		uint64_t operation; /* that it is for */
 		struct loop_timer *timer;
 		json_t *result; /* the last answer */
+		bool answered;  /* and only what is measured is still to come */
 	} check;
+	struct forecast forecast;
 	struct guest_image *image; /* a save or restore that is under way */
 	char *torn;                /* the snapshot of which its disks may be half; NULL: none */
 	char *saved;               /* the file in which it is; NULL: it is not */
@@ -246,6 +259,8 @@ void guest_migrated(struct guest *g);      /* the other host owns it */
 void guest_migrate_check(struct guest *g); /* has the operation ended? */
 json_t *guest_migration_json(const struct guest *g);
 void guest_migration_free(struct guest *g);
+/* Of its downtime, whatever is sent. */
+uint64_t guest_migrate_fixed_ns(const struct agent *a);
 
 /* Its hello says that it understands that. */
 bool guest_peer_can(const struct peer *p, const char *what);
@@ -320,6 +335,20 @@ void guest_answer_came(struct guest *g);
 void guest_check_peer_up(struct guest *g, struct peer *p);
 void guest_check_message(struct agent *a, struct peer *from, const json_t *message);
 void guest_check_free(struct guest *g);
+
+/* The answer has come, or will not. */
+void guest_check_go_on(struct guest *g);
+bool guest_check_is(const struct guest *g, uint64_t number);
+
+/* ---- guest_measure.c: how long it will take ---------------------------------------------- */
+void guest_forecast_begin(struct guest *g, const char *to, const struct migrate_options *o);
+/* What the other host needs to know for it; a new object. */
+json_t *guest_forecast_burst(struct guest *g);
+void guest_forecast_link(struct guest *g, bool possible); /* it is ready, or cannot */
+void guest_forecast_event(struct guest *g, const json_t *message);
+bool guest_forecast_waits(const struct guest *g);
+json_t *guest_forecast_json(const struct guest *g);
+void guest_forecast_free(struct guest *g);
 
 /* ---- guest_postcopy.c: memory that follows ---------------------------------------------- */
 void guest_serve(struct guest *g); /* the process has something to send still */

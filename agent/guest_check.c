@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Before a migration begins the other host is asked what is in its way: all of it, not the
- * first. Nothing is begun before the answer, and with --check nothing after it.
+ * first; and how long it will take is measured. Nothing is begun before the answer, and with
+ * --check nothing after it.
  *
- *   source  "check" (number, offer)   ->  target
- *   source  <- "checked" (number, result)
+ *   source  "check" (number, offer, burst)   ->  target
+ *   source  <- "checked" (number, result, burst)
+ *
+ * What looks at files runs as a job: its end finds the guest by name, for meanwhile it may
+ * have gone, or be asked something else.
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "agent/guest.h"
@@ -15,10 +20,12 @@
 
 #define LOG_MODULE "check"
 #define ANSWER_NS  (20 * NS_PER_SEC)
+#define MEASURE_NS (6 * NS_PER_SEC) /* after the answer */
 
 void guest_answer_came(struct guest *g)
 {
 	g->check.number = 0;
+	g->check.answered = false;
 	if (g->check.timer)
 		loop_timer_set(g->check.timer, 0);
 }
@@ -28,6 +35,11 @@ static void answer_late(void *ctx)
 	struct guest *g = ctx;
 	bool asked = g->check.number && g->check.operation == g->operation.id;
 
+	if (asked && g->check.answered) { /* a forecast is not worth more waiting */
+		g->forecast.vm_waits = g->forecast.link_waits = false;
+		guest_check_go_on(g);
+		return;
+	}
 	guest_answer_came(g);
 	if (!asked)
 		return;
@@ -47,24 +59,119 @@ void guest_answer_wait(struct guest *g)
 	loop_timer_set(g->check.timer, clock_ns() + ANSWER_NS);
 }
 
-static int check_send(struct guest *g, const char *to, const struct migrate_options *o,
-		      struct error *e)
+bool guest_check_is(const struct guest *g, uint64_t number)
 {
-	struct preflight_options p = {.with_disks = o->with_disks,
-				      .overwrite = o->overwrite,
-				      .assume_same = o->assume_same,
-				      .protect_on = guest_chain_then_on(g, to),
-				      .is_protected = guest_is_protected(g)};
-	struct peer *peer = peers_find(g->agent->peers, to);
-	json_t *offer = preflight_describe(g, &p, e), *message;
+	return g && number && g->check.number == number && g->check.operation == g->operation.id;
+}
+
+static void check_fail(struct guest *g, int rc, const char *text)
+{
+	guest_answer_came(g);
+	guest_operation_fail(g, rc, text, "see the log of polluxd");
+}
+
+/* ---- the question ------------------------------------------------------------------ */
+
+struct describe {
+	struct job job;
+	struct agent *agent;
+	char vm[VM_NAME_MAX + 1], to[AGENT_NAME_MAX + 1];
+	char protect_on[AGENT_NAME_MAX + 1]; /* options.protect_on points to it */
+	uint64_t number;
+	struct preflight_options options;
+	json_t *about, *offer; /* offer NULL: error */
+	struct error error;
+};
+
+static void describe_free(struct job *j)
+{
+	struct describe *d = (struct describe *)j;
+
+	json_decref(d->about);
+	json_decref(d->offer);
+	free(d);
+}
+
+static void describe_run(struct job *j)
+{
+	struct describe *d = (struct describe *)j;
+
+	d->offer = preflight_describe(d->about, &d->options, &d->error);
+}
+
+/* What a copy would take: holes are not read. */
+static uint64_t disk_bytes(const json_t *offer)
+{
+	const json_t *disks = json_object_get(offer, "disks"), *d;
+	uint64_t sum = 0;
+	size_t i;
+
+	if (strcmp(json_text_of(offer, "storage"), "mirror") != 0)
+		return 0;
+	json_array_foreach(disks, i, d) if (!json_is_true(json_object_get(d, "readonly"))) sum +=
+		(uint64_t)json_integer_of(d, "allocated", 0);
+	return sum;
+}
+
+static int check_send(struct describe *d, struct guest *g, struct error *e)
+{
+	struct peer *peer = peers_find(g->agent->peers, d->to);
+	json_t *message;
 	int rc;
 
-	if (!offer)
-		return e->code ? e->code : -ENOMEM;
-	message = json_pack("{s:s, s:I, s:s, s:o}", "type", "check", "number",
-			    (json_int_t)g->check.number, "vm", g->name, "offer", offer);
+	if (!d->offer)
+		return error_set(e, d->error.code ? d->error.code : -ENOMEM, "%s", d->error.text);
+	g->forecast.disk_bytes = disk_bytes(d->offer);
+	message = json_pack("{s:s, s:I, s:s, s:O, s:o?}", "type", "check", "number",
+			    (json_int_t)d->number, "vm", g->name, "offer", d->offer, "burst",
+			    guest_forecast_burst(g));
 	rc = message && peer ? peer_send(peer, message) : -ENOTCONN;
-	return rc ? error_set(e, rc, "%s cannot be asked: %s", to, strerror(-rc)) : 0;
+	if (rc && !peer)
+		json_decref(message);
+	return rc ? error_set(e, rc, "%s cannot be asked: %s", d->to, strerror(-rc)) : 0;
+}
+
+static void describe_done(struct job *j)
+{
+	struct describe *d = (struct describe *)j;
+	struct guest *g = guest_find(d->agent, d->vm);
+	struct error e = {0};
+	int rc;
+
+	if (guest_check_is(g, d->number)) {
+		rc = check_send(d, g, &e);
+		if (rc)
+			check_fail(g, rc, e.text);
+	}
+	describe_free(j);
+}
+
+static int describe_start(struct guest *g, const char *to, const struct migrate_options *o)
+{
+	struct describe *d = calloc(1, sizeof(*d));
+	const char *protect_on = guest_chain_then_on(g, to);
+	int rc;
+
+	if (!d)
+		return -ENOMEM;
+	*d = (struct describe){
+		.job = {.run = describe_run, .done = describe_done, .drop = describe_free},
+		.agent = g->agent,
+		.number = g->check.number,
+		.options = {.with_disks = o->with_disks,
+			    .overwrite = o->overwrite,
+			    .assume_same = o->assume_same,
+			    .protect_on = protect_on ? d->protect_on : NULL,
+			    .is_protected = guest_is_protected(g)},
+		.about = preflight_about(g),
+	};
+	snprintf(d->protect_on, sizeof(d->protect_on), "%s", protect_on ?: "");
+	snprintf(d->vm, sizeof(d->vm), "%s", g->name);
+	snprintf(d->to, sizeof(d->to), "%s", to);
+	rc = d->about ? jobs_start(g->agent->jobs, &d->job) : -ENOMEM;
+	if (rc)
+		describe_free(&d->job);
+	return rc;
 }
 
 int guest_check_begin(struct guest *g, const char *to, const struct migrate_options *o,
@@ -74,43 +181,108 @@ int guest_check_begin(struct guest *g, const char *to, const struct migrate_opti
 
 	json_decref(g->check.result);
 	g->check.result = NULL;
+	g->check.answered = false;
 	g->check.number = ++g->agent->last_check;
-	rc = check_send(g, to, o, e);
-	if (rc)
+	rc = describe_start(g, to, o);
+	if (rc) {
 		guest_answer_came(g);
-	else
-		guest_answer_wait(g);
-	return rc;
+		return error_set(e, rc, "what %s needs cannot be found out: %s", g->name,
+				 strerror(-rc));
+	}
+	guest_answer_wait(g);
+	guest_forecast_begin(g, to, o);
+	return 0;
 }
 
 /* What an ended link took with it is not heard: asked once more, under the same number. */
 void guest_check_peer_up(struct guest *g, struct peer *p)
 {
-	struct error e = {0};
 	int rc = 0;
 
-	if (!g->check.number || g->check.operation != g->operation.id)
+	if (!g->check.number || g->check.operation != g->operation.id || g->check.answered)
 		return;
 	if (g->child_role == CHILD_SERVING && !strcmp(g->peer, peer_config(p)->name))
 		rc = guest_recover_send(g);
 	else if (!strcmp(g->chain.to, peer_config(p)->name))
-		rc = check_send(g, g->chain.to, &g->chain.migrate, &e);
+		rc = describe_start(g, g->chain.to, &g->chain.migrate);
 	if (rc)
 		log_warn_rc(rc, "%s: %s cannot be asked again", g->name, peer_config(p)->name);
 }
 
 /* ---- the other host ------------------------------------------------------------- */
 
+struct answer {
+	struct job job;
+	struct agent *agent;
+	char to[AGENT_NAME_MAX + 1];
+	json_t *message, *standing, *result;
+	bool burst;
+};
+
+static void answer_free(struct job *j)
+{
+	struct answer *w = (struct answer *)j;
+
+	json_decref(w->message);
+	json_decref(w->standing);
+	json_decref(w->result);
+	free(w);
+}
+
+static void answer_run(struct job *j)
+{
+	struct answer *w = (struct answer *)j;
+	const json_t *offer = json_object_get(w->message, "offer");
+
+	if (json_is_object(offer))
+		w->result = preflight_check(w->standing, offer);
+}
+
+static void answer_done(struct job *j)
+{
+	struct answer *w = (struct answer *)j;
+	struct peer *to = peers_find(w->agent->peers, w->to);
+	json_t *o =
+		json_pack("{s:s, s:I, s:s, s:O?, s:b}", "type", "checked", "number",
+			  json_integer_of(w->message, "number", 0), "vm",
+			  json_text_of(w->message, "vm"), "result", w->result, "burst", w->burst);
+
+	if (!o || !to || peer_send(to, o))
+		log_warn("%s could not be told about its migration", w->to);
+	answer_free(j);
+}
+
+static bool burst_expect(struct agent *a, const json_t *o)
+{
+	struct burst_key k;
+
+	if (hex_decode(json_text_of(o, "session"), k.session, sizeof(k.session)) ||
+	    hex_decode(json_text_of(o, "key"), k.key, sizeof(k.key)))
+		return false;
+	host_burst_expect(a, &k);
+	explicit_bzero(&k, sizeof(k));
+	return true;
+}
+
 static void check_answer(struct agent *a, struct peer *from, const json_t *message)
 {
-	const json_t *offer = json_object_get(message, "offer");
-	json_t *result = json_is_object(offer) ? preflight_check(a, offer) : NULL;
-	json_t *o = json_pack("{s:s, s:I, s:s, s:o?}", "type", "checked", "number",
-			      json_integer_of(message, "number", 0), "vm",
-			      json_text_of(message, "vm"), "result", result);
+	struct answer *w = calloc(1, sizeof(*w));
+	int rc = -ENOMEM;
 
-	if (!o || peer_send(from, o))
-		log_warn("%s could not be told about its migration", peer_config(from)->name);
+	if (w) {
+		w->job = (struct job){.run = answer_run, .done = answer_done, .drop = answer_free};
+		w->agent = a;
+		snprintf(w->to, sizeof(w->to), "%s", peer_config(from)->name);
+		w->message = json_deep_copy(message);
+		w->standing = preflight_standing(a, json_object_get(message, "offer"));
+		w->burst = burst_expect(a, json_object_get(message, "burst"));
+		if (w->message && w->standing)
+			rc = jobs_start(a->jobs, &w->job);
+	}
+	if (rc)
+		log_warn_rc(rc, "%s is not answered about its migration", peer_config(from)->name);
+	if (w && rc)
+		answer_free(&w->job);
 }
 
 /* ---- the answer -------------------------------------------------------------------- */
@@ -131,33 +303,55 @@ static void reasons_text(const json_t *result, char *out, size_t room)
 	}
 }
 
-static void answer_take(struct guest *g, const json_t *message)
+/* All that was waited for is there. */
+static void check_over(struct guest *g)
 {
-	const json_t *result = json_object_get(message, "result");
 	char text[sizeof(g->operation.error)];
 
-	bool asked = g->check.number && g->check.operation == g->operation.id;
-
-	if ((uint64_t)json_integer_of(message, "number", 0) != g->check.number || !asked)
-		return;
 	guest_answer_came(g);
-	if (!json_is_object(result)) {
-		guest_operation_fail(g, -EBADMSG, "the other host did not understand the question",
-				     "see its log");
-		return;
-	}
-	g->check.result = json_deep_copy(result);
 	if (guest_operation_is(g, "check")) {
 		guest_operation_done(g);
 		return;
 	}
-	if (!json_is_true(json_object_get(result, "possible"))) {
-		reasons_text(result, text, sizeof(text));
+	if (!json_is_true(json_object_get(g->check.result, "possible"))) {
+		reasons_text(g->check.result, text, sizeof(text));
 		guest_operation_fail(g, -EPERM, text,
 				     "`pollux migrate --check` lists all of it, with hints");
 		return;
 	}
 	guest_migrate_checked(g);
+}
+
+void guest_check_go_on(struct guest *g)
+{
+	bool possible = json_is_true(json_object_get(g->check.result, "possible"));
+
+	if (!g->check.answered || (possible && guest_forecast_waits(g)))
+		return;
+	if (possible)
+		json_object_set_new(g->check.result, "forecast", guest_forecast_json(g));
+	check_over(g);
+}
+
+static void answer_take(struct guest *g, const json_t *message)
+{
+	const json_t *result = json_object_get(message, "result");
+
+	if (!guest_check_is(g, (uint64_t)json_integer_of(message, "number", 0)) ||
+	    g->check.answered)
+		return;
+	if (!json_is_object(result)) {
+		guest_answer_came(g);
+		guest_operation_fail(g, -EBADMSG, "the other host did not understand the question",
+				     "see its log");
+		return;
+	}
+	g->check.result = json_deep_copy(result);
+	g->check.answered = true;
+	loop_timer_set(g->check.timer, clock_ns() + MEASURE_NS);
+	if (json_is_true(json_object_get(result, "possible")))
+		guest_forecast_link(g, json_is_true(json_object_get(message, "burst")));
+	guest_check_go_on(g);
 }
 
 void guest_check_message(struct agent *a, struct peer *from, const json_t *message)
@@ -176,4 +370,5 @@ void guest_check_free(struct guest *g)
 	json_decref(g->check.result);
 	g->check.timer = NULL;
 	g->check.result = NULL;
+	guest_forecast_free(g);
 }

@@ -39,7 +39,7 @@ static const struct word_option {
 	{"compression",
 	 offsetof(struct migrate_options, compression),
 	 sizeof(((struct migrate_options *)0)->compression),
-	 {"none", "lz4", "zlib"}},
+	 {"auto", "none", "lz4", "zlib"}},
 	{"stuck",
 	 offsetof(struct migrate_options, stuck),
 	 sizeof(((struct migrate_options *)0)->stuck),
@@ -66,8 +66,9 @@ static int word_take(const struct word_option *w, const json_t *v, struct migrat
 			snprintf((char *)out + w->offset, w->size, "%s", *word);
 			return 0;
 		}
-	return error_set(e, -EINVAL, "\"%s\" must be one of: %s, %s, %s", w->key, w->words[0],
-			 w->words[1], w->words[2]);
+	return error_set(e, -EINVAL, "\"%s\" must be one of: %s, %s, %s%s%s", w->key, w->words[0],
+			 w->words[1], w->words[2], w->words[3] ? ", " : "",
+			 w->words[3] ? w->words[3] : "");
 }
 
 static int flag_take(const char *key, const json_t *v, bool *out, struct error *e)
@@ -115,19 +116,26 @@ int migrate_options_parse(const json_t *o, struct migrate_options *out, struct e
 	return rc;
 }
 
-static json_t *wishes_json(const struct agent *a, const struct migrate_options *o)
+uint64_t guest_migrate_fixed_ns(const struct agent *a)
 {
-	uint64_t fixed_ns = FIXED_NS + STORES * a->store_ns;
+	return FIXED_NS + STORES * a->store_ns;
+}
 
+static json_t *wishes_json(const struct agent *a, const struct migrate_options *o,
+			   uint64_t link_rate)
+{
 	json_t *w = json_pack("{s:i, s:i, s:I, s:s}", "downtime_ms", (int)o->downtime_ms,
 			      "throttle_max", (int)o->throttle_max, "fixed_us",
-			      (json_int_t)(fixed_ns / NS_PER_US), "stuck",
+			      (json_int_t)(guest_migrate_fixed_ns(a) / NS_PER_US), "stuck",
 			      o->postcopy_after ? "postcopy" : o->stuck);
 
 	if (w && o->most_downtime_ms)
 		json_object_set_new(w, "most_downtime_ms", json_integer(o->most_downtime_ms));
 	if (w && o->bandwidth_mb)
 		json_object_set_new(w, "bandwidth_mb", json_integer(o->bandwidth_mb));
+	if (w && link_rate)
+		json_object_set_new(w, "link_bytes_per_second",
+				    json_integer((json_int_t)link_rate));
 	if (w && o->most_s)
 		json_object_set_new(w, "most_s", json_integer(o->most_s));
 	if (w && o->postcopy_after)
@@ -192,15 +200,16 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 	if (rc)
 		return rc;
 	snprintf(p.storage, sizeof(p.storage), "%s", o->with_disks ? "mirror" : "shared");
-	snprintf(p.compression, sizeof(p.compression), "%s", o->compression);
+	if (strcmp(o->compression, "auto") != 0) /* which is what is done when nothing is said */
+		snprintf(p.compression, sizeof(p.compression), "%s", o->compression);
 	guest_peer_set(g, to);
 	guest_policy_set(g, p.policy);
 	rc = guest_session_make(g, &p, e);
 	if (rc)
 		return rc;
 	guest_migration_free(g);
-	g->migration =
-		(struct migration){.wishes = wishes_json(g->agent, o), .began_ns = clock_ns()};
+	g->migration = (struct migration){.wishes = wishes_json(g->agent, o, g->forecast.link_rate),
+					  .began_ns = clock_ns()};
 	g->why[0] = '\0';
 	timeline_add(&g->timeline, "migrate asked", "to %s", to);
 	guest_operation_begin(g, "migrate");

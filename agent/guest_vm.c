@@ -137,6 +137,8 @@ static void child_event(void *ctx, const json_t *message)
 		vm_event_take(g, message);
 	else if (!strcmp(event, "dump"))
 		guest_dump_event(g, message);
+	else if (!strcmp(event, "measured"))
+		guest_forecast_event(g, message);
 	else if (!strcmp(event, "state")) {
 		guest_migration_note(g, message);
 		vm_state_take(g, json_text_of(message, "state"),

@@ -6,10 +6,13 @@
 #include <sys/queue.h>
 
 #include "agent/agent.h"
+#include "agent/burst.h"
 #include "agent/fence.h"
+#include "agent/jobs.h"
 #include "agent/peers.h"
 
 #define GUESTS_MAX 1024
+#define BURSTS_MAX 8 /* that are expected at a time */
 
 struct guest;
 struct acceptor;
@@ -43,6 +46,12 @@ struct agent {
 	struct guest_list guests;
 	unsigned guest_count;
 	struct acceptor *acceptor;
+	struct jobs *jobs;
+	struct burst_expected {
+		struct burst_key key;
+		uint64_t until; /* clock_ns() */
+	} bursts[BURSTS_MAX];
+	unsigned burst_next; /* to be replaced */
 	struct http *http;
 	struct agent_counters counters;
 	uint64_t last_operation, last_check, last_probe, started_ns;
@@ -50,6 +59,11 @@ struct agent {
 	uint64_t
 		store_ns; /* that a record takes here to be stored: a running mean; 0 = not known */
 };
+
+/* host_burst.c: measuring the link from another host. */
+void host_burst_expect(struct agent *a, const struct burst_key *k);
+/* A connection with a preamble of CHANNEL_BURST: takes over `fd`. */
+void host_burst_take(struct agent *a, const uint8_t session[SESSION_ID_SIZE], int fd);
 
 /* fence_host.c: the end is guest_fenced(). */
 void host_fence(struct agent *a, struct guest *g, const char *peer, unsigned id);

@@ -23,7 +23,7 @@ struct field {
 
 static const char *const modes[] = {"interval", "event", NULL};
 static const char *const policies[] = {"continue", "stall", NULL};
-static const char *const compressions[] = {"none", "lz4", "zlib", NULL};
+static const char *const compressions[] = {"auto", "none", "lz4", "zlib", NULL};
 
 #define AT(s, f) offsetof(struct s, f), sizeof(((struct s *)0)->f)
 static const struct field option_fields[] = {
@@ -46,16 +46,19 @@ static const struct field session_fields[] = {
 
 static int name_take(const struct field *f, const json_t *v, char *out, struct error *e)
 {
+	char list[64] = "";
+	size_t used = 0;
+
 	for (const char *const *value = f->values; *value; value++) {
 		if (!json_is_string(v) || strcmp(*value, json_string_value(v)) != 0)
 			continue;
 		snprintf(out, f->size, "%s", *value);
 		return 0;
 	}
-	return error_set(e, -EINVAL, "\"%s\" must be one of: %s%s%s%s%s", f->key, f->values[0],
-			 f->values[1] ? ", " : "", f->values[1] ? f->values[1] : "",
-			 f->values[1] && f->values[2] ? ", " : "",
-			 f->values[1] && f->values[2] ? f->values[2] : "");
+	for (const char *const *value = f->values; *value && used < sizeof(list); value++)
+		used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", used ? ", " : "",
+					 *value);
+	return error_set(e, -EINVAL, "\"%s\" must be one of: %s", f->key, list);
 }
 
 static int field_take(const struct field *f, const json_t *v, void *base, struct error *e)
@@ -110,8 +113,14 @@ static int fields_take(const json_t *o, const struct field *fields, bool strict,
 int protect_options_parse(const json_t *o, bool strict, struct protect_options *out,
 			  struct error *e)
 {
+	int rc;
+
 	*out = (struct protect_options){.mode = "event", .policy = "continue"};
-	return fields_take(o, option_fields, strict, out, e);
+	rc = fields_take(o, option_fields, strict, out, e);
+	/* It is what is done when nothing is said, and older ones do not know the word. */
+	if (!strcmp(out->compression, "auto"))
+		out->compression[0] = '\0';
+	return rc;
 }
 
 static void fields_put(json_t *json, const struct field *fields, const struct protect_options *p)

@@ -219,12 +219,22 @@ static void engine_check(struct verdict *v)
 		features_check(v);
 }
 
+/* The twin gives way before the VM comes, and its memory is free then. */
+static uint64_t twin_held(const struct verdict *v)
+{
+	const json_t *g = json_object_get(v->has, "guest");
+	bool twin = !strcmp(text_of(g, "standing"), "twin") &&
+		    !strcmp(text_of(g, "identity"), text_of(v->needs, "identity"));
+
+	return twin ? number_of(v->has, "memory_held") : 0;
+}
+
 static void size_check(struct verdict *v)
 {
 	uint64_t needed = number_of(v->needs, "memory"), total = number_of(v->has, "memory_total");
 	uint64_t vcpus = number_of(v->needs, "vcpus"), cpus = number_of(v->has, "cpus");
-	uint64_t free = number_of(v->has, "memory_available");
-	uint64_t huge_free = number_of(v->has, "hugepages_free");
+	uint64_t free = number_of(v->has, "memory_available") + twin_held(v);
+	uint64_t huge_free = number_of(v->has, "hugepages_free") + twin_held(v);
 	bool huge = json_is_true(json_object_get(v->needs, "hugepages"));
 
 	if (needed > total)

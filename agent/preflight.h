@@ -2,11 +2,15 @@
 /*
  * Can a VM go on at another host? Everything that is in the way, before anything is begun.
  *
- *   preflight_describe()  where it runs: what it needs
- *   preflight_facts()     where it shall go: what of that is there. Looks at files, devices
- *                         and /proc, waits for disks at most
+ *   preflight_about()     where it runs: which VM. On the loop
+ *   preflight_describe()  ...and what it needs
+ *   preflight_standing()  where it shall go: what that VM is there. On the loop
+ *   preflight_facts()     ...and what of its needs is there
  *   preflight_judge()     holds one against the other. Pure
  *   preflight_check()     the last two
+ *
+ * To describe, and to find facts, is to look at files, devices and /proc, and may wait for disks:
+ * these are for threads beside the loop, and know nothing of guests.
  *
  * What it needs, an offer: "vm", "identity", "term", "config",
  * "origin", "engine", "cpu", "vcpus", "memory", "cpuid": [[function, index, indexed, EAX, EBX, ECX,
@@ -31,12 +35,16 @@ struct preflight_options {
 	bool is_protected;
 };
 
+/* {"vm", "identity", "term", "config", "origin", "engine"}. */
+json_t *preflight_about(const struct guest *g) MUST_CHECK;
 /* NULL: `e` says why. Writes a random mark to shared image files, for the other host to find. */
-json_t *preflight_describe(const struct guest *g, const struct preflight_options *o,
+json_t *preflight_describe(const json_t *about, const struct preflight_options *o,
 			   struct error *e) MUST_CHECK;
-json_t *preflight_check(struct agent *a, const json_t *offer) MUST_CHECK;
+/* {"host": name, "guest": how it is known there, "pid": of its process there}. */
+json_t *preflight_standing(struct agent *a, const json_t *offer) MUST_CHECK;
+json_t *preflight_check(const json_t *standing, const json_t *offer) MUST_CHECK;
 
-json_t *preflight_facts(struct agent *a, const json_t *offer) MUST_CHECK;
+json_t *preflight_facts(const json_t *standing, const json_t *offer) MUST_CHECK;
 json_t *preflight_judge(const json_t *offer, const json_t *facts) MUST_CHECK;
 
 /* preflight_disk.c. What a disk's path is: "kind" ("none", "file", "block", "other"), "size",

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What a VM needs, on the host where it runs; and what of it there is on another. */
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <libgen.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "agent/preflight.h"
 
 #define ENGINES_MAX 8
 #define KINDS_MAX   64
+#define MEMORY_LINK "/memfd:guest-ram"
 
 static int config_of(const char *text, const char *origin, struct vm_config **out, struct error *e)
 {
@@ -96,17 +100,26 @@ static json_t *disks_needed(const struct vm_config *c, bool shared)
 	return out;
 }
 
-static json_t *needs_json(const struct guest *g, const struct vm_config *c,
+json_t *preflight_about(const struct guest *g)
+{
+	return json_pack("{s:s, s:s, s:I, s:o, s:o, s:s}", "vm", g->name, "identity", g->identity,
+			 "term", (json_int_t)g->own.record.term, "config", json_text(g->config),
+			 "origin", json_text(g->origin), "engine", g->engine);
+}
+
+static json_t *needs_json(const json_t *about, const struct vm_config *c,
 			  const struct preflight_options *o, json_t *cpuid)
 {
-	json_t *out = json_pack("{s:s, s:s, s:I, s:o, s:o, s:s, s:s, s:i, s:I, s:o}", "vm", g->name,
-				"identity", g->identity, "term", (json_int_t)g->own.record.term,
-				"config", json_text(g->config), "origin", json_text(g->origin),
-				"engine", g->engine, "cpu", cpu_name(c, g->engine), "vcpus",
-				(int)c->vcpus, "memory", (json_int_t)c->memory, "cpuid", cpuid);
+	json_t *out = json_deep_copy(about);
 
-	if (!out)
+	if (!out) {
+		json_decref(cpuid);
 		return NULL;
+	}
+	json_object_set_new(out, "cpu", json_string(cpu_name(c, json_text_of(about, "engine"))));
+	json_object_set_new(out, "vcpus", json_integer(c->vcpus));
+	json_object_set_new(out, "memory", json_integer((json_int_t)c->memory));
+	json_object_set_new(out, "cpuid", cpuid);
 	json_object_set_new(out, "sections", sections_json());
 	json_object_set_new(out, "hugepages", json_boolean(c->hugepages));
 	json_object_set_new(out, "storage", json_string(o->with_disks ? "mirror" : "shared"));
@@ -120,16 +133,16 @@ static json_t *needs_json(const struct guest *g, const struct vm_config *c,
 	return out;
 }
 
-json_t *preflight_describe(const struct guest *g, const struct preflight_options *o,
-			   struct error *e)
+json_t *preflight_describe(const json_t *about, const struct preflight_options *o, struct error *e)
 {
+	const char *engine = json_text_of(about, "engine");
 	struct vm_config *c;
 	json_t *cpuid, *out;
 
-	if (config_of(g->config, g->origin, &c, e))
+	if (config_of(json_text_of(about, "config"), json_text_of(about, "origin"), &c, e))
 		return NULL;
-	cpuid = preflight_cpuid(g->engine, cpu_name(c, g->engine), c->vcpus, e);
-	out = cpuid ? needs_json(g, c, o, cpuid) : NULL;
+	cpuid = preflight_cpuid(engine, cpu_name(c, engine), c->vcpus, e);
+	out = cpuid ? needs_json(about, c, o, cpuid) : NULL;
 	free(c);
 	if (cpuid && !out)
 		error_set(e, -ENOMEM, "out of memory");
@@ -381,27 +394,75 @@ static json_t *standby_facts(struct agent *a, const char *name)
 	return json_pack("{s:b, s:b}", "known", p != NULL, "connected", p && peer_is_up(p));
 }
 
-json_t *preflight_facts(struct agent *a, const json_t *offer)
+json_t *preflight_standing(struct agent *a, const json_t *offer)
 {
 	const struct guest *g = guest_find(a, json_text_of(offer, "vm"));
 	json_t *out = json_pack("{s:s}", "host", a->config.name);
 
-	if (!out)
-		return NULL;
-	memory_put(out);
-	json_object_set_new(out, "kinds", kinds_json());
-	config_put(offer, out);
-	if (g)
+	if (out && g)
 		json_object_set_new(out, "guest", guest_facts(g));
-	if (*json_text_of(offer, "protect_on"))
+	if (out && *json_text_of(offer, "protect_on"))
 		json_object_set_new(out, "standby",
 				    standby_facts(a, json_text_of(offer, "protect_on")));
+	if (out && g && g->child)
+		json_object_set_new(out, "pid", json_integer(vm_child_pid(g->child)));
 	return out;
 }
 
-json_t *preflight_check(struct agent *a, const json_t *offer)
+/* Of guest memory, behind a descriptor: what is allocated, whoever has it mapped; huge pages are
+ * reserved for all of it. */
+static uint64_t link_held(const char *link)
 {
-	json_t *facts = preflight_facts(a, offer);
+	char target[64];
+	struct statfs fs;
+	struct stat st;
+	ssize_t n = readlink(link, target, sizeof(target) - 1);
+
+	target[n < 0 ? 0 : n] = 0;
+	if (strncmp(target, MEMORY_LINK, strlen(MEMORY_LINK)) != 0 || stat(link, &st) ||
+	    statfs(link, &fs))
+		return 0;
+	return fs.f_type == HUGETLBFS_MAGIC ? (uint64_t)st.st_size : (uint64_t)st.st_blocks * 512;
+}
+
+/* Of all that a process of ours has. */
+static uint64_t memory_held(json_int_t pid)
+{
+	char path[64], link[PATH_MAX];
+	const struct dirent *entry;
+	uint64_t held = 0;
+	DIR *fds;
+
+	snprintf(path, sizeof(path), "/proc/%lld/fd", (long long)pid);
+	fds = pid > 0 ? opendir(path) : NULL;
+	while (fds && (entry = readdir(fds))) {
+		snprintf(link, sizeof(link), "%s/%s", path, entry->d_name);
+		held += link_held(link);
+	}
+	if (fds)
+		closedir(fds);
+	return held;
+}
+
+json_t *preflight_facts(const json_t *standing, const json_t *offer)
+{
+	json_t *out = json_deep_copy(standing);
+
+	if (!out)
+		return NULL;
+	json_object_set_new(
+		out, "memory_held",
+		json_integer((json_int_t)memory_held(json_integer_of(standing, "pid", 0))));
+	json_object_del(out, "pid");
+	memory_put(out);
+	json_object_set_new(out, "kinds", kinds_json());
+	config_put(offer, out);
+	return out;
+}
+
+json_t *preflight_check(const json_t *standing, const json_t *offer)
+{
+	json_t *facts = preflight_facts(standing, offer);
 	json_t *out = facts ? preflight_judge(offer, facts) : NULL;
 
 	json_decref(facts);

@@ -31,8 +31,8 @@
 struct options {
 	const char *path, *guest;
 	unsigned streams;
-	uint64_t bytes;
-	bool zero;
+	uint64_t bytes, bytes_per_second; /* the latter 0: no limit */
+	enum fill { FILL_RANDOM, FILL_ZERO, FILL_PACKS } fill;
 	enum page_compression compression;
 };
 
@@ -41,7 +41,8 @@ struct outcome {
 	bool equal;
 };
 
-static void memory_fill(uint8_t *at, uint64_t bytes, bool zero)
+/* What packs: of each eight words three that repeat nothing, and five that do. */
+static void memory_fill(uint8_t *at, uint64_t bytes, enum fill fill)
 {
 	uint64_t x = 88172645463325252, word;
 
@@ -49,7 +50,7 @@ static void memory_fill(uint8_t *at, uint64_t bytes, bool zero)
 		x ^= x << 13;
 		x ^= x >> 7;
 		x ^= x << 17;
-		word = zero ? 0 : x;
+		word = fill == FILL_ZERO || (fill == FILL_PACKS && i / 8 % 8 >= 3) ? 0 : x;
 		memcpy(at + i, &word, sizeof(word));
 	}
 }
@@ -78,8 +79,9 @@ static void session_run(const struct options *o, struct outcome *out)
 	replicate_config_defaults(&config.replicate);
 	config.replicate.streams = o->streams;
 	config.replicate.compression = o->compression;
+	config.replicate.bytes_per_second = o->bytes_per_second;
 	p = pair_create(&config);
-	memory_fill(vm_ram(pair_vm(p)) + FILL_FROM, o->bytes, o->zero);
+	memory_fill(vm_ram(pair_vm(p)) + FILL_FROM, o->bytes, o->fill);
 	cpu = cpu_ns();
 	at = clock_ns();
 	pair_protect(p);
@@ -203,7 +205,7 @@ static void raw_run(const struct options *o, struct outcome *out)
 	char done;
 	pid_t child;
 
-	memory_fill(memory, o->bytes, o->zero);
+	memory_fill(memory, o->bytes, o->fill);
 	raw_connect(o->streams, ours, theirs);
 	if (pipe(ends))
 		bench_fail("pipe", strerror(errno));
@@ -226,6 +228,19 @@ static void raw_run(const struct options *o, struct outcome *out)
 	out->equal = r.hash == XXH3_64bits(memory, o->bytes);
 }
 
+static enum page_compression compression_of(const char *name)
+{
+	static const char *const names[] = {[COMPRESS_NONE] = "none",
+					    [COMPRESS_LZ4] = "lz4",
+					    [COMPRESS_ZLIB] = "zlib",
+					    [COMPRESS_AUTO] = "auto"};
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (!strcmp(names[i], name))
+			return (enum page_compression)i;
+	bench_fail("--compression", "none, lz4, zlib or auto");
+}
+
 /* ---- main -------------------------------------------------------------------------- */
 
 static bool options_read(int argc, char **argv, struct options *o)
@@ -236,13 +251,15 @@ static bool options_read(int argc, char **argv, struct options *o)
 		{"streams", required_argument, NULL, 's'},
 		{"mib", required_argument, NULL, 'm'},
 		{"zero", no_argument, NULL, 'z'},
-		{"no-compression", no_argument, NULL, 'n'},
+		{"packs", no_argument, NULL, 'k'},
+		{"compression", required_argument, NULL, 'c'},
+		{"mb-per-second", required_argument, NULL, 'b'},
 		{0},
 	};
 	int c;
 
 	*o = (struct options){
-		.path = "raw", .guest = "", .streams = 1, .compression = COMPRESS_LZ4};
+		.path = "raw", .guest = "", .streams = 1, .compression = COMPRESS_AUTO};
 	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		if (c == 'p')
 			o->path = optarg;
@@ -253,9 +270,13 @@ static bool options_read(int argc, char **argv, struct options *o)
 		else if (c == 'm')
 			o->bytes = strtoull(optarg, NULL, 10) << 20;
 		else if (c == 'z')
-			o->zero = true;
-		else if (c == 'n')
-			o->compression = COMPRESS_NONE;
+			o->fill = FILL_ZERO;
+		else if (c == 'k')
+			o->fill = FILL_PACKS;
+		else if (c == 'c')
+			o->compression = compression_of(optarg);
+		else if (c == 'b')
+			o->bytes_per_second = strtoull(optarg, NULL, 10) * 1000000;
 		else
 			return false;
 	}
@@ -268,8 +289,8 @@ int main(int argc, char **argv)
 	struct options o;
 
 	if (!options_read(argc, argv, &o))
-		bench_fail("usage", "--path raw|session --mib N [--streams N] [--zero] "
-				    "[--no-compression] [--guest FILE]");
+		bench_fail("usage", "--path raw|session --mib N [--streams N] [--zero|--packs] "
+				    "[--compression HOW] [--mb-per-second N] [--guest FILE]");
 	if (!strcmp(o.path, "raw"))
 		raw_run(&o, &out);
 	else

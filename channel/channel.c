@@ -56,6 +56,11 @@ uint64_t channel_key_updates(const struct channel *c)
 	return atomic_load_explicit(&c->key_updates, memory_order_relaxed);
 }
 
+uint64_t channel_send_waited(const struct channel *c)
+{
+	return atomic_load_explicit(&c->send_waited, memory_order_relaxed);
+}
+
 /* ---- sending ------------------------------------------------------------- */
 
 /* A condition variable knows CLOCK_MONOTONIC only; the deadline counts suspended time too. */
@@ -135,6 +140,15 @@ static ssize_t encrypt_some(struct channel *c, const uint8_t *data, size_t n)
 	return tls_errno();
 }
 
+static int room_wait(struct channel *c, uint64_t deadline)
+{
+	uint64_t began = clock_ns();
+	int rc = wire_wait(c, POLLOUT, deadline);
+
+	atomic_fetch_add_explicit(&c->send_waited, clock_ns() - began, memory_order_relaxed);
+	return rc;
+}
+
 static int drain(struct channel *c, uint64_t deadline)
 {
 	int rc;
@@ -145,7 +159,7 @@ static int drain(struct channel *c, uint64_t deadline)
 		pthread_mutex_unlock(&c->lock);
 		if (rc != -EAGAIN)
 			return rc;
-		rc = wire_wait(c, POLLOUT, deadline);
+		rc = room_wait(c, deadline);
 		if (rc)
 			return rc;
 	}

@@ -27,13 +27,14 @@
 #define CHANNEL_RECORD_MAX  (8u << 20) /* payload bytes of one record */
 #define CHANNEL_STREAMS_MAX 17         /* control and 16 bulk streams */
 #define CHANNEL_LATER_FIRST 32         /* postcopy: as many streams, numbered from here */
+#define CHANNEL_BURST       64         /* the one stream on which a link is measured */
 
 /* ---- before TLS ------------------------------------------------------- */
 
 enum preamble_kind { PREAMBLE_PEER = 1, PREAMBLE_DATA = 2 };
 struct preamble {
 	enum preamble_kind kind;
-	uint16_t stream;                  /* PREAMBLE_DATA: 0 = control, 1.. = bulk; 32.. */
+	uint16_t stream;                  /* PREAMBLE_DATA: 0 = control, 1.. = bulk; 32.., 64 */
 	uint8_t session[SESSION_ID_SIZE]; /* PREAMBLE_PEER: zero */
 };
 #define PREAMBLE_SIZE 32
@@ -100,6 +101,7 @@ bool channel_pending(struct channel *c);
 uint64_t channel_bytes_sent(const struct channel *c); /* on the wire, encrypted */
 uint64_t channel_bytes_received(const struct channel *c);
 uint64_t channel_key_updates(const struct channel *c); /* either side's: RFC 8446, 4.6.3 */
+uint64_t channel_send_waited(const struct channel *c); /* ns that sends waited for room */
 
 /* Wake everyone and tell the peer (close_notify, unless a record is cut short or it would
  * block); all later calls fail with -ESHUTDOWN. */

@@ -26,8 +26,9 @@ void preamble_encode(const struct preamble *p, uint8_t out[PREAMBLE_SIZE])
 
 static bool stream_valid(uint16_t stream)
 {
-	return stream < CHANNEL_STREAMS_MAX || (stream >= CHANNEL_LATER_FIRST &&
-						stream < CHANNEL_LATER_FIRST + CHANNEL_STREAMS_MAX);
+	return stream < CHANNEL_STREAMS_MAX || stream == CHANNEL_BURST ||
+	       (stream >= CHANNEL_LATER_FIRST &&
+		stream < CHANNEL_LATER_FIRST + CHANNEL_STREAMS_MAX);
 }
 
 static int preamble_check(const struct preamble *p, uint16_t kind, struct error *e)

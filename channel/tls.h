@@ -44,7 +44,7 @@ struct channel {
 	size_t chunk_used; /* of records that wait for one more */
 	bool unsent;       /* OpenSSL has a TLS record that did not fit into cipher_out */
 	uint64_t tls_records, tls_records_per_key;
-	_Atomic uint64_t bytes_sent, bytes_received, key_updates;
+	_Atomic uint64_t bytes_sent, bytes_received, key_updates, send_waited;
 	char peer_name[TLS_NAME_MAX + 1], peer_role[TLS_NAME_MAX + 1];
 	uint8_t psk_identity[32];
 	size_t psk_identity_len;

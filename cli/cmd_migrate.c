@@ -199,6 +199,45 @@ static void reasons_print(const json_t *result)
 	}
 }
 
+static void forecast_end_print(const json_t *f)
+{
+	char total[32], downtime[32];
+
+	nanoseconds_text((uint64_t)json_number(f, "total_ns"), total, sizeof(total));
+	nanoseconds_text((uint64_t)json_number(f, "downtime_ns"), downtime, sizeof(downtime));
+	if (!strcmp(json_word(f, "end"), "give-up"))
+		printf("forecast: it gives up after about %s: %s\n", total, json_word(f, "why"));
+	else
+		printf("forecast: about %s, downtime %s%s%s\n", total, downtime,
+		       *json_word(f, "why") ? "; " : "", json_word(f, "why"));
+	if (json_number(f, "throttle"))
+		printf("          with the guest throttled by %lld %%\n",
+		       (long long)json_number(f, "throttle"));
+}
+
+static void forecast_print(const json_t *f)
+{
+	char rate[32];
+
+	if (!json_is_object(f))
+		return;
+	if (json_is_true(json_object_get(f, "measured")))
+		forecast_end_print(f);
+	else
+		printf("forecast: not measured: %s\n", json_word(f, "why"));
+	if (json_object_get(f, "pages"))
+		printf("          %lld pages to send, %lld written a second%s\n",
+		       (long long)json_number(f, "pages"),
+		       (long long)json_number(f, "dirty_pages_per_second"),
+		       json_is_true(json_object_get(f, "of_session"))
+			       ? ", by what its protection sends"
+			       : "");
+	if (json_number(f, "link_bytes_per_second")) {
+		bytes_text((uint64_t)json_number(f, "link_bytes_per_second"), rate, sizeof(rate));
+		printf("          the link carries %s/s on one stream\n", rate);
+	}
+}
+
 /* The reasons are the answer, also when there are some. */
 static int check_wait(const struct invocation *v, const struct wait *w, json_t *reply)
 {
@@ -214,6 +253,7 @@ static int check_wait(const struct invocation *v, const struct wait *w, json_t *
 		rc = json_print(json_incref(result));
 	} else {
 		reasons_print(result);
+		forecast_print(json_object_get(result, "forecast"));
 		printf(possible ? "%s can be migrated to %s\n" : "%s CANNOT be migrated to %s\n",
 		       w->vm, v->arguments[1]);
 	}

@@ -30,9 +30,20 @@ uint64_t converge_page_ns(const struct converge_view *v)
 
 	for (unsigned i = v->count; i > 0 && pages < PAGES_TELLING; i--) {
 		pages += v->rounds[i - 1].pages;
-		ns += v->rounds[i - 1].ns;
+		ns += v->rounds[i - 1].ns - v->rounds[i - 1].paced_ns;
 	}
 	return pages ? ns / pages : 0;
+}
+
+uint64_t converge_paced_ns(const struct migrate_config *c, const struct replicate_round *r)
+{
+	uint64_t link, work = r->ns > r->paced_ns ? r->ns - r->paced_ns : 0;
+
+	if (!c->link_bytes_per_second || !r->paced_ns)
+		return 0;
+	link = (uint64_t)((double)r->bytes * 1e9 / (double)c->link_bytes_per_second);
+	work = work > link ? work : link;
+	return r->ns > work ? r->ns - work : 0;
 }
 
 /* What the pages that are dirty now would cost. */

@@ -9,9 +9,9 @@
  * in any case a share of it.
  *
  * The time a page takes is that of the recent rounds: encoding, encryption and the link
- * together. While rounds shrink, they go on. When they do not, the guest is throttled,
- * step by step, as each step has proven too little; at the last step the policy decides:
- * postcopy, one longer pause within its own limit, or giving up.
+ * together, without what they waited for a limit of bandwidth. While rounds shrink, they go on.
+ * When they do not, the guest is throttled, step by step, as each step has proven too little; at
+ * the last step the policy decides: postcopy, one longer pause within its own limit, or giving up.
  * Private to migrate/.
  */
 #ifndef POLLUX_MIGRATE_CONVERGE_H
@@ -25,6 +25,7 @@ struct converge_round {
 	uint64_t pages, ns, bytes; /* sent, taken, on the wire */
 	uint64_t dirty;            /* pages written meanwhile */
 	unsigned throttle;         /* percent, while it ran */
+	uint64_t paced_ns; /* of `ns`: lost to a limit of bandwidth, which no pause keeps to */
 };
 
 struct converge_view {
@@ -48,6 +49,10 @@ struct converge_verdict {
 
 void converge_decide(const struct migrate_config *c, const struct converge_view *view,
 		     struct converge_verdict *out);
+/* Of a round's time, what a limit of bandwidth made of it. Its batches found an empty socket, each
+ * time, so that only the rate of the link, measured before, tells what they take without a
+ * pause between them; where that is not known, 0: the limit is taken for the link. */
+uint64_t converge_paced_ns(const struct migrate_config *c, const struct replicate_round *r);
 /* Nanoseconds that a page takes, of the recent rounds; 0 = not known yet. */
 uint64_t converge_page_ns(const struct converge_view *view);
 

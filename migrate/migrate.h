@@ -38,6 +38,7 @@ struct migrate_config {
 	unsigned rounds_max;
 	unsigned postcopy_after; /* rounds, then the rest follows the guest; 0 = only when stuck */
 	enum migrate_stuck stuck;
+	uint64_t link_bytes_per_second; /* as measured before; 0 = not known */
 };
 void migrate_config_defaults(struct migrate_config *c);
 
@@ -65,6 +66,29 @@ void precopy_progress(struct precopy *p, struct migrate_progress *out);
 /* What the fixed part of the downtime is known to be by now; any thread. */
 void precopy_fixed(struct precopy *p, uint64_t ns);
 void precopy_destroy(struct precopy *p); /* the guest at full speed again */
+
+/* Before it begins: how it will go, by the same decisions, from what was measured. Pure. */
+#define MIGRATE_SAMPLES 3
+struct migrate_measured {
+	uint64_t ram_pages, pages; /* all; those that are not zero, and are to be sent */
+	struct migrate_sample {
+		uint64_t ns, pages;     /* so many pages were written within that time */
+	} dirty[MIGRATE_SAMPLES];       /* each longer than the one before; ns 0: there is none */
+	uint64_t encode_ns, wire_bytes; /* of a page that is not zero, on one stream */
+	uint64_t bytes_per_second;      /* that the link carries */
+	uint64_t bytes_per_second_allowed; /* before the last epoch; 0 = no limit */
+	uint64_t disk_bytes;               /* that are to be copied as well */
+	unsigned streams;
+};
+enum migrate_end { END_PRECOPY, END_PAUSE, END_POSTCOPY, END_GIVE_UP };
+struct migrate_forecast {
+	enum migrate_end end;           /* END_PAUSE: a longer one than wished for */
+	uint64_t total_ns, downtime_ns; /* END_GIVE_UP: the downtime that was too long */
+	unsigned rounds, throttle;      /* percent, at the end */
+	const char *why;                /* it does not converge, or NULL; static */
+};
+void migrate_foresee(const struct migrate_config *c, const struct migrate_measured *m,
+		     struct migrate_forecast *out);
 
 /* ---- postcopy --------------------------------------------------------------------
  * The guest goes on at the target before all of its memory is there. The source, where it

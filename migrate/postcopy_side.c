@@ -269,7 +269,7 @@ void side_receive(struct side *s, unsigned stream, const struct link_table *tabl
 int side_config_check(const struct postcopy_config *c, struct error *e)
 {
 	if (!c->streams || c->streams > POSTCOPY_STREAMS_MAX || !c->heartbeat_ns ||
-	    c->loss_ns <= c->heartbeat_ns || !c->stuck_ns || c->compression > COMPRESS_ZLIB)
+	    c->loss_ns <= c->heartbeat_ns || !c->stuck_ns || c->compression > COMPRESS_AUTO)
 		return error_set(e, -EINVAL, "postcopy: a setting is out of range");
 	return 0;
 }

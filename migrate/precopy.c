@@ -41,7 +41,12 @@ int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcop
 /* A wait is no round: what was written meanwhile is added to the last one's. */
 static void round_keep(struct precopy *p, const struct replicate_round *in)
 {
-	struct converge_round r = {in->pages, in->ns, in->bytes, in->dirty, p->throttle};
+	struct converge_round r = {.pages = in->pages,
+				   .ns = in->ns,
+				   .bytes = in->bytes,
+				   .dirty = in->dirty,
+				   .throttle = p->throttle,
+				   .paced_ns = converge_paced_ns(&p->config, in)};
 
 	if (p->count && p->progress.round == in->round) {
 		p->rounds[p->count - 1].dirty = in->dirty;

@@ -65,13 +65,15 @@ uint8_t *delta_cache_bytes(struct delta_cache *c, const struct delta_entry *e);
 struct pages_encoder;
 struct pages_encoded {
 	uint8_t header[PAGES_HEADER_SIZE];
-	struct iovec iov[2]; /* header and body; valid until the next add */
-	uint64_t hash;
-	uint32_t count;
+	struct iovec iov[2];      /* header and body; valid until the next add */
+	uint64_t hash, pack_ns;   /* pack_ns: spent on compression */
+	uint32_t count, unpacked; /* bytes of the body before it */
 };
+/* COMPRESS_AUTO: by lz4 until pages_encoder_use() says otherwise. */
 int pages_encoder_create(enum page_compression compression, uint64_t delta_bytes,
 			 struct pages_encoder **out) MUST_CHECK;
 void pages_encoder_destroy(struct pages_encoder *p);
+void pages_encoder_use(struct pages_encoder *p, enum page_compression way); /* NONE or LZ4 */
 /* Add a page. One that equals the last version sent takes no room. `remember`: keep
  * it as a base. */
 void pages_encode(struct pages_encoder *p, uint64_t epoch, uint64_t page, const uint8_t *bytes,

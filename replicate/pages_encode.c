@@ -16,7 +16,7 @@
 #define PACK_BYTES_MIN 256u
 
 struct pages_encoder {
-	enum page_compression compression;
+	enum page_compression way;
 	struct delta_cache *cache;
 	z_stream deflate;
 	bool deflate_ready;
@@ -37,7 +37,7 @@ static int pack_setup(struct pages_encoder *p)
 	p->packed = malloc(p->packed_cap);
 	if (!p->body || !p->packed)
 		return -ENOMEM;
-	if (p->compression != COMPRESS_ZLIB)
+	if (p->way != COMPRESS_ZLIB)
 		return 0;
 	if (deflateInit(&p->deflate, Z_BEST_SPEED) != Z_OK)
 		return -ENOMEM;
@@ -53,7 +53,7 @@ int pages_encoder_create(enum page_compression compression, uint64_t delta_bytes
 
 	if (!p)
 		return -ENOMEM;
-	p->compression = compression;
+	p->way = compression == COMPRESS_AUTO ? COMPRESS_LZ4 : compression;
 	rc = delta_cache_create(delta_bytes, &p->cache);
 	if (!rc)
 		rc = pack_setup(p);
@@ -75,6 +75,11 @@ void pages_encoder_destroy(struct pages_encoder *p)
 	free(p->body);
 	free(p->packed);
 	free(p);
+}
+
+void pages_encoder_use(struct pages_encoder *p, enum page_compression way)
+{
+	p->way = way;
 }
 
 static void store(uint8_t *at, uint64_t v, unsigned bytes)
@@ -225,7 +230,7 @@ static size_t pack(struct pages_encoder *p)
 		p->rest--;
 		return 0;
 	}
-	n = packers[p->compression](p, PACK_WORTH(p->used));
+	n = packers[p->way](p, PACK_WORTH(p->used));
 	p->next_rest = n ? 0 : p->next_rest * 2 + 1;
 	if (p->next_rest > PACK_REST_MAX)
 		p->next_rest = PACK_REST_MAX;
@@ -235,14 +240,17 @@ static size_t pack(struct pages_encoder *p)
 
 int pages_finish(struct pages_encoder *p, uint64_t epoch, struct pages_encoded *out)
 {
+	uint64_t began = clock_ns();
 	size_t packed = pack(p);
 	uint8_t *h = out->header;
 
+	out->pack_ns = clock_ns() - began;
+	out->unpacked = (uint32_t)p->used;
 	out->hash = XXH3_64bits(p->body, p->used);
 	out->count = p->count;
 	store(h, epoch, 8);
 	store(h + 8, p->count, 4);
-	store(h + 12, packed ? p->compression : COMPRESS_NONE, 4);
+	store(h + 12, packed ? p->way : COMPRESS_NONE, 4);
 	store(h + 16, p->used, 4);
 	store(h + 20, 0, 4);
 	store(h + 24, out->hash, 8);

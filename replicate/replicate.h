@@ -23,7 +23,8 @@
 
 enum replicate_mode { REPLICATE_INTERVAL, REPLICATE_EVENT };
 enum standby_loss_policy { STANDBY_LOSS_CONTINUE, STANDBY_LOSS_STALL };
-enum page_compression { COMPRESS_NONE, COMPRESS_LZ4, COMPRESS_ZLIB };
+/* AUTO: none or lz4, as each stream finds that it takes less time (compress_choice.h). */
+enum page_compression { COMPRESS_NONE, COMPRESS_LZ4, COMPRESS_ZLIB, COMPRESS_AUTO };
 
 /* A migration's precopy: what comes after a round of the first copy is decided by whoever
  * migrates, from the numbers of that round. */
@@ -34,6 +35,7 @@ struct replicate_round {
 	uint64_t dirty;      /* pages that were written since, and wait to be sent */
 	uint64_t elapsed_ns; /* since the first round began */
 	bool members_synced; /* disks are copied, and what they gave has been sent */
+	uint64_t paced_ns;   /* of `ns`: what streams waited for a limit of bandwidth alone */
 };
 enum replicate_next {
 	NEXT_ROUND,    /* send what is dirty */
@@ -54,8 +56,8 @@ struct replicate_config {
 	unsigned streams;      /* bulk streams, 1..16 */
 	unsigned window;       /* epochs sealed but not acknowledged, at most */
 	uint64_t delta_bytes;  /* memory for the last version sent of pages; 0 = no XOR delta */
-	uint64_t bytes_per_second;      /* of memory, first copy; 0 = no limit */
-	uint64_t disk_bytes_per_second; /* initial copy, 0 = no limit */
+	uint64_t bytes_per_second; /* of the first copy, memory and disks together; 0 = no limit.
+				    * What the guest writes to its disks meanwhile comes on top */
 	bool handover; /* a migration: epoch 1 is the last, and leaves the guest standing still */
 	/* With handover: on the epoch thread, no lock held. */
 	enum replicate_next (*next)(void *ctx, const struct replicate_round *round);
@@ -69,6 +71,11 @@ struct replicate_config {
 	uint16_t port;
 };
 void replicate_config_defaults(struct replicate_config *c);
+/* Of that limit, what memory may take while members of so many bytes in all are copied beside it,
+ * and what one of them may: by size, but for memory an eighth at the least, since its rounds
+ * have to keep up with the guest. When they are copied the limit is memory's alone. */
+uint64_t bandwidth_of_memory(uint64_t limit, uint64_t memory, uint64_t members);
+uint64_t bandwidth_of_member(uint64_t limit, uint64_t memory, uint64_t members, uint64_t size);
 
 /* Something with records of its own in each epoch (a disk). Nothing here knows which. */
 struct epoch_member {
@@ -212,6 +219,15 @@ enum epoch_record {
 
 /* Set the bits of pages that may be other than zero: those that are no holes of the memfd. */
 void epoch_pages_touched(const struct vm *vm, uint64_t *map);
+
+/* What it takes to send the vm's pages, seen from at most `most` of them while it runs. */
+struct pages_sample {
+	uint64_t touched;        /* that may be other than zero */
+	unsigned looked, filled; /* of them: looked at; not zero */
+	uint64_t bytes, ns;      /* the filled ones on the wire; to look and to encode */
+};
+int pages_sample(const struct vm *vm, enum page_compression compression, unsigned most,
+		 struct pages_sample *out) MUST_CHECK;
 
 struct epoch_writer;
 struct epoch_emitted {

@@ -303,7 +303,7 @@ static int core_setup(struct replicator *r, struct error *e)
 		.held = c->held,
 	};
 
-	if (!c->streams || c->streams >= CHANNEL_STREAMS_MAX || c->compression > COMPRESS_ZLIB ||
+	if (!c->streams || c->streams >= CHANNEL_STREAMS_MAX || c->compression > COMPRESS_AUTO ||
 	    primary_core_init(&r->core, &config))
 		return error_set(e, -EINVAL, "replication: a setting is out of range");
 	return 0;

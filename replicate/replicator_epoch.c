@@ -31,13 +31,25 @@ static int member_emit(void *ctx, const struct iovec *iov, int n)
 	return rc;
 }
 
+/* Memory shares the limit with members for as long as these are copied. */
+static void limit_set(struct replicator *r, bool shared)
+{
+	uint64_t limit = r->config.bytes_per_second, members = 0;
+
+	for (unsigned i = 0; shared && i < r->member_count; i++)
+		members += r->members[i].member.size;
+	sender_limit(r->sender,
+		     bandwidth_of_memory(limit, vm_ram_pages(r->vm) * VM_PAGE_SIZE, members));
+}
+
 static void member_synced(void *ctx, int rc)
 {
 	struct member_link *m = ctx;
 
 	if (rc)
 		atomic_store(&m->r->member_error, rc);
-	atomic_fetch_sub(&m->r->members_unsynced, 1);
+	if (atomic_fetch_sub(&m->r->members_unsynced, 1) == 1)
+		limit_set(m->r, false);
 	replicator_wake(m->r);
 }
 
@@ -46,6 +58,7 @@ static int members_start(struct replicator *r)
 	int rc = 0;
 
 	atomic_store(&r->members_unsynced, r->member_count);
+	limit_set(r, true);
 	for (unsigned i = 0; i < r->member_count && !rc; i++) {
 		struct member_link *m = &r->members[i];
 
@@ -127,6 +140,17 @@ static enum replicate_next protect_next(void *ctx, const struct replicate_round 
 										      : NEXT_ROUND;
 }
 
+/* What the round took beyond the work of its busiest stream. */
+static uint64_t paced_ns(struct replicator *r, uint64_t ns)
+{
+	struct sender_stats s;
+
+	if (!r->config.bytes_per_second)
+		return 0;
+	sender_stats(r->sender, &s);
+	return ns > s.round_work_ns ? ns - s.round_work_ns : 0;
+}
+
 static enum replicate_next round_decide(struct replicator *r)
 {
 	bool synced = !atomic_load(&r->members_unsynced);
@@ -139,6 +163,7 @@ static enum replicate_next round_decide(struct replicator *r)
 		.dirty = r->round_count,
 		.elapsed_ns = now - r->copy_began,
 		.members_synced = synced && (r->members_sent || !r->member_count),
+		.paced_ns = paced_ns(r, now - r->round_began),
 	};
 	enum replicate_next next = r->config.next ? r->config.next(r->config.next_ctx, &round)
 						  : protect_next(r, &round);

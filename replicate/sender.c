@@ -8,6 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "replicate/compress_choice.h"
 #include "replicate/pages.h"
 #include "replicate/waits.h"
 
@@ -35,6 +36,10 @@ struct stream {
 	uint64_t begun; /* epoch whose BEGIN was sent */
 	struct epoch_sum sum;
 	struct buf scratch;
+	struct compress_choice choice;
+	struct choice_window window; /* so far */
+	uint64_t mark;               /* when the encoding of the next batch began */
+	_Atomic uint64_t work_ns;    /* of this round */
 };
 
 struct sender {
@@ -47,6 +52,7 @@ struct sender {
 	struct member_record *first, **last;
 	size_t queued;    /* bytes */
 	uint64_t pace_at; /* when the next batch of a round may go */
+	unsigned limits;  /* that there have been */
 	struct stream streams[CHANNEL_STREAMS_MAX - 1];
 	atomic_bool failure_told;
 	_Atomic uint64_t pages, bytes_raw, round_pages;
@@ -94,42 +100,80 @@ static int epoch_end(struct stream *t, uint64_t epoch)
 /* Batches of a round go at the average rate that is allowed. Ends early with the session. */
 static void pace(struct sender *s, size_t bytes)
 {
-	uint64_t now = clock_ns(), at;
+	uint64_t now = clock_ns(), at, limits;
 
-	if (!s->config.bytes_per_second)
-		return;
 	pthread_mutex_lock(&s->lock);
+	limits = s->limits;
 	at = s->pace_at > now ? s->pace_at : now;
-	s->pace_at = at + (uint64_t)((double)bytes * 1e9 / (double)s->config.bytes_per_second);
-	while (!s->dead && !cond_wait_until(&s->paced, &s->lock, at))
-		;
+	if (s->config.bytes_per_second) {
+		s->pace_at =
+			at + (uint64_t)((double)bytes * 1e9 / (double)s->config.bytes_per_second);
+		while (!s->dead && limits == s->limits && !cond_wait_until(&s->paced, &s->lock, at))
+			;
+	}
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* `last`: no record is sure to follow soon. `paced`: it keeps to the rate that is allowed. */
-static int batch_send(struct stream *t, uint64_t epoch, bool last, bool paced)
+/* What each part of a batch took, until it tells which compression takes least. */
+static void window_note(struct stream *t, const struct pages_encoded *batch, uint64_t encoded_at,
+			uint64_t waited_ns, uint64_t paced_ns, bool steady)
+{
+	struct choice_window *w = &t->window;
+	uint64_t now = clock_ns();
+
+	w->body += batch->unpacked;
+	w->wire += batch->iov[1].iov_len;
+	w->pack_ns += batch->pack_ns;
+	w->encode_ns += encoded_at - t->mark - batch->pack_ns;
+	w->send_ns += now - encoded_at;
+	w->wait_ns += waited_ns;
+	atomic_fetch_add_explicit(&t->work_ns, now - t->mark - paced_ns, memory_order_relaxed);
+	t->mark = now;
+	if (t->sender->config.compression != COMPRESS_AUTO || w->body < CHOICE_WINDOW)
+		return;
+	compress_choice_next(&t->choice, w, steady);
+	pages_encoder_use(t->encoder, t->choice.way);
+	*w = (struct choice_window){0};
+}
+
+static uint64_t paced_wait(struct stream *t, size_t bytes)
+{
+	uint64_t began = clock_ns();
+
+	pace(t->sender, bytes);
+	return clock_ns() - began;
+}
+
+/* `last`: no record is sure to follow soon. */
+static int batch_send(struct stream *t, const struct capture *c, bool last)
 {
 	struct pages_encoded batch = {0};
+	uint64_t encoded_at, waited, paced;
 	bool now;
 	int rc;
 
 	if (pages_empty(t->encoder))
 		return 0;
-	rc = pages_finish(t->encoder, epoch, &batch);
+	rc = pages_finish(t->encoder, c->epoch, &batch);
 	if (rc)
 		return rc;
+	encoded_at = clock_ns();
 	epoch_sum_pages(&t->sum, batch.count, batch.hash);
 	atomic_fetch_add(&t->sender->pages, batch.count);
 	now = last || batch.iov[1].iov_len >= BATCH_NOW;
-	if (paced)
-		pace(t->sender, batch.iov[1].iov_len);
-	return stream_send(t, now ? channel_send : channel_send_more, RECORD_PAGES, batch.iov,
-			   ARRAY_LEN(batch.iov));
+	paced = c->round ? paced_wait(t, batch.iov[1].iov_len) : 0;
+	waited = channel_send_waited(t->channel);
+	rc = stream_send(t, now ? channel_send : channel_send_more, RECORD_PAGES, batch.iov,
+			 ARRAY_LEN(batch.iov));
+	waited = channel_send_waited(t->channel) - waited + paced;
+	/* No trial while a guest stands still for it. */
+	window_note(t, &batch, encoded_at, waited, paced, !c->in_place);
+	return rc;
 }
 
 static int batch_step(struct stream *t, const struct capture *c)
 {
-	return pages_full(t->encoder) ? batch_send(t, c->epoch, false, c->round) : 0;
+	return pages_full(t->encoder) ? batch_send(t, c, false) : 0;
 }
 
 static int page_add(struct stream *t, const struct capture *c, uint64_t page, const uint8_t *bytes)
@@ -190,7 +234,7 @@ static int checkpoint_send(struct stream *t, const struct capture *c)
 	}
 	atomic_fetch_add(&t->sender->bytes_raw, mine * VM_PAGE_SIZE);
 	if (!rc)
-		rc = batch_send(t, c->epoch, false, false);
+		rc = batch_send(t, c, false);
 	if (!rc && t->index == 0 && c->missing)
 		rc = missing_send(t, c);
 	if (!rc && t->index == 0)
@@ -237,12 +281,13 @@ static int round_send(struct stream *t, const struct capture *c)
 	uint64_t bits = t->sender->config.ram_pages;
 	int rc = 0;
 
+	atomic_store(&t->work_ns, 0);
 	for (uint64_t page = bitmap_next(c->round, bits, 0); page < bits && !rc;
 	     page = bitmap_next(c->round, bits, page + 1))
 		if (stream_has(t, page))
 			rc = round_page(t, c, page);
 	if (!rc)
-		rc = batch_send(t, c->epoch, true, true);
+		rc = batch_send(t, c, true);
 	return rc || !c->mark ? rc : mark_send(t, c->mark);
 }
 
@@ -312,6 +357,7 @@ static int capture_send(struct stream *t, struct capture *c)
 {
 	int rc = epoch_begin(t, c->epoch);
 
+	t->mark = clock_ns();
 	if (!rc)
 		rc = c->round ? round_send(t, c) : checkpoint_send(t, c);
 	if (!rc)
@@ -352,6 +398,7 @@ static int stream_setup(struct sender *s, unsigned i)
 
 	t->sender = s;
 	t->index = i;
+	compress_choice_setup(&t->choice);
 	return pages_encoder_create(s->config.compression,
 				    s->config.delta_bytes / s->config.streams, &t->encoder);
 }
@@ -484,6 +531,24 @@ void sender_stats(struct sender *s, struct sender_stats *out)
 	out->pages = atomic_load(&s->pages);
 	out->bytes_raw = atomic_load(&s->bytes_raw);
 	out->round_pages = atomic_load(&s->round_pages);
+	out->round_work_ns = 0;
+	for (unsigned i = 0; i < s->config.streams; i++) {
+		uint64_t work = atomic_load(&s->streams[i].work_ns);
+
+		out->round_work_ns = work > out->round_work_ns ? work : out->round_work_ns;
+	}
+}
+
+void sender_limit(struct sender *s, uint64_t bytes_per_second)
+{
+	pthread_mutex_lock(&s->lock);
+	if (s->config.bytes_per_second != bytes_per_second) {
+		s->config.bytes_per_second = bytes_per_second;
+		s->pace_at = 0;
+		s->limits++;
+		pthread_cond_broadcast(&s->paced);
+	}
+	pthread_mutex_unlock(&s->lock);
 }
 
 void sender_kill(struct sender *s)

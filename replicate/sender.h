@@ -32,6 +32,8 @@ struct sender_config {
 struct sender_stats {
 	uint64_t pages, bytes_raw; /* sent */
 	uint64_t round_pages;      /* of the current round of the first copy: sent */
+	uint64_t round_work_ns;    /* of a round that is over: of the stream that took longest,
+				      without what it waited for a limit */
 };
 
 int sender_create(const struct sender_config *c, struct sender **out) MUST_CHECK;
@@ -43,6 +45,8 @@ void sender_post(struct sender *s, struct capture *c); /* cannot fail */
 void sender_go(struct sender *s, struct capture *c);
 /* Wait until all streams are done with it: 0, or -ESHUTDOWN. */
 int sender_wait(struct sender *s, const struct capture *c) MUST_CHECK;
+/* Another limit, from now on. */
+void sender_limit(struct sender *s, uint64_t bytes_per_second);
 void sender_stats(struct sender *s, struct sender_stats *out);
 void sender_kill(struct sender *s);    /* end all waits; the channels are shut down elsewhere */
 void sender_destroy(struct sender *s); /* kills, joins, frees */

@@ -322,6 +322,8 @@ int image_save_begin(struct process *p, const json_t *request, int fd, int folde
 	j->run = save_run;
 	j->keep = keep;
 	rc = compression_parse(request, &compression, e);
+	if (!rc && compression == COMPRESS_AUTO)
+		rc = error_set(e, -EINVAL, "an image is compressed by none, lz4 or zlib");
 	if (!rc)
 		rc = info_take(p, request, folder >= 0, &j->info, e);
 	if (rc) {

@@ -56,6 +56,8 @@ int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e)
 	    (rc = number_take(o, "most_downtime_ms", 600000, NS_PER_MS, &out->most_downtime_ns,
 			      e)) ||
 	    (rc = number_take(o, "fixed_us", 60000000, NS_PER_US, &out->fixed_ns, e)) ||
+	    (rc = number_take(o, "link_bytes_per_second", UINT64_C(1) << 50, 1,
+			      &out->link_bytes_per_second, e)) ||
 	    (rc = number_take(o, "most_s", 86400, NS_PER_SEC, &out->most_ns, e)) ||
 	    (rc = small_take(o, "throttle_max", 99, &out->throttle_max, e)) ||
 	    (rc = small_take(o, "rounds_max", 10000, &out->rounds_max, e)) ||

@@ -11,13 +11,24 @@
 
 /* ---- what replicate/ sees of a disk and of a NIC ---------------------------- */
 
+/* Its part of the session's limit. */
+static uint64_t copy_rate(const struct process_disk *d)
+{
+	const struct process *p = d->process;
+	uint64_t all = 0;
+
+	for (unsigned i = 0; i < p->member_count; i++)
+		all += p->members[i].size;
+	return bandwidth_of_member(p->session.bytes_per_second, vm_ram_pages(p->vm) * VM_PAGE_SIZE,
+				   all, d->file->size);
+}
+
 static int member_start(void *ctx, int (*emit)(void *emit_ctx, const struct iovec *iov, int n),
 			void *emit_ctx, void (*on_synced)(void *emit_ctx, int rc))
 {
 	struct process_disk *d = ctx;
 
-	return mirror_source_start(d->source, emit, emit_ctx,
-				   d->process->session.disk_bytes_per_second, on_synced);
+	return mirror_source_start(d->source, emit, emit_ctx, copy_rate(d), on_synced);
 }
 
 static void member_stop(void *ctx)

@@ -338,6 +338,11 @@ static int do_dump_core(struct process *p, struct request *q, struct error *e)
 	return dump_begin(p, q->body, fd, e);
 }
 
+static int do_measure(struct process *p, struct request *q, struct error *e)
+{
+	return measure_begin(p, q->body, e);
+}
+
 static int do_dump_cancel(struct process *p, struct request *q, struct error *e)
 {
 	(void)q;
@@ -366,6 +371,7 @@ static const struct {
 	{"stats", do_stats, true},
 	{"echo", do_echo, true},
 	{"forecast", do_forecast, false},
+	{"measure", do_measure, false},
 	{"pause", do_pause, false},
 	{"resume", do_resume, false},
 	{"console", do_console, false},
@@ -381,6 +387,12 @@ static const struct {
 	{"unyield", upgrade_unyield, true},
 };
 
+/* Everything else may need log-dirty, or the vm. */
+static bool beside_measure(int (*handle)(struct process *p, struct request *q, struct error *e))
+{
+	return handle == do_stats || handle == do_echo || handle == do_measure;
+}
+
 static int request_handle(struct process *p, struct request *q, struct error *e)
 {
 	const char *name = json_string_value(json_object_get(q->body, "do"));
@@ -390,6 +402,8 @@ static int request_handle(struct process *p, struct request *q, struct error *e)
 			continue;
 		if (p->yielded && !requests[i].yielded)
 			return error_set(e, -EBUSY, "the vm is being handed to another process");
+		if (!beside_measure(requests[i].handle))
+			measure_end(p);
 		return requests[i].handle(p, q, e);
 	}
 	return error_set(e, -EINVAL, "unknown request \"%s\"", name ? name : "");
@@ -704,6 +718,7 @@ static void posts_finish(struct process *p)
 
 static void process_close(struct process *p)
 {
+	measure_end(p);
 	dump_close(p);
 	image_end(p);
 	primary_close(p);

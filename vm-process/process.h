@@ -45,6 +45,7 @@ struct process_disk {
 struct console;
 struct dump;
 struct image_job;
+struct measure;
 
 struct process {
 	struct loop *control, *io;
@@ -71,7 +72,8 @@ struct process {
 	struct process_nic nics[VM_NICS_MAX];
 	struct process_disk disks[VM_DISKS_MAX];
 	struct console *console;
-	struct dump *dump; /* a core that is being written, or NULL */
+	struct dump *dump;       /* a core that is being written, or NULL */
+	struct measure *measure; /* under way, or NULL */
 
 	struct replicate_config session;
 	struct precopy *precopy; /* the session is a migration from here; or NULL */
@@ -221,6 +223,7 @@ void text_copy(char *to, size_t room, const char *from);
 int hex_parse(const json_t *request, const char *key, uint8_t *out, size_t n,
 	      struct error *e) MUST_CHECK;
 int compression_parse(const json_t *request, int *out, struct error *e) MUST_CHECK;
+const char *compression_name(enum page_compression c);
 /* Tell switches where the guest is now. */
 void process_announce(struct process *p);
 /* Is it this process that is found at the control path? */
@@ -251,6 +254,11 @@ bool dump_crash(struct process *p, const char *detail);
 void dump_cancel(struct process *p); /* its end follows; without one nothing happens */
 void dump_close(struct process *p);  /* cancel, and wait */
 json_t *dump_json(const struct process *p);
+
+/* ---- measure.c: how fast the guest writes, and what its pages take ---------------- */
+int measure_begin(struct process *p, const json_t *request, struct error *e) MUST_CHECK;
+/* Give it up, for at most a part of a second; its event says so. Log-dirty is off then. */
+void measure_end(struct process *p);
 
 /* ---- sandbox.c --------------------------------------------------------------- */
 int sandbox_enter(struct error *e) MUST_CHECK;

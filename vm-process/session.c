@@ -15,8 +15,11 @@ static const struct named_value modes[] = {
 	{"interval", REPLICATE_INTERVAL}, {"event", REPLICATE_EVENT}, {NULL, 0}};
 static const struct named_value policies[] = {
 	{"continue", STANDBY_LOSS_CONTINUE}, {"stall", STANDBY_LOSS_STALL}, {NULL, 0}};
-static const struct named_value compressions[] = {
-	{"none", COMPRESS_NONE}, {"lz4", COMPRESS_LZ4}, {"zlib", COMPRESS_ZLIB}, {NULL, 0}};
+static const struct named_value compressions[] = {{"none", COMPRESS_NONE},
+						  {"lz4", COMPRESS_LZ4},
+						  {"zlib", COMPRESS_ZLIB},
+						  {"auto", COMPRESS_AUTO},
+						  {NULL, 0}};
 
 static int parse_name(const json_t *request, const char *key, const struct named_value *table,
 		      int *out, struct error *e)
@@ -95,6 +98,11 @@ int compression_parse(const json_t *request, int *out, struct error *e)
 	return parse_name(request, "compression", compressions, out, e);
 }
 
+const char *compression_name(enum page_compression c)
+{
+	return compressions[c].name;
+}
+
 int session_parse(const json_t *q, struct replicate_config *out, struct error *e)
 {
 	int mode, policy, compression, rc;
@@ -124,7 +132,6 @@ int session_parse(const json_t *q, struct replicate_config *out, struct error *e
 				 "heartbeat would count as a loss");
 	if ((rc = parse_number(q, "bandwidth_mb", 1, 1 << 20, 1000000, &out->bytes_per_second, e)))
 		return rc;
-	out->disk_bytes_per_second = out->bytes_per_second;
 	out->handover = json_is_true(json_object_get(q, "handover"));
 	out->mode = mode;
 	out->policy = policy;

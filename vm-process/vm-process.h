@@ -20,13 +20,13 @@
  *   boot       {}                                    primary: load the kernel and start
  *   protect    {"session": hex, "key": hex, "term": n, "address": a, "port": p,
  *               "mode": "interval"|"event", "interval_ms": n, "policy": "continue"|"stall",
- *               "heartbeat_ms", "loss_ms", "streams", "window", "compression": "none"|"lz4"|"zlib",
- *               "delta_mb", "bandwidth_mb", "handover": true in a migration, "storage":
- * "mirror"|"shared", "migrate": {"downtime_ms", "most_downtime_ms", "fixed_us", "most_s",
- *               "throttle_max", "rounds_max", "stuck": "give-up"|"stop"|"postcopy"}}  primary
- *   standby    {the same without address}            standby: get ready for streams
- *   stream     {"stream": n} + the accepted socket   standby
- *   ownership  {"answer": "confirmed"|"forced"|"denied"}  primary, after event "state" lost
+ *               "heartbeat_ms", "loss_ms", "streams", "window", "compression":
+ * "auto"|"none"|"lz4"|"zlib", "delta_mb", "bandwidth_mb", "handover": true in a migration,
+ * "storage": "mirror"|"shared", "migrate": {"downtime_ms", "most_downtime_ms", "fixed_us",
+ * "most_s", "throttle_max", "rounds_max", "link_bytes_per_second": as measured, "stuck":
+ * "give-up"|"stop"|"postcopy"}}  primary standby {the same without address}            standby: get
+ * ready for streams stream     {"stream": n} + the accepted socket   standby ownership  {"answer":
+ * "confirmed"|"forced"|"denied"}  primary, after event "state" lost
  *              {"answer": "lost"}                    primary: count the session as lost now
  *   unprotect  {}                                    primary: end the session in good order
  *   load       {"term": n}                           standby: all of a promotion but the start
@@ -42,6 +42,9 @@
  *   echo       {}                                    nothing: how long does an answer take?
  *   forecast   {"fixed_us": n}                       primary, a migration: what a downtime takes
  *                                                    beside the pages, as is known by now
+ *   measure    {"compression"}                       primary: how fast the guest writes, what its
+ *                                                    pages take; event "measured" follows. Any
+ *                                                    other request but stats and echo ends it
  *   pause, resume, console {} + fd
  *   dump-core  {"paging": bool, "live": bool} + fd of a new, empty file
  *                                                    primary without a session; the reply says
@@ -73,6 +76,10 @@
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
  *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}
+ *   {"event": "measured", "ok": true, "ram_pages", "pages": those that are not zero, "dirty":
+ *    [{"ns", "pages"}] written within so long, "session": those were counted by a session,
+ *    "encodings": [{"compression", "encode_ns", "wire_bytes"} of a page]}  or  {..., "ok": false,
+ *    "code", "error"}
  *   {"event": "progress", ...the stats of the first copy or image}  about once a second
  *   {"event": "image", "what": "save"|"restore"|"memory", "ok": bool, "code", "error",
  *    "disks_touched": bool, "pages", "bytes", "ms", "pause_ms"}

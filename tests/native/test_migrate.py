@@ -40,8 +40,10 @@ def copying(hosts, *options):
     """A migration that is in its first round."""
     command = hosts.a.pollux("migrate", "demo", "hostb", *SLOW, *options, background=True)
     hosts.a.wait("migrating")
-    wait_until(lambda: ((hosts.a.vm().get("stats") or {}).get("replication") or {})
-               .get("bytes_sent", 0) > 1 << 17, 20, "memory is being copied")
+    def sent():  # by this session, and not by a protection before it
+        stats = hosts.a.vm().get("stats") or {}
+        return stats["replication"]["bytes_sent"] if stats.get("handover") else 0
+    wait_until(lambda: sent() > 1 << 17, 20, "memory is being copied")
     return command
 
 
@@ -480,6 +482,66 @@ def huge_pages(t):
     hosts.b.do("migrate", "demo", "hosta", *POSTCOPY, "--stuck", "stop")
     hosts.a.wait("running")
     goes_on(hosts.a)
+
+
+def forecast(host, *options):
+    answer = json.loads(host.do("migrate", "demo", "hostb", "--check", "--json", *options))
+    assert answer["possible"], answer
+    print(answer["forecast"])
+    return answer["forecast"]
+
+
+@case("migrate-forecast")
+@case("migrate-forecast-soft", vm={"engine": "soft"}, needs=())
+def forecasts(t, vm=None):
+    """What is measured, and that nothing of the measuring stays."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1", **(vm or {}))
+    for _ in range(3):
+        f = forecast(hosts.a)
+        assert f["measured"] and not f["of_session"] and f["end"] == "precopy", f
+        assert f["pages"] >= 1500 and 0 < f["dirty_pages_per_second"] < 20000, f
+        assert f["link_bytes_per_second"] > 0 and 0 < f["downtime_ns"] < f["total_ns"], f
+    slow = forecast(hosts.a, "--bandwidth", "1", "--compression", "none")
+    assert slow["total_ns"] > 5e9, slow  # 6 MB at 1 MB/s
+    text = hosts.a.do("migrate", "demo", "hostb", "--check")
+    assert "forecast: about" in text and "pages to send" in text and "the link carries" in text, text
+    stays(hosts)
+    moves(hosts)
+
+
+@case("migrate-forecast-not-measured", faults={"faults_a": "measure.sample:1"}, what="the VM")
+@case("migrate-forecast-no-burst", faults={"faults_b": "burst.receive:1"}, what="the link")
+def no_forecast(t, faults, what):
+    """It is said, and the migration goes on without."""
+    hosts = started(t, **faults)
+    text = hosts.a.do("migrate", "demo", "hostb", "--check")
+    assert f"not measured: {what}" in text and "can be migrated" in text, text
+    assert forecast(hosts.a)["measured"]
+    moves(hosts)
+
+
+@case("migrate-forecast-protected")
+def forecast_protected(t):
+    """Its session logs what it writes: that is asked, and goes on."""
+    hosts = Hosts(t)
+    connected(hosts)
+    hosts.protected()
+    f = forecast(hosts.a)
+    assert f["measured"] and f["of_session"] and f["dirty_pages_per_second"] > 0, f
+    assert hosts.a.vm()["state"] == "protected"
+    goes_on(hosts.a)
+
+
+@case("migrate-limit-is-not-of-the-pause")
+def limit_not_of_pause(t):
+    """At 1 MB/s what is dirty would take seconds, and the last epoch does not keep to that."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    lines = hosts.a.do("migrate", "demo", "hostb", "--json", "--downtime", "1000", *SLOW).splitlines()
+    m = json.loads(lines[-1])["vm"]["migration"]
+    print({k: m[k] for k in ("elapsed_ms", "forecast_ns", "downtime_ns")})
+    assert m["elapsed_ms"] > 4000 and m["forecast_ns"] < 1e9, m
+    hosts.b.wait("running")
+    goes_on(hosts.b)
 
 
 @case("migrate-json")

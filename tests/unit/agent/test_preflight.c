@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -249,6 +250,25 @@ static void sizes(void **state)
 	judge_all("cpus-few", true, "2 vCPUs, that host 1 CPUs");
 }
 
+/* What a twin of the VM holds is free when the VM comes; what another VM's holds is not. */
+static void memory_of_its_twin(void **state)
+{
+	json_t *g = json_pack("{s:s, s:i, s:s, s:b}", "identity", "aa", "term", 5, "standing",
+			      "twin", "copy", true);
+
+	set(facts, "guest", g);
+	set(facts, "memory_available", json_integer(100 * (json_int_t)MIB));
+	set(facts, "memory_held", json_integer(923 * (json_int_t)MIB));
+	refused("twin memory-free", "1024 MiB of memory, free there are 1023");
+	set(facts, "memory_held", json_integer(924 * (json_int_t)MIB));
+	judge_all("twin", true, "");
+	set(g, "standing", json_string("none"));
+	refused("memory-free", "free there are 100");
+	set(g, "standing", json_string("twin"));
+	set(g, "identity", json_string("bb"));
+	refused("name memory-free", "free there are 100");
+}
+
 static void versions_of_sections(void **state)
 {
 	json_t *s = item(offer, "sections"), *k = item(facts, "kinds");
@@ -451,8 +471,10 @@ static void real_end(const struct real *r)
 static json_t *real_offer(const struct real *r)
 {
 	struct error e = {0};
-	json_t *o = preflight_describe(&r->guest, &r->options, &e);
+	json_t *about = preflight_about(&r->guest);
+	json_t *o = preflight_describe(about, &r->options, &e);
 
+	json_decref(about);
 	if (!o)
 		fail_msg("%s", e.text);
 	return o;
@@ -460,9 +482,11 @@ static json_t *real_offer(const struct real *r)
 
 static void real_check(struct real *r, const json_t *o, const char *code)
 {
-	json_t *verdict = preflight_check(&r->agent, o);
+	json_t *standing = preflight_standing(&r->agent, o);
+	json_t *verdict = preflight_check(standing, o);
 	char *text = json_dumps(verdict, JSON_INDENT(1));
 
+	json_decref(standing);
 	assert_non_null(verdict);
 	if (*code ? !reason_of(verdict, code) : !json_is_true(json_object_get(verdict, "possible")))
 		fail_msg("not \"%s\": %s", code, text);
@@ -538,8 +562,10 @@ static void what_is_found_of_nics(void **state)
 	if (!unshare(CLONE_NEWNET | CLONE_NEWNS) &&
 	    !system("mount -t sysfs none /sys 2>/dev/null && "
 		    "ip link add pxprebr type bridge 2>/dev/null")) {
-		json_t *found = preflight_facts(&r.agent, o);
+		json_t *standing = preflight_standing(&r.agent, o);
+		json_t *found = preflight_facts(standing, o);
 
+		json_decref(standing);
 		assert_true(json_is_true(json_object_get(item(found, "nics"), "bridge_there")));
 		json_decref(found);
 	} else {
@@ -547,6 +573,24 @@ static void what_is_found_of_nics(void **state)
 	}
 	real_end(&r);
 	json_decref(o);
+}
+
+static void what_is_found_of_memory(void **state)
+{
+	json_t *standing = json_pack("{s:s, s:i}", "host", "here", "pid", (int)getpid());
+	int fd = memfd_create("guest-ram", MFD_CLOEXEC);
+	json_t *needs = json_object(), *found;
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, 64 * MIB), 0);
+	assert_int_equal(posix_fallocate(fd, MIB, 3 * MIB), 0);
+	found = preflight_facts(standing, needs);
+	assert_int_equal(json_integer_of(found, "memory_held", -1), 3 * MIB);
+	assert_null(json_object_get(found, "pid"));
+	json_decref(found);
+	close(fd);
+	json_decref(standing);
+	json_decref(needs);
 }
 
 static void what_is_found_of_owners(void **state)
@@ -613,6 +657,7 @@ int main(void)
 		T(engines),
 		T(cpus),
 		T(sizes),
+		T(memory_of_its_twin),
 		T(versions_of_sections),
 		T(shared_disks),
 		T(copied_disks),
@@ -623,6 +668,7 @@ int main(void)
 		T(nonsense_is_no_harm),
 		T(this_host_takes_its_own),
 		T(what_is_found_of_disks),
+		T(what_is_found_of_memory),
 		T(what_is_found_of_owners),
 		T(what_is_found_of_machines),
 		T(what_is_found_of_nics),

@@ -45,8 +45,8 @@ static struct outcome play(const struct migrate_config *c, const struct trace *t
 
 		if (count == CONVERGE_RECENT)
 			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
-		rounds[count++] = (struct converge_round){send, ns, send * 4096,
-							  written(t, ns, v.throttle), v.throttle};
+		rounds[count++] = (struct converge_round){
+			send, ns, send * 4096, written(t, ns, v.throttle), v.throttle, 0};
 		elapsed += ns;
 		view = (struct converge_view){rounds, count, round, round, stuck, elapsed, true};
 		converge_decide(c, &view, &v);
@@ -166,7 +166,7 @@ static void test_patience(void **state)
 static void test_waits_for_disks(void **state)
 {
 	struct migrate_config c = defaults();
-	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0};
+	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0, 0};
 	struct converge_view view = {&r, 1, 0, c.rounds_max, 5, 1, false};
 	struct converge_verdict v;
 
@@ -214,7 +214,7 @@ static struct outcome replay(const struct migrate_config *c, const struct record
 		if (count == CONVERGE_RECENT)
 			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
 		rounds[count++] =
-			(struct converge_round){t[i].pages, ns, 0, t[i].dirty, v.throttle};
+			(struct converge_round){t[i].pages, ns, 0, t[i].dirty, v.throttle, 0};
 		elapsed += ns;
 		view = (struct converge_view){rounds, count, i + 1, i + 1, stuck, elapsed, true};
 		converge_decide(c, &view, &v);
@@ -250,6 +250,41 @@ static void test_recorded(void **state)
 	assert_int_equal(o.throttle, 95);
 }
 
+/* A limit of bandwidth makes a round long, and not the pause. */
+static void test_paced(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r = {5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0};
+	struct converge_view view = {&r, 1, 1, 1, 0, r.ns, true};
+	struct converge_verdict v;
+
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + r.dirty * 10 * PAGE_NS);
+	r.paced_ns = r.ns - 5000 * PAGE_NS;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + r.dirty * PAGE_NS);
+}
+
+static void test_paced_by_how_much(void **state)
+{
+	struct migrate_config c = defaults();
+	struct replicate_round r = {
+		.pages = 1000, .ns = 10000000, .bytes = 4000000, .paced_ns = 9500000};
+
+	assert_int_equal(converge_paced_ns(&c, &r), 0);
+	c.link_bytes_per_second = UINT64_C(1000000000); /* 4 ms for these */
+	assert_int_equal(converge_paced_ns(&c, &r), 6000000);
+	c.link_bytes_per_second = UINT64_C(100000000000); /* they took 0.5 ms as it was */
+	assert_int_equal(converge_paced_ns(&c, &r), 9500000);
+	c.link_bytes_per_second = UINT64_C(100000000); /* the limit is beyond the link */
+	assert_int_equal(converge_paced_ns(&c, &r), 0);
+	r.paced_ns = 0;
+	c.link_bytes_per_second = UINT64_C(100000000000);
+	assert_int_equal(converge_paced_ns(&c, &r), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -263,6 +298,8 @@ int main(void)
 		cmocka_unit_test(test_waits_for_disks),
 		cmocka_unit_test(test_slow_stores),
 		cmocka_unit_test(test_recorded),
+		cmocka_unit_test(test_paced),
+		cmocka_unit_test(test_paced_by_how_much),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

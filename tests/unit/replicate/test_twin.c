@@ -91,10 +91,9 @@ static void settings_of_all_kinds(void **state)
 		enum page_compression compression;
 		uint64_t delta;
 	} kinds[] = {
-		{1, 1, COMPRESS_NONE, 0},
-		{1, 4, COMPRESS_ZLIB, 1 << 20},
-		{3, 2, COMPRESS_LZ4, 64 << 10},
-		{5, 8, COMPRESS_NONE, 4 << 20},
+		{1, 1, COMPRESS_NONE, 0},       {1, 4, COMPRESS_ZLIB, 1 << 20},
+		{3, 2, COMPRESS_LZ4, 64 << 10}, {5, 8, COMPRESS_NONE, 4 << 20},
+		{2, 2, COMPRESS_AUTO, 0},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {

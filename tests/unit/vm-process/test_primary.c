@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -24,6 +26,7 @@ static struct {
 	unsigned started, destroyed;
 	bool held;
 	enum ownership_answer answer;
+	struct replicate_stats stats;
 } fake;
 
 int replicator_start(struct vm *vm, const struct replicate_config *c,
@@ -71,7 +74,9 @@ uint64_t replicator_frozen_at(struct replicator *r)
 
 void replicator_stats(struct replicator *r, struct replicate_stats *out)
 {
-	*out = (struct replicate_stats){0};
+	*out = fake.stats;
+	fake.stats.pages += 3000; /* in so many more epochs */
+	fake.stats.acknowledged += 30;
 }
 
 void replicator_destroy(struct replicator *r)
@@ -235,6 +240,137 @@ static void test_fenced_at_once(void **state)
 	json_decref(denied);
 }
 
+/* ---- what is measured before a migration ------------------------------------------- */
+
+static void director_connect(struct process *p, int *other)
+{
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
+	p->director_fd = fds[0];
+	*other = fds[1];
+}
+
+static void director_leave(struct process *p, int other)
+{
+	close(p->director_fd);
+	close(other);
+	p->director_fd = -1;
+}
+
+static void measure(struct process *p)
+{
+	json_t *request = json_pack("{s:s}", "compression", "zlib");
+	struct error e = {0};
+
+	if (measure_begin(p, request, &e))
+		fail_msg("%s", e.text);
+	assert_int_equal(measure_begin(p, request, &e), -EBUSY);
+	json_decref(request);
+}
+
+static json_t *measured(struct process *p, int director)
+{
+	int fds[CONTROL_FDS_MAX];
+	unsigned fd_count = 0;
+	struct error e = {0};
+	json_t *event;
+
+	while (p->measure)
+		assert_int_equal(loop_step(p->control, -1), 0);
+	assert_int_equal(control_receive(director, &event, fds, &fd_count, &e), 0);
+	assert_string_equal(json_string_value(json_object_get(event, "event")), "measured");
+	return event;
+}
+
+static json_int_t number(const json_t *o, const char *key)
+{
+	return json_integer_value(json_object_get(o, key));
+}
+
+static void logging_is_off(struct process *p)
+{
+	assert_int_equal(vm_log_dirty(p->vm, true), 0);
+	assert_int_equal(vm_log_dirty(p->vm, false), 0);
+}
+
+static void test_measure(void **state)
+{
+	struct process *p = *state;
+	uint64_t pages = vm_ram_pages(p->vm);
+	const json_t *way, *dirty;
+	json_t *event;
+	int director;
+
+	/* Two touched pages: one of zeros, and one that zlib makes small. */
+	memset(vm_ram(p->vm), 0, VM_PAGE_SIZE);
+	memset(vm_ram(p->vm) + VM_PAGE_SIZE, 7, VM_PAGE_SIZE);
+	director_connect(p, &director);
+	measure(p);
+	event = measured(p, director);
+	assert_true(json_is_true(json_object_get(event, "ok")));
+	assert_int_equal(number(event, "ram_pages"), pages);
+	assert_int_equal(number(event, "pages"), 1);
+	way = json_array_get(json_object_get(event, "encodings"), 0);
+	assert_string_equal(json_string_value(json_object_get(way, "compression")), "zlib");
+	assert_in_range(number(way, "wire_bytes"), 1, 500);
+	assert_true(number(way, "encode_ns") > 0);
+	dirty = json_object_get(event, "dirty");
+	assert_int_equal(json_array_size(dirty), MIGRATE_SAMPLES);
+	assert_true(number(json_array_get(dirty, 0), "ns") >= 10 * (json_int_t)NS_PER_MS);
+	assert_int_equal(number(json_array_get(dirty, 2), "pages"), 0);
+	json_decref(event);
+	logging_is_off(p);
+	director_leave(p, director);
+}
+
+/* Who needs log-dirty next finds it free. */
+static void test_measure_is_given_up(void **state)
+{
+	struct process *p = *state;
+	json_t *event;
+	int director;
+
+	director_connect(p, &director);
+	measure(p);
+	measure_end(p);
+	assert_null(p->measure);
+	logging_is_off(p);
+	event = measured(p, director);
+	assert_false(json_is_true(json_object_get(event, "ok")));
+	assert_int_equal(number(event, "code"), -ECANCELED);
+	json_decref(event);
+	assert_int_equal(loop_step(p->control, 0), 0); /* what the thread has posted */
+	director_leave(p, director);
+}
+
+/* A session logs: it knows what was written. Without one, somebody else's logging is no rate. */
+static void test_measure_in_a_session(void **state)
+{
+	struct process *p = *state;
+	const json_t *dirty;
+	json_t *event;
+	int director;
+
+	director_connect(p, &director);
+	assert_int_equal(vm_log_dirty(p->vm, true), 0);
+	measure(p);
+	event = measured(p, director);
+	assert_false(json_is_true(json_object_get(event, "ok")));
+	json_decref(event);
+	assert_int_equal(protect(p), 0);
+	measure(p);
+	event = measured(p, director);
+	assert_true(json_is_true(json_object_get(event, "session")));
+	dirty = json_object_get(event, "dirty");
+	assert_int_equal(json_array_size(dirty), 2);
+	assert_int_equal(number(json_array_get(dirty, 0), "pages"), 100);
+	assert_int_equal(number(json_array_get(dirty, 1), "pages"), 3000);
+	json_decref(event);
+	assert_int_equal(vm_log_dirty(p->vm, false), 0);
+	director_leave(p, director);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -244,6 +380,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_reason_of_any_bytes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_held_until_somebody_owns, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fenced_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_measure, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_measure_is_given_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_measure_in_a_session, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+/* How a migration will go, from what was measured before it. */
+#include "migrate/migrate.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define PAGES  (UINT64_C(1) << 18) /* 1 GiB */
+#define MS     NS_PER_MS
+#define LINK   UINT64_C(1000000000)
+#define A_PAGE 4104u
+
+static struct migrate_config config(void)
+{
+	struct migrate_config c;
+
+	migrate_config_defaults(&c);
+	return c;
+}
+
+/* A guest that writes `rate` pages a second, `hot` different ones, as samples would see it. */
+static struct migrate_measured guest(uint64_t rate, uint64_t hot)
+{
+	static const uint64_t times[MIGRATE_SAMPLES] = {10 * MS, 40 * MS, 160 * MS};
+	struct migrate_measured m = {.ram_pages = PAGES,
+				     .pages = PAGES,
+				     .encode_ns = 300,
+				     .wire_bytes = A_PAGE,
+				     .bytes_per_second = LINK,
+				     .streams = 2};
+
+	for (unsigned i = 0; i < MIGRATE_SAMPLES; i++) {
+		uint64_t n = rate * times[i] / NS_PER_SEC;
+
+		m.dirty[i] = (struct migrate_sample){times[i], n < hot ? n : hot};
+	}
+	return m;
+}
+
+static void near(uint64_t got, double wanted, double off)
+{
+	if ((double)got < wanted * (1 - off) || (double)got > wanted * (1 + off))
+		fail_msg("%llu in place of about %.0f", (unsigned long long)got, wanted);
+}
+
+static void test_idle(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(0, 0);
+	struct migrate_forecast f;
+
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_PRECOPY);
+	assert_int_equal(f.rounds, 1);
+	assert_int_equal(f.throttle, 0);
+	assert_null(f.why);
+	assert_int_equal(f.downtime_ns, c.fixed_ns);
+	near(f.total_ns, (double)PAGES * A_PAGE + 5e6, 0.01);
+}
+
+/* Nothing was sampled, or there is nothing to send: still an end. */
+static void test_nothing(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = {.ram_pages = PAGES};
+	struct migrate_forecast f;
+
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_PRECOPY);
+	assert_int_equal(f.downtime_ns, c.fixed_ns);
+}
+
+/* What takes longest decides: the link, or encoding, by as many streams as there are. */
+static void test_slowest(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(0, 0);
+	struct migrate_forecast f;
+
+	m.encode_ns = 20000;
+	m.streams = 1;
+	migrate_foresee(&c, &m, &f);
+	near(f.total_ns, (double)PAGES * 20000, 0.01);
+	m.streams = 4;
+	migrate_foresee(&c, &m, &f);
+	near(f.total_ns, (double)PAGES * 5000, 0.01);
+	m.bytes_per_second = LINK / 10;
+	migrate_foresee(&c, &m, &f);
+	near(f.total_ns, (double)PAGES * A_PAGE * 10, 0.01);
+}
+
+static void test_shrinks(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(50000, PAGES);
+	struct migrate_forecast f;
+
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_PRECOPY);
+	assert_int_equal(f.throttle, 0);
+	assert_in_range(f.rounds, 3, 10);
+	assert_true(f.downtime_ns <= c.downtime_ns);
+	/* Each round is a fifth of the one before. */
+	near(f.total_ns, (double)PAGES * A_PAGE / (1 - 50000 * A_PAGE / 1e9), 0.05);
+}
+
+/* Written over and over, a small set is no more than itself, however long a round is. */
+static void test_small_hot_set(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(400000, 4000);
+	struct migrate_forecast f;
+
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_PRECOPY);
+	assert_int_equal(f.throttle, 0);
+	assert_int_equal(f.downtime_ns, c.fixed_ns + 4000 * A_PAGE);
+}
+
+static void test_too_fast(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(20000000, PAGES);
+	struct migrate_forecast f;
+
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_GIVE_UP);
+	assert_int_equal(f.throttle, c.throttle_max);
+	assert_non_null(f.why);
+	c.stuck = STUCK_POSTCOPY;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_POSTCOPY);
+	assert_int_equal(f.downtime_ns, c.fixed_ns);
+	c.stuck = STUCK_STOP;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_PAUSE);
+	assert_true(f.downtime_ns > c.downtime_ns && f.downtime_ns <= c.most_downtime_ns);
+	assert_non_null(f.why);
+	c.most_downtime_ns = c.downtime_ns;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_GIVE_UP);
+}
+
+static void test_throttled(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(400000, PAGES);
+	struct migrate_forecast f;
+
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_PRECOPY);
+	assert_in_range(f.throttle, 1, c.throttle_max);
+}
+
+/* A limit makes rounds longer, and not the pause, which does not keep to it. */
+static void test_limit(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(1000, PAGES);
+	struct migrate_forecast f;
+
+	m.bytes_per_second_allowed = LINK / 10;
+	migrate_foresee(&c, &m, &f);
+	near(f.total_ns, (double)PAGES * A_PAGE * 10, 0.1);
+	/* The second round takes 0.44 s, and the guest writes 1000 pages a second. */
+	assert_int_equal(f.rounds, 2);
+	near(f.downtime_ns - c.fixed_ns, 450 * A_PAGE, 0.1);
+	m.bytes_per_second_allowed = 10 * LINK; /* none that counts */
+	migrate_foresee(&c, &m, &f);
+	near(f.total_ns, (double)PAGES * A_PAGE, 0.1);
+}
+
+static void test_disks(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(1000, PAGES);
+	struct migrate_forecast f;
+
+	m.disk_bytes = UINT64_C(10) << 30;
+	migrate_foresee(&c, &m, &f);
+	near(f.total_ns, (double)PAGES * A_PAGE + (double)m.disk_bytes, 0.05);
+	assert_true(f.downtime_ns <= c.downtime_ns);
+}
+
+/* No figures keep it from ending. */
+static void test_ends(void **state)
+{
+	static const uint64_t numbers[] = {0, 1, 1000, 1 << 20, UINT64_C(1) << 40};
+	size_t n = ARRAY_LEN(numbers);
+
+	for (size_t i = 0; i < n * n * n * n; i++) {
+		struct migrate_config c = config();
+		struct migrate_measured m = guest(numbers[i % n], PAGES);
+		struct migrate_forecast f;
+
+		m.encode_ns = numbers[i / n % n];
+		m.bytes_per_second = numbers[i / n / n % n];
+		m.bytes_per_second_allowed = numbers[i / n / n / n];
+		m.dirty[1].pages = 0; /* as it may be, between two others */
+		migrate_foresee(&c, &m, &f);
+		assert_true(f.rounds <= c.rounds_max);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_idle),          cmocka_unit_test(test_nothing),
+		cmocka_unit_test(test_slowest),       cmocka_unit_test(test_shrinks),
+		cmocka_unit_test(test_small_hot_set), cmocka_unit_test(test_too_fast),
+		cmocka_unit_test(test_throttled),     cmocka_unit_test(test_limit),
+		cmocka_unit_test(test_disks),         cmocka_unit_test(test_ends),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
