@@ -16,9 +16,20 @@ def guest_goes_on(host):
     assert "FAIL" not in host.console()
 
 
+def heard(host, seconds=20, least=1):
+    """So many passes that the guest tells of, of one look: the next may be at a quiet moment."""
+    found = []
+
+    def look():
+        found[:] = passes(host.console())
+        return len(found) >= least
+    wait_until(look, seconds, "the guest says something")
+    return found
+
+
 def runs_for_a_while(host):
     wait_until(lambda: max(passes(host.console()), default=0) >= 10, 20, "the guest runs")
-    return max(passes(host.console()))
+    return max(heard(host))
 
 
 @case("image-save-and-restore", compression="lz4")
@@ -37,8 +48,7 @@ def save_and_restore(t, compression):
         assert "restore" in hosts.a.vm()["why"]
         hosts.a.do("restore", image)
         assert hosts.a.vm()["state"] == "running"
-        wait_until(lambda: passes(hosts.a.console()), 20, "the guest says something")
-        assert min(passes(hosts.a.console())) > before, "it has begun anew"
+        assert min(heard(hosts.a, 20)) > before, "it has begun anew"
         guest_goes_on(hosts.a)
     hosts.a.refuses(3, "restore", image)
 
@@ -68,8 +78,7 @@ def encrypted(t):
     assert "key" in hosts.a.refuses(3, "restore", image, "--key-file", other)
     assert hosts.a.vm()["state"] == "stopped" and hosts.a.vm()["term"] == 1
     hosts.a.do("restore", image, "--key-file", key)
-    wait_until(lambda: passes(hosts.a.console()), 20, "the guest says something")
-    assert min(passes(hosts.a.console())) > before
+    assert min(heard(hosts.a, 20)) > before
     guest_goes_on(hosts.a)
 
 
@@ -129,8 +138,7 @@ def keep_running(t):
     assert "there already" in hosts.a.refuses(3, "save", "demo", image)
     hosts.a.do("stop", "demo", "--force")
     hosts.a.do("restore", image)
-    wait_until(lambda: passes(hosts.a.console()), 20, "the guest says something")
-    assert min(passes(hosts.a.console())) > before
+    assert min(heard(hosts.a, 20)) > before
     guest_goes_on(hosts.a)
 
 
@@ -197,8 +205,7 @@ def saved_large(t, *options):
     hosts = Hosts(t)
     image = t.path("demo.image")
     hosts.a.do("start", hosts.vm_file(memory="64M", cmdline="pages=8000 rate=100000 report=1"))
-    wait_until(lambda: len(passes(hosts.a.console())) > 2, 60, "the guest runs")
-    before = max(passes(hosts.a.console()))
+    before = max(heard(hosts.a, 60, 3))
     hosts.a.do("save", "demo", image, "--compression", "none", *options)
     return hosts, image, before
 
@@ -213,8 +220,7 @@ def lazy(t, fault=None):
         hosts.a.up(faults=fault)
         hosts.a.wait("stopped")
     hosts.a.do("restore", image, "--lazy")
-    wait_until(lambda: passes(hosts.a.console()), 30, "the guest says something")
-    assert min(passes(hosts.a.console())) > before
+    assert min(heard(hosts.a, 30)) > before
     wait_until(lambda: "memory read" in hosts.a.whats(), 30, "all of its memory is there")
     assert not fault or "can be read again" in open(hosts.a.log).read()
     guest_goes_on(hosts.a)
