@@ -124,6 +124,11 @@ static int exchange_judge(const struct exchange *x, CURLcode curl, json_t **out)
 		complain("is it running (systemctl status polluxd), and may you use its socket?");
 		return EXIT_NO_AGENT;
 	}
+	if (curl == CURLE_GOT_NOTHING || curl == CURLE_RECV_ERROR || curl == CURLE_SEND_ERROR) {
+		complain("polluxd has ended the connection: %s", curl_easy_strerror(curl));
+		complain("was it restarted? see its log");
+		return EXIT_NO_AGENT;
+	}
 	if (curl != CURLE_OK) {
 		complain("the request to polluxd failed: %s", curl_easy_strerror(curl));
 		return EXIT_FAILED;
