@@ -8,8 +8,9 @@ from migrations import COPIED, OTHER, SLOW, begin, console_keep, guest_well, mov
 
 POSTCOPY = ("--postcopy", "--downtime", "1")
 # So long that what is done at the sight of a state is done within that state.
-STRETCH_USEC = 500000
-PATIENT_MS = {"heartbeat": 100, "loss": 1500, "fence_delay": 3000}
+STRETCH_USEC = 300000
+# TCP that meets such a delay all at once keeps silent for longer than the delay.
+PATIENT_MS = {"heartbeat": 100, "loss": 2500, "fence_delay": 4000}
 NOT_HERE = ("none", "unknown")
 
 
