@@ -89,17 +89,6 @@ static void test_moves(void **state)
 	assert_false(fence_ran("hosta") || fence_ran("hostb"));
 }
 
-/* A link that is replaced takes questions with it: they are asked again. */
-static void test_asked_again(void **state)
-{
-	run_alone("vm1");
-	migrate_ask(0, "vm1");
-	host_down(&hosts[1]);
-	host_up(&hosts[1]);
-	WAIT_STATE(1, "vm1", "running");
-	WAIT_STATE(0, "vm1", "none");
-}
-
 static void test_cancelled(void **state)
 {
 	run_alone("hold-1");
@@ -359,7 +348,6 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		FLOW(test_moves),
-		FLOW(test_asked_again),
 		FLOW(test_cancelled),
 		FLOW(test_restarted_then_moves),
 		FLOW(test_restarted_then_cancelled),
