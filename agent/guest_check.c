@@ -140,7 +140,7 @@ static void describe_done(struct job *j)
 
 	if (guest_check_is(g, d->number)) {
 		rc = check_send(d, g, &e);
-		if (rc)
+		if (rc && rc != -ENOTCONN) /* then it is asked when the link is back */
 			check_fail(g, rc, e.text);
 	}
 	describe_free(j);
