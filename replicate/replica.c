@@ -450,11 +450,25 @@ static int promote_refused(int rc, struct error *e)
 	return error_set(e, rc, "the replica has been promoted already");
 }
 
+/* To promote closes the session. A source that has handed over, and hears no acknowledgement of
+ * the last epoch, would go on. */
+static void acknowledge_first(struct replica *r)
+{
+	uint64_t epoch;
+
+	pthread_mutex_lock(&r->lock);
+	epoch = r->core.acknowledged;
+	pthread_mutex_unlock(&r->lock);
+	ack_send(r, epoch);
+}
+
 int replica_promote(struct replica *r, uint64_t new_term, struct error *e)
 {
 	enum standby_state state;
 	int rc;
 
+	if (r->config.handover)
+		acknowledge_first(r);
 	rc = replica_step(r, &(struct standby_input){.type = STANDBY_EV_PROMOTE, .term = new_term});
 	if (rc)
 		return promote_refused(rc, e);
