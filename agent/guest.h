@@ -186,7 +186,7 @@ struct guest {
 
 	struct guest_dump dump;
 
-	struct operation operation;
+	struct operation operation, ended; /* ended: the one before it */
 	struct timeline timeline;
 };
 

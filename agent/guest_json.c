@@ -86,6 +86,7 @@ static void details_put(json_t *o, const struct guest *g)
 	snprintf(console, sizeof(console), "%s/%s.console", g->agent->config.run_dir, g->name);
 	json_object_set_new(o, "why", json_text(g->why));
 	json_object_set_new(o, "operation", operation_json(&g->operation));
+	json_object_set_new(o, "operation_before", operation_json(&g->ended));
 	json_object_set_new(o, "timeline", timeline_json(&g->timeline));
 	json_object_set_new(o, "console", g->console_fd >= 0 ? json_text(console) : json_null());
 	json_object_set_new(o, "dump", guest_dump_json(g));

@@ -32,6 +32,9 @@ void guest_operation_begin(struct guest *g, const char *what)
 {
 	if (g->operation.state == OPERATION_RUNNING)
 		guest_operation_fail(g, -ECANCELED, "another operation took its place", NULL);
+	/* Who waits for it may not have looked yet. */
+	if (g->operation.state != OPERATION_NONE)
+		g->ended = g->operation;
 	g->chain.what = CHAIN_NONE;
 	g->operation = (struct operation){
 		.id = ++g->agent->last_operation, .what = what, .state = OPERATION_RUNNING};

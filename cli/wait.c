@@ -122,6 +122,11 @@ int operation_judge(const json_t *operation)
 	return EXIT_FAILED;
 }
 
+static json_int_t operation_id(const json_t *vm, const char *key)
+{
+	return json_number(json_object_get(vm, key), "id");
+}
+
 static bool operation_over(const json_t *vm, json_int_t id)
 {
 	const json_t *operation = json_object_get(vm, "operation");
@@ -178,7 +183,9 @@ int operation_end(const struct wait *w, json_t *reply, json_t **out)
 			rc = interruption_take(w, &p);
 	}
 	progress_end(&p);
-	if (!rc && json_number(json_object_get(vm, "operation"), "id") != id) {
+	if (!rc && operation_id(vm, "operation_before") == id)
+		json_object_set(vm, "operation", json_object_get(vm, "operation_before"));
+	if (!rc && operation_id(vm, "operation") != id) {
 		complain("another operation took its place; see `pollux status %s`", w->vm);
 		rc = EXIT_FAILED;
 	}
