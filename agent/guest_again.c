@@ -9,7 +9,7 @@
 
 #define LOG_MODULE    "guest"
 #define AGAIN_MOST_NS (3600 * NS_PER_SEC)
-#define SOON_NS       NS_PER_SEC /* whoever polls sees first how it came to this */
+#define SOON_NS       (100 * NS_PER_MS)
 #define LASTED_NS     (600 * NS_PER_SEC)
 
 void guest_again_note(struct guest *g)

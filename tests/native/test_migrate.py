@@ -479,7 +479,7 @@ def huge_pages(t):
     pool.leave(8)
     moves(hosts)
     assert pool.free() == 8, "the source has kept its huge pages"
-    hosts.b.do("migrate", "demo", "hosta", *POSTCOPY, "--stuck", "stop")
+    hosts.b.do("migrate", "demo", "hosta")
     hosts.a.wait("running")
     goes_on(hosts.a)
 
