@@ -23,7 +23,7 @@ static const struct number_option {
 } numbers[] = {
 	{"bandwidth_mb", offsetof(struct migrate_options, bandwidth_mb), 1, 1u << 20},
 	{"streams", offsetof(struct migrate_options, streams), 1, STREAMS_MOST},
-	{"downtime_ms", offsetof(struct migrate_options, downtime_ms), 1, 600000},
+	{"downtime_ms", offsetof(struct migrate_options, downtime_ms), 0, 600000},
 	{"most_downtime_ms", offsetof(struct migrate_options, most_downtime_ms), 1, 600000},
 	{"most_s", offsetof(struct migrate_options, most_s), 1, 86400},
 	{"throttle_max", offsetof(struct migrate_options, throttle_max), 0, 99},

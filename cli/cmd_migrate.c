@@ -14,7 +14,7 @@ static int request_fill(const struct invocation *v, json_t *body)
 {
 	static const struct number_option numbers[] = {
 		{"bandwidth", "bandwidth_mb", 1, 1 << 20},
-		{"downtime", "downtime_ms", 1, 600000},
+		{"downtime", "downtime_ms", 0, 600000},
 		{"streams", "streams", 1, 16},
 		{"throttle", "throttle_max", 0, 99},
 		{"most-downtime", "most_downtime_ms", 1, 600000},

@@ -89,7 +89,7 @@ def there_and_back(t, options=(), vm=None):
     assert not hosts.fenced()
 
 
-POSTCOPY = ("--postcopy", "--downtime", "1")  # no precopy is so good
+POSTCOPY = ("--postcopy", "--downtime", "0")  # no precopy is so good
 
 
 @case("migrate-postcopy", needs=("kvm", "root"))

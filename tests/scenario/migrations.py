@@ -13,8 +13,8 @@ from labkit.cluster import SHARED_DISK
 MOVES = {kind: int(os.environ.get("POLLUX_MIGRATIONS", usual))
          for kind, usual in (("namespaces", 8), ("emulated", 4))}
 LOAD = "mem:300,disk:10"
-WAYS = ((), ("--streams", "4"), ("--postcopy", "--downtime", "1"),
-        ("--postcopy", "--downtime", "1", "--streams", "4"))
+WAYS = ((), ("--streams", "4"), ("--postcopy", "--downtime", "0"),
+        ("--postcopy", "--downtime", "0", "--streams", "4"))
 COPIED = ("--with-disks", "--overwrite")
 OTHER = {"hosta": "hostb", "hostb": "hosta"}
 SLOW = ("--bandwidth", "4", "--compression", "none")  # so that something can come between
@@ -144,7 +144,7 @@ def migration_cut_while_memory_follows(arena):
     """Postcopy: the guest stands still until the link is made again, and nothing is lost."""
     up(arena)
     arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *COPIED,
-                         "--postcopy", "--downtime", "1")
+                         "--postcopy", "--downtime", "0")
     arena.wait_state("hosta", "serving", timeout=90)
     console_keep(arena, "hostb")
     arena.cut("repl")

@@ -6,7 +6,7 @@ from arena import SMALL
 from judge import client_content, must
 from migrations import COPIED, OTHER, SLOW, begin, console_keep, guest_well, move, up
 
-POSTCOPY = ("--postcopy", "--downtime", "1")
+POSTCOPY = ("--postcopy", "--downtime", "0")
 # So long that what is done at the sight of a state is done within that state.
 STRETCH_USEC = 300000
 # TCP that meets such a delay all at once keeps silent for longer than the delay.
