@@ -82,9 +82,14 @@ def linux_migrates_with_its_disk(arena):
     arena.capture_dark(path)
 
 
-def linux_migrates_on_shared_storage(arena):
+def up_shared(arena):
+    """With no disks to copy beside memory, which is sent again only while they are."""
     (arena.place.share / "demo.img").unlink(missing_ok=True)
     up(arena, disk=SHARED_DISK)
+
+
+def linux_migrates_on_shared_storage(arena):
+    up_shared(arena)
     _there_and_back(arena)
 
 
@@ -142,8 +147,8 @@ def migration_target_frozen(arena):
 
 def migration_cut_while_memory_follows(arena):
     """Postcopy: the guest stands still until the link is made again, and nothing is lost."""
-    up(arena)
-    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *COPIED,
+    up_shared(arena)
+    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW,
                          "--postcopy", "--downtime", "0")
     arena.wait_state("hosta", "serving", timeout=90)
     console_keep(arena, "hostb")

@@ -446,7 +446,8 @@ def failover_is_announced(arena):
 # The longest first: labs may run side by side.
 ALL = {f.__name__: f for f in (
     linux_moves_a_hundred_times, mishaps.migration_fails_in_each_phase,
-    mishaps.migration_loses_a_host_in_each_phase, linux_is_upgraded_ten_times,
+    mishaps.migration_loses_a_host_in_each_phase,
+    mishaps.migration_loses_a_host_while_memory_follows, linux_is_upgraded_ten_times,
     signs_of_a_sick_guest_are_seen,
     run_on_a_terminal,
     primary_host_dies_event, primary_host_dies_interval, primary_vm_process_dies, there_and_back,
