@@ -206,7 +206,8 @@ def _linux_moves(arena, hops, run_ms, engines="", **options):
     cluster.background("hosta", f"/pollux/tests/scenario/state-hop {config} {hops} {run_ms} "
                                 f"{engines} >/tmp/console", "/tmp/hop.log")
     cluster.guest_wait(400)
-    cluster.client_start()
+    # On a busy machine it is away for four fifths of the time, and seldom hears its client.
+    cluster.client_start(silence_s=600)
     arena.replies(10)
     watch = guest.Watch(arena)
     pid = cluster.run("hosta", "cat /tmp/hop.log.pid")[1].strip()
@@ -216,7 +217,7 @@ def _linux_moves(arena, hops, run_ms, engines="", **options):
                  cluster.run("hosta", f"kill -0 {pid}", check=False)[0], 400, 1)
     log = cluster.run("hosta", "cat /tmp/hop.log")[1]
     must("hop: done" in log, f"the moves ended early: {log.strip()[-300:]}")
-    arena.replies(20, 130)
+    arena.replies(20, 250)
     if "clock:" in options["load"]:
         _time_of_day_right(arena)
     watch.judge()
