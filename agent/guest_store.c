@@ -237,12 +237,13 @@ int guest_record_parse(const char *text, size_t n, struct guest *g, struct owner
 /* What was under way in a process that has ended since is over. */
 static void operation_found(struct guest *g, bool alive)
 {
-	if (g->serving && !g->child)
-		guest_serving_lost(g, "polluxd was away meanwhile");
 	if (!alive) {
 		g->again = (struct protect_again){0};
 		session_wipe(&g->session);
 	}
+	/* It stores the record: with nothing in it that is over. */
+	if (g->serving && !g->child)
+		guest_serving_lost(g, "polluxd was away meanwhile");
 	if (!alive && !g->serving)
 		guest_migration_free(g);
 	if (g->session.options.handover)

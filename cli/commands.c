@@ -109,7 +109,10 @@ const struct command commands[] = {
 	   "say all that is in the way and how long it would take, and begin nothing", NULL},
 	  {"dry-run", NULL, "the same", NULL},
 	  {"assume-same", NULL, "shared disks are the same ones, though it cannot be proved", NULL},
-	  {"downtime", "MS", "stop the guest when the forecast pause is within this (30)", NULL},
+	  {"downtime", "MS",
+	   "stop the guest when the forecast pause is within this (30); 0: only when no page is "
+	   "left",
+	   NULL},
 	  {"streams", "N", "parallel streams, 1 to 16 (2)", NULL},
 	  {"compression", "HOW",
 	   "of pages: none, lz4, zlib, or auto: none or lz4, as takes less time (default)",
