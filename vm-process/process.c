@@ -411,6 +411,14 @@ static int request_handle(struct process *p, struct request *q, struct error *e)
 
 static void director_lost(struct process *p);
 
+/* Those that no handler has taken. */
+static void request_fds_close(const struct request *q)
+{
+	for (unsigned i = 0; i < q->fd_count; i++)
+		if (q->fds[i] >= 0)
+			close(q->fds[i]);
+}
+
 static void request_reply(struct process *p, struct request *q)
 {
 	struct error e = {0};
@@ -418,6 +426,7 @@ static void request_reply(struct process *p, struct request *q)
 
 	q->reply = json_pack("{s:O?}", "reply", json_object_get(q->body, "id"));
 	rc = request_handle(p, q, &e);
+	request_fds_close(q); /* before the answer: who has it finds them closed */
 	json_object_set_new(q->reply, "ok", json_boolean(!rc));
 	if (rc) {
 		json_object_set_new(q->reply, "code", json_integer(rc));
@@ -455,9 +464,6 @@ static void on_director(void *ctx, uint32_t events)
 	}
 	q.body = body;
 	request_reply(p, &q);
-	for (unsigned i = 0; i < q.fd_count; i++)
-		if (q.fds[i] >= 0)
-			close(q.fds[i]);
 	json_decref(body);
 	if (p->quitting)
 		loop_stop(p->control);
