@@ -46,10 +46,11 @@ static void act_now(struct replica *r, const struct core_action *a, bool answer)
 static void ack_send(struct replica *r, uint64_t epoch)
 {
 	struct buf b = {0};
-	int rc = 0;
+	int rc;
 
 	pthread_mutex_lock(&r->ack_lock);
-	if (epoch > r->ack_sent) {
+	rc = fault_point("replica.ack");
+	if (!rc && epoch > r->ack_sent) {
 		r->ack_sent = epoch;
 		epoch_encode(epoch, &b);
 		rc = buf_check(&b);

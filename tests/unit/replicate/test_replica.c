@@ -373,6 +373,48 @@ static void handover_make(struct fake *f)
 	wait_committed(f, 1);
 }
 
+/* What is not a heartbeat. */
+static uint16_t next_type(struct fake *f)
+{
+	struct record r;
+
+	do {
+		if (channel_receive(f->streams[0], &r, FAKE_SOON))
+			return 0;
+	} while (r.type == RECORD_HEARTBEAT);
+	return r.type;
+}
+
+/* Each stream's thread has done with the epoch when it tells of the round behind it. */
+static void round_follows(struct fake *f)
+{
+	for (unsigned s = 1; s <= 2; s++) {
+		struct buf b = {0};
+
+		epoch_encode(1, &b);
+		fake_send_buf(f, s, RECORD_ROUND_END, &b);
+	}
+	assert_int_equal(next_type(f), RECORD_ROUND_DONE);
+}
+
+/* A source that does not hear that all is there goes on, though the target could have. The thread
+ * that was to say so may be late: here it does not say it at all. */
+static void the_last_epoch_is_acknowledged_before_the_session_ends(void **state)
+{
+	struct fake f;
+
+	fake_make_as(&f, true);
+	fake_connect(&f);
+	fault_arm("replica.ack", 1, EIO);
+	fake_epoch(&f, 1, 0x11);
+	round_follows(&f);
+	fake_wait(&f, REPLICA_READY);
+	assert_int_equal(replica_promote(f.replica, 4, NULL), 0);
+	assert_int_equal(next_type(&f), RECORD_ACK);
+	assert_int_equal(next_type(&f), 0);
+	fake_end(&f);
+}
+
 static void missing_late(struct fake *f)
 {
 	fake_missing(f, 1, 0, 2);
@@ -576,6 +618,7 @@ int main(void)
 		cmocka_unit_test(slow_commit_holds_the_streams),
 		cmocka_unit_test(bye_forbids_promotion),
 		cmocka_unit_test(bad_records_break_the_session),
+		cmocka_unit_test(the_last_epoch_is_acknowledged_before_the_session_ends),
 		cmocka_unit_test(missing_pages_are_those_of_the_whole_epoch),
 		cmocka_unit_test(missing_pages_that_cannot_be),
 		cmocka_unit_test(unknown_optional_records_are_skipped),
