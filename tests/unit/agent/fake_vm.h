@@ -10,8 +10,9 @@
  *   deaf-...    the guest does not heed its power button
  *   hold-...    the copy of a migration waits
  *   late-...    that a session has ended is answered when it is next asked for its stats
- * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut; SIGWINCH the
- * copy of a migration ends.
+ *   tail-...    a part of its memory follows it in a migration
+ * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut, or that for its
+ * memory; SIGWINCH the copy of a migration ends, or all of its memory is there.
  */
 #ifndef TEST_FAKE_VM_H
 #define TEST_FAKE_VM_H
@@ -41,7 +42,8 @@ struct fake {
 	char control_path[108], name[VM_NAME_MAX + 1], state[24];
 	bool primary, created, running, ended, stalled, handover;
 	json_int_t term;
-	json_t *late; /* a request that waits for its answer */
+	json_t *late;         /* a request that waits for its answer */
+	const char *postcopy; /* how that goes; NULL: there is none */
 };
 
 /* That polluxd is gone is seen where it is read from: the VM goes on. */
@@ -58,6 +60,38 @@ static void fake_state(struct fake *f, const char *state, const char *why, bool 
 	fake_say(f,
 		 json_pack("{s:s, s:s, s:s, s:I, s:b, s:b}", "event", "state", "state", state,
 			   "why", why, "term", f->term, "reset", reset, "handover", f->handover));
+}
+
+static bool fake_is(const struct fake *f, const char *prefix)
+{
+	return !strncmp(f->name, prefix, strlen(prefix));
+}
+
+static void fake_postcopy(struct fake *f, const char *state)
+{
+	f->postcopy = state;
+	fake_say(f, json_pack("{s:s, s:s, s:s}", "event", "postcopy", "state", state, "why",
+			      "the test says so"));
+}
+
+/* As pollux-vm tells it in its stats. */
+static json_t *fake_postcopy_json(const struct fake *f)
+{
+	bool done = f->postcopy && !strcmp(f->postcopy, "done");
+
+	return f->postcopy ? json_pack("{s:s, s:s, s:i, s:i, s:i}", "side",
+				       f->handover ? "source" : "target", "state", f->postcopy,
+				       "streams", 1, "missing", 9, "left", done ? 0 : 5)
+			   : json_null();
+}
+
+/* The source of a guest whose memory follows it. */
+static void fake_serve(struct fake *f)
+{
+	snprintf(f->state, sizeof(f->state), "handed");
+	f->postcopy = "running";
+	fake_say(f, json_pack("{s:s, s:s, s:I, s:b, s:b}", "event", "state", "state", "handed",
+			      "term", f->term, "handover", true, "postcopy", true));
 }
 
 static void fake_session_close(struct fake *f)
@@ -80,13 +114,17 @@ static void fake_session_ready(void *ctx, uint32_t events)
 		return;
 	if (n <= 0) {
 		fake_session_close(f);
-		fake_state(f, "lost", "the connection was reset", true);
+		if (!f->postcopy)
+			fake_state(f, "lost", "the connection was reset", true);
 	} else if (byte == 'p') {
 		(void)!write(f->session, "r", 1);
 		fake_state(f, "ready", "", false);
 	} else if (byte == 'r' && f->handover) {
 		fake_state(f, "freezing", "", false);
-		fake_state(f, "handed", "", false);
+		if (fake_is(f, "tail-"))
+			fake_serve(f);
+		else
+			fake_state(f, "handed", "", false);
 	} else if (byte == 'r') {
 		fake_state(f, "protected", "", false);
 	} else if (byte == 'b') {
@@ -116,11 +154,6 @@ static int fake_bytes(const json_t *q, const char *key, uint8_t *out, size_t n)
 }
 
 /* ---- requests ------------------------------------------------------------------ */
-
-static bool fake_is(const struct fake *f, const char *prefix)
-{
-	return !strncmp(f->name, prefix, strlen(prefix));
-}
 
 static int fake_create(struct fake *f, const json_t *q)
 {
@@ -213,6 +246,7 @@ static int fake_promote(struct fake *f, const json_t *q)
 		return -EIO;
 	fake_session_close(f);
 	f->primary = f->running = true;
+	f->postcopy = fake_is(f, "tail-") ? "running" : NULL;
 	snprintf(f->state, sizeof(f->state), "unprotected");
 	return 0;
 }
@@ -236,6 +270,14 @@ static int fake_shutdown(struct fake *f, const json_t *q)
 	return 0;
 }
 
+/* The source's has made the link when it answers. */
+static int fake_recover(struct fake *f, const json_t *q)
+{
+	if (f->postcopy && f->handover)
+		fake_postcopy(f, "running");
+	return f->postcopy ? 0 : -EINVAL;
+}
+
 static int fake_nothing(struct fake *f, const json_t *q)
 {
 	return 0;
@@ -249,7 +291,7 @@ static const struct {
 	{"standby", fake_standby},     {"stream", fake_nothing},  {"ownership", fake_ownership},
 	{"unprotect", fake_unprotect}, {"promote", fake_promote}, {"shutdown", fake_shutdown},
 	{"load", fake_load},           {"quit", fake_nothing},    {"stats", fake_nothing},
-	{"console", fake_nothing},
+	{"console", fake_nothing},     {"recover", fake_recover},
 };
 
 static int fake_handle(struct fake *f, const json_t *q, const char *what)
@@ -263,12 +305,13 @@ static int fake_handle(struct fake *f, const json_t *q, const char *what)
 static json_t *fake_reply(struct fake *f, const json_t *q, int rc)
 {
 	return json_pack(
-		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:{s:s, s:s, s:b, s:s, s:I, s:b, s:{s:i, "
-		"s:i}}}",
+		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:b, s:{s:s, s:s, s:b, s:s, s:I, s:b, s:o, "
+		"s:{s:i, s:i}}}",
 		"reply", json_object_get(q, "id"), "ok", !rc, "code", rc, "error",
-		rc ? "the fake refuses" : "", "engine", "sim", "epoch", 1, "ms", 0.1, "stats",
-		"state", f->state, "engine", "sim", "ended", f->ended, "why", "", "term", f->term,
-		"handover", f->handover, "replication", "sync_done", 1, "sync_total", 2);
+		rc ? "the fake refuses" : "", "engine", "sim", "epoch", 1, "ms", 0.1, "postcopy",
+		f->postcopy != NULL, "stats", "state", f->state, "engine", "sim", "ended", f->ended,
+		"why", "", "term", f->term, "handover", f->handover, "postcopy",
+		fake_postcopy_json(f), "replication", "sync_done", 1, "sync_total", 2);
 }
 
 static void fake_director_lost(struct fake *f)
@@ -346,6 +389,8 @@ static void fake_signal(void *ctx, uint32_t events)
 		return;
 	if (info.ssi_signo == SIGUSR1) {
 		fake_power_off(f);
+	} else if (f->postcopy) {
+		fake_postcopy(f, info.ssi_signo == SIGWINCH ? "done" : "cut");
 	} else if (info.ssi_signo == SIGWINCH) {
 		(void)!write(f->session, "p", 1);
 	} else if (f->session >= 0) {

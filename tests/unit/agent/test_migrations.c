@@ -303,6 +303,65 @@ static void test_late_answer(void **state)
 	assert_int_equal(g->operation.state, OPERATION_DONE);
 }
 
+/* ---- memory that follows ------------------------------------------------------------------- */
+
+/* The guest runs at hostb, has all of its memory, and hosta has not heard of it: its link was cut.
+ */
+static void arrived_unheard(const char *vm)
+{
+	run_alone(vm);
+	migrate_ask(0, vm);
+	WAIT_STATE(1, vm, "running");
+	WAIT_STATE(0, vm, "serving");
+	kill(vm_pid(1, vm), SIGWINCH);
+	WAIT_FOR(timeline_has(1, vm, "complete") == 1, vm);
+	kill(vm_pid(0, vm), SIGUSR2);
+	WAIT_STATE(0, vm, "memory-held");
+	operation_ended(0, vm, OPERATION_FAILED, -ENOTCONN);
+}
+
+/* Then that is the answer to `--recover`, and nothing is sent again; whoever was restarted. */
+static void test_recovered_when_all_has_come(void **state)
+{
+	static const bool restarts[][2] = {
+		{false, false}, {false, true}, {true, false}, {true, true}};
+	char vm[16];
+
+	for (size_t i = 0; i < ARRAY_LEN(restarts); i++) {
+		snprintf(vm, sizeof(vm), "tail-%zu", i);
+		arrived_unheard(vm);
+		for (int host = 0; host < 2; host++)
+			if (restarts[i][host])
+				restart(host);
+		WAIT_STATE(0, vm, "memory-held");
+		WAIT_STATE(1, vm, "running");
+		WAIT_FOR(vm_call(0, vm, "migrate/recover", NULL) == 202, vm);
+		operation_ended(0, vm, OPERATION_DONE, 0);
+		WAIT_STATE(0, vm, "none");
+		assert_int_equal(timeline_has(0, vm, "served"), 1);
+		assert_string_equal(state_at(1, vm), "running");
+	}
+}
+
+/* Some pages are still missing there: they are served over a new link. */
+static void test_recovered_before(void **state)
+{
+	run_alone("tail-1");
+	migrate_ask(0, "tail-1");
+	WAIT_STATE(1, "tail-1", "running");
+	WAIT_STATE(0, "tail-1", "serving");
+	kill(vm_pid(0, "tail-1"), SIGUSR2);
+	WAIT_STATE(0, "tail-1", "memory-held");
+	assert_int_equal(vm_call(0, "tail-1", "migrate/recover", NULL), 202);
+	WAIT_STATE(0, "tail-1", "serving");
+	rounds(20);
+	assert_int_equal(timeline_has(0, "tail-1", "served"), 0);
+	assert_int_equal(guest_at(0, "tail-1")->operation.state, OPERATION_RUNNING);
+	kill(vm_pid(0, "tail-1"), SIGWINCH);
+	operation_ended(0, "tail-1", OPERATION_DONE, 0);
+	WAIT_STATE(0, "tail-1", "none");
+}
+
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 static bool is_all(const uint8_t *bytes, size_t n, uint8_t value)
@@ -365,6 +424,8 @@ int main(int argc, char **argv)
 		FLOW(test_protected_restarted_arrives),
 		FLOW(test_restarted_between),
 		FLOW(test_late_answer),
+		FLOW(test_recovered_when_all_has_come),
+		FLOW(test_recovered_before),
 		FLOW(test_keys_are_wiped),
 		FLOW(test_recover_refused),
 	};
