@@ -164,7 +164,8 @@ def show(name, text, results):
     if not failures:
         return
     print(f"---- {name} " + "-" * max(0, 70 - len(name)))
-    print(text[-8000:].rstrip())
+    told = [line for line in text.splitlines() if not re.match(r"(test \S+ )?ok\b", line)]
+    print("\n".join(told)[-8000:])
     for r in failures:
         print(f"FAILED {r.name}{': ' + r.reason if r.reason else ''}")
 

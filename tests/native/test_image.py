@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Saved images: a VM goes into a file, and out of it again."""
 import os
+import re
 import signal
 import subprocess
 import time
@@ -222,7 +223,8 @@ def lazy(t, fault=None):
     hosts.a.do("restore", image, "--lazy")
     assert min(heard(hosts.a, 30)) > before
     wait_until(lambda: "memory read" in hosts.a.whats(), 30, "all of its memory is there")
-    assert not fault or "can be read again" in open(hosts.a.log).read()
+    if fault:  # in the run through the file, or for a page that the guest waits for
+        assert re.search("can be read again|waits for: cannot read", open(hosts.a.log).read())
     guest_goes_on(hosts.a)
     hosts.a.do("save", "demo", image, "--overwrite")
     hosts.a.do("restore", image)
