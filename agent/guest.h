@@ -344,7 +344,8 @@ bool guest_check_is(const struct guest *g, uint64_t number);
 void guest_forecast_begin(struct guest *g, const char *to, const struct migrate_options *o);
 /* What the other host needs to know for it; a new object. */
 json_t *guest_forecast_burst(struct guest *g);
-void guest_forecast_link(struct guest *g, bool possible); /* it is ready, or cannot */
+/* The other host is ready, or why not: "" when it has not said. */
+void guest_forecast_link(struct guest *g, bool possible, const char *why);
 void guest_forecast_event(struct guest *g, const json_t *message);
 bool guest_forecast_waits(const struct guest *g);
 json_t *guest_forecast_json(const struct guest *g);

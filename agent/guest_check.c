@@ -5,7 +5,7 @@
  * --check nothing after it.
  *
  *   source  "check" (number, offer, burst)   ->  target
- *   source  <- "checked" (number, result, burst)
+ *   source  <- "checked" (number, result, burst, why)
  *
  * What looks at files runs as a job: its end finds the guest by name, for meanwhile it may
  * have gone, or be asked something else.
@@ -216,7 +216,6 @@ struct answer {
 	struct agent *agent;
 	char to[AGENT_NAME_MAX + 1];
 	json_t *message, *standing, *result;
-	bool burst;
 };
 
 static void answer_free(struct job *j)
@@ -238,51 +237,73 @@ static void answer_run(struct job *j)
 		w->result = preflight_check(w->standing, offer);
 }
 
-static void answer_done(struct job *j)
-{
-	struct answer *w = (struct answer *)j;
-	struct peer *to = peers_find(w->agent->peers, w->to);
-	json_t *o =
-		json_pack("{s:s, s:I, s:s, s:O?, s:b}", "type", "checked", "number",
-			  json_integer_of(w->message, "number", 0), "vm",
-			  json_text_of(w->message, "vm"), "result", w->result, "burst", w->burst);
-
-	if (!o || !to || peer_send(to, o))
-		log_warn("%s could not be told about its migration", w->to);
-	answer_free(j);
-}
-
-static bool burst_expect(struct agent *a, const json_t *o)
+/* NULL: it is ready to be measured with. Else why it is not. */
+static const char *burst_expect(struct agent *a, const json_t *o)
 {
 	struct burst_key k;
+	int rc;
 
 	if (hex_decode(json_text_of(o, "session"), k.session, sizeof(k.session)) ||
 	    hex_decode(json_text_of(o, "key"), k.key, sizeof(k.key)))
-		return false;
-	host_burst_expect(a, &k);
+		return "its key could not be read";
+	rc = host_burst_expect(a, &k);
 	explicit_bzero(&k, sizeof(k));
-	return true;
+	return rc ? "the other host is being asked by too many" : NULL;
 }
 
-static void check_answer(struct agent *a, struct peer *from, const json_t *message)
+/* "why" says why there is no result or, beside one that is possible, why no burst. */
+static void answer_send(struct agent *a, const char *host, const json_t *question, json_t *result,
+			const char *why)
+{
+	struct peer *to = peers_find(a->peers, host);
+	bool possible = json_is_true(json_object_get(result, "possible"));
+	json_t *o;
+
+	if (possible)
+		why = burst_expect(a, json_object_get(question, "burst"));
+	o = json_pack("{s:s, s:I, s:s, s:O?, s:b, s:s*}", "type", "checked", "number",
+		      json_integer_of(question, "number", 0), "vm", json_text_of(question, "vm"),
+		      "result", result, "burst", possible && !why, "why", why);
+	if (!o || !to || peer_send(to, o))
+		log_warn("%s could not be told about its migration", host);
+}
+
+static void answer_done(struct job *j)
+{
+	struct answer *w = (struct answer *)j;
+
+	answer_send(w->agent, w->to, w->message, w->result, NULL);
+	answer_free(j);
+}
+
+static int answer_start(struct agent *a, const char *to, const json_t *message)
 {
 	struct answer *w = calloc(1, sizeof(*w));
 	int rc = -ENOMEM;
 
-	if (w) {
-		w->job = (struct job){.run = answer_run, .done = answer_done, .drop = answer_free};
-		w->agent = a;
-		snprintf(w->to, sizeof(w->to), "%s", peer_config(from)->name);
-		w->message = json_deep_copy(message);
-		w->standing = preflight_standing(a, json_object_get(message, "offer"));
-		w->burst = burst_expect(a, json_object_get(message, "burst"));
-		if (w->message && w->standing)
-			rc = jobs_start(a->jobs, &w->job);
-	}
+	if (!w)
+		return rc;
+	w->job = (struct job){.run = answer_run, .done = answer_done, .drop = answer_free};
+	w->agent = a;
+	snprintf(w->to, sizeof(w->to), "%s", to);
+	w->message = json_deep_copy(message);
+	w->standing = preflight_standing(a, json_object_get(message, "offer"));
+	if (w->message && w->standing)
+		rc = jobs_start(a->jobs, &w->job);
 	if (rc)
-		log_warn_rc(rc, "%s is not answered about its migration", peer_config(from)->name);
-	if (w && rc)
 		answer_free(&w->job);
+	return rc;
+}
+
+static void check_answer(struct agent *a, struct peer *from, const json_t *message)
+{
+	const char *name = peer_config(from)->name;
+	int rc = answer_start(a, name, message);
+
+	if (!rc)
+		return;
+	log_warn_rc(rc, "%s is not answered about its migration", name);
+	answer_send(a, name, message, NULL, strerror(-rc));
 }
 
 /* ---- the answer -------------------------------------------------------------------- */
@@ -333,6 +354,17 @@ void guest_check_go_on(struct guest *g)
 	check_over(g);
 }
 
+static void answer_lacks(struct guest *g, const char *why)
+{
+	char text[192];
+
+	snprintf(text, sizeof(text), "the other host %s%.100s",
+		 *why ? "could not find out what is in the way: "
+		      : "did not understand the question",
+		 why);
+	guest_operation_fail(g, -EBADMSG, text, "see its log");
+}
+
 static void answer_take(struct guest *g, const json_t *message)
 {
 	const json_t *result = json_object_get(message, "result");
@@ -342,15 +374,15 @@ static void answer_take(struct guest *g, const json_t *message)
 		return;
 	if (!json_is_object(result)) {
 		guest_answer_came(g);
-		guest_operation_fail(g, -EBADMSG, "the other host did not understand the question",
-				     "see its log");
+		answer_lacks(g, json_text_of(message, "why"));
 		return;
 	}
 	g->check.result = json_deep_copy(result);
 	g->check.answered = true;
 	loop_timer_set(g->check.timer, clock_ns() + MEASURE_NS);
 	if (json_is_true(json_object_get(result, "possible")))
-		guest_forecast_link(g, json_is_true(json_object_get(message, "burst")));
+		guest_forecast_link(g, json_is_true(json_object_get(message, "burst")),
+				    json_text_of(message, "why"));
 	guest_check_go_on(g);
 }
 

@@ -157,12 +157,13 @@ json_t *guest_forecast_burst(struct guest *g)
 	return o;
 }
 
-void guest_forecast_link(struct guest *g, bool possible)
+void guest_forecast_link(struct guest *g, bool possible, const char *why)
 {
 	int rc;
 
 	if (!possible) {
-		link_over(g, 0, "the other host's polluxd is too old to measure it with");
+		link_over(g, 0,
+			  *why ? why : "the other host's polluxd is too old to measure it with");
 		return;
 	}
 	rc = burst_start(g);

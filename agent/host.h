@@ -51,7 +51,6 @@ struct agent {
 		struct burst_key key;
 		uint64_t until; /* clock_ns() */
 	} bursts[BURSTS_MAX];
-	unsigned burst_next; /* to be replaced */
 	struct http *http;
 	struct agent_counters counters;
 	uint64_t last_operation, last_check, last_probe, started_ns;
@@ -61,7 +60,8 @@ struct agent {
 };
 
 /* host_burst.c: measuring the link from another host. */
-void host_burst_expect(struct agent *a, const struct burst_key *k);
+/* -EBUSY: so many are expected already that they would measure each other. */
+int host_burst_expect(struct agent *a, const struct burst_key *k) MUST_CHECK;
 /* A connection with a preamble of CHANNEL_BURST: takes over `fd`. */
 void host_burst_take(struct agent *a, const uint8_t session[SESSION_ID_SIZE], int fd);
 

@@ -16,10 +16,17 @@ struct burst_job {
 	int fd;
 };
 
-void host_burst_expect(struct agent *a, const struct burst_key *k)
+int host_burst_expect(struct agent *a, const struct burst_key *k)
 {
-	a->bursts[a->burst_next++ % BURSTS_MAX] =
-		(struct burst_expected){.key = *k, .until = clock_ns() + EXPECT_NS};
+	for (unsigned i = 0; i < BURSTS_MAX; i++) {
+		struct burst_expected *x = &a->bursts[i];
+
+		if (x->until >= clock_ns())
+			continue;
+		*x = (struct burst_expected){.key = *k, .until = clock_ns() + EXPECT_NS};
+		return 0;
+	}
+	return -EBUSY;
 }
 
 static void receive_run(struct job *j)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -233,6 +234,63 @@ static void each_job_has_one_end(void **state)
 	loop_destroy(loop);
 }
 
+/* Held up until somebody opens the gate. */
+struct gated {
+	struct counting counting;
+	sem_t *gate;
+};
+
+static void gated_run(struct job *j)
+{
+	while (sem_wait(((struct gated *)j)->gate))
+		;
+	count_run(j);
+}
+
+static void gated_start(struct jobs *all, const struct counting *c, sem_t *gate)
+{
+	struct gated *g = calloc(1, sizeof(*g));
+
+	*g = (struct gated){*c, gate};
+	g->counting.job.run = gated_run;
+	assert_int_equal(jobs_start(all, &g->counting.job), 0);
+}
+
+static void gate_open(sem_t *gate, unsigned n)
+{
+	while (n--)
+		assert_int_equal(sem_post(gate), 0);
+}
+
+/* However many there are: those beyond the threads run when one of these is free. */
+static void a_job_too_many_waits(void **state)
+{
+	atomic_uint ran = 0, dropped = 0;
+	unsigned done = 0;
+	struct counting c = {{.done = count_done, .drop = count_drop}, &ran, &done, &dropped};
+	struct loop *loop;
+	struct jobs *all;
+	sem_t gate;
+
+	assert_int_equal(sem_init(&gate, 0, 0), 0);
+	assert_int_equal(loop_create(&loop), 0);
+	assert_int_equal(jobs_create(loop, &all), 0);
+	for (unsigned i = 0; i < 3 * JOBS_MAX; i++)
+		gated_start(all, &c, &gate);
+	gate_open(&gate, 3 * JOBS_MAX);
+	while (done < 3 * JOBS_MAX)
+		assert_int_equal(loop_step(loop, 10), 0);
+	assert_int_equal(atomic_load(&ran), 3 * JOBS_MAX);
+	for (unsigned i = 0; i < JOBS_MAX + 5; i++)
+		gated_start(all, &c, &gate);
+	gate_open(&gate, JOBS_MAX + 5);
+	jobs_destroy(all);
+	assert_int_equal(done, 3 * JOBS_MAX);
+	assert_int_equal(atomic_load(&dropped), JOBS_MAX + 5);
+	loop_destroy(loop);
+	sem_destroy(&gate);
+}
+
 /* ---- what is said -------------------------------------------------------------------- */
 
 static const char measured_text[] =
@@ -327,6 +385,7 @@ int main(void)
 		cmocka_unit_test(a_burst_is_bounded),
 		cmocka_unit_test(the_second_half_tells),
 		cmocka_unit_test(each_job_has_one_end),
+		cmocka_unit_test(a_job_too_many_waits),
 		cmocka_unit_test(a_forecast_says_what_was_measured),
 		cmocka_unit_test(what_was_not_measured_is_said),
 		cmocka_unit_test(nonsense_is_no_harm),
