@@ -15,6 +15,8 @@
 #define POSTED_MAX     128u        /* more than the largest window */
 #define BATCH_NOW      (64u << 10) /* so that the standby works on it meanwhile */
 #define QUEUE_MAX      (16u << 20)
+#define TURN_MAX       (1u << 20) /* of records, between two batches of a round */
+#define RECORD_COST    4096u      /* of one, beside its bytes */
 #define MEMBER_LEN_MAX (CHANNEL_RECORD_MAX - MEMBER_HEADER_SIZE)
 
 struct member_record {
@@ -97,26 +99,119 @@ static int epoch_end(struct stream *t, uint64_t epoch)
 	return scratch_send(t, channel_send, RECORD_EPOCH_END);
 }
 
-/* Batches of a round go at the average rate that is allowed. Ends early with the session. */
-static void pace(struct sender *s, size_t bytes)
+/* ---- one stream: records of members -------------------------------------------- */
+
+/* The next one that may go; NULL = none. Lock held. */
+static struct member_record *record_pop(struct stream *t)
 {
-	uint64_t now = clock_ns(), at, limits;
+	struct sender *s = t->sender;
+	struct member_record *m = s->first;
+
+	if (t->index != 0 || !m || m->before > t->next)
+		return NULL;
+	s->first = m->next;
+	if (!s->first)
+		s->last = &s->first;
+	return m;
+}
+
+static int member_send(struct stream *t, const struct member_record *m, uint64_t epoch)
+{
+	uint8_t header[MEMBER_HEADER_SIZE];
+	struct iovec iov[2] = {{header, sizeof(header)}, {(void *)m->data, m->len}};
+	int rc = epoch_begin(t, epoch);
+
+	if (rc)
+		return rc;
+	member_encode(epoch, m->member, header);
+	epoch_sum_member(&t->sum, XXH3_64bits(m->data, m->len));
+	return stream_send(t, channel_send, RECORD_MEMBER, iov, 2);
+}
+
+static void record_done(struct sender *s, struct member_record *m)
+{
+	pthread_mutex_lock(&s->lock);
+	s->queued -= m->len;
+	pthread_cond_broadcast(&s->room);
+	pthread_mutex_unlock(&s->lock);
+	free(m);
+}
+
+/* And frees it. */
+static int record_send(struct stream *t, struct member_record *m, uint64_t epoch)
+{
+	int rc = member_send(t, m, epoch);
+
+	record_done(t->sender, m);
+	return rc;
+}
+
+/* Until the first epoch is whole all is applied as it comes, so that in a round records go
+ * before pages or after them. They must not wait for its end, which may be minutes away: a guest
+ * that writes a disk waits for room in the queue. Pages and records take turns. */
+static int records_turn(struct stream *t, const struct capture *c)
+{
+	struct member_record *m;
+	size_t cost = 0;
+	int rc = 0;
+
+	do {
+		pthread_mutex_lock(&t->sender->lock);
+		m = record_pop(t);
+		pthread_mutex_unlock(&t->sender->lock);
+		if (!m)
+			break;
+		cost += RECORD_COST + m->len;
+		rc = record_send(t, m, c->epoch);
+	} while (!rc && cost < TURN_MAX);
+	t->mark = clock_ns();
+	return rc;
+}
+
+/* ---- one stream: batches of pages ------------------------------------------------ */
+
+struct batch_times {
+	uint64_t encoded_at;
+	uint64_t paced;   /* the limit held it up so long */
+	uint64_t records; /* of that: went into records of members */
+	uint64_t waited;  /* for the limit, and for room */
+};
+
+/* Batches of a round go at the average rate that is allowed, and records meanwhile. Ends early
+ * with the session. */
+static int pace(struct stream *t, const struct capture *c, size_t bytes, struct batch_times *times)
+{
+	struct sender *s = t->sender;
+	uint64_t began = clock_ns(), at, limits, since;
+	struct member_record *m;
+	int rc = 0;
 
 	pthread_mutex_lock(&s->lock);
 	limits = s->limits;
-	at = s->pace_at > now ? s->pace_at : now;
-	if (s->config.bytes_per_second) {
+	at = s->pace_at > began ? s->pace_at : began;
+	if (s->config.bytes_per_second)
 		s->pace_at =
 			at + (uint64_t)((double)bytes * 1e9 / (double)s->config.bytes_per_second);
-		while (!s->dead && limits == s->limits && !cond_wait_until(&s->paced, &s->lock, at))
-			;
+	while (!rc && !s->dead && limits == s->limits && s->config.bytes_per_second) {
+		since = clock_ns();
+		m = since < at ? record_pop(t) : NULL;
+		if (!m && cond_wait_until(&s->paced, &s->lock, at))
+			break;
+		if (!m)
+			continue;
+		pthread_mutex_unlock(&s->lock);
+		rc = record_send(t, m, c->epoch);
+		times->records += clock_ns() - since;
+		pthread_mutex_lock(&s->lock);
 	}
 	pthread_mutex_unlock(&s->lock);
+	times->paced = clock_ns() - began;
+	return rc;
 }
 
 /* What each part of a batch took, until it tells which compression takes least. */
-static void window_note(struct stream *t, const struct pages_encoded *batch, uint64_t encoded_at,
-			uint64_t waited_ns, uint64_t paced_ns, bool steady)
+static void window_note(struct stream *t, const struct pages_encoded *batch,
+			const struct batch_times *times, bool steady)
 {
 	struct choice_window *w = &t->window;
 	uint64_t now = clock_ns();
@@ -124,10 +219,10 @@ static void window_note(struct stream *t, const struct pages_encoded *batch, uin
 	w->body += batch->unpacked;
 	w->wire += batch->iov[1].iov_len;
 	w->pack_ns += batch->pack_ns;
-	w->encode_ns += encoded_at - t->mark - batch->pack_ns;
-	w->send_ns += now - encoded_at;
-	w->wait_ns += waited_ns;
-	atomic_fetch_add_explicit(&t->work_ns, now - t->mark - paced_ns, memory_order_relaxed);
+	w->encode_ns += times->encoded_at - t->mark - batch->pack_ns;
+	w->send_ns += now - times->encoded_at - times->records;
+	w->wait_ns += times->waited;
+	atomic_fetch_add_explicit(&t->work_ns, now - t->mark - times->paced, memory_order_relaxed);
 	t->mark = now;
 	if (t->sender->config.compression != COMPRESS_AUTO || w->body < CHOICE_WINDOW)
 		return;
@@ -136,39 +231,41 @@ static void window_note(struct stream *t, const struct pages_encoded *batch, uin
 	*w = (struct choice_window){0};
 }
 
-static uint64_t paced_wait(struct stream *t, size_t bytes)
+/* The sum is of records in the order in which they are sent. */
+static int batch_emit(struct stream *t, const struct pages_encoded *batch, bool now,
+		      struct batch_times *times)
 {
-	uint64_t began = clock_ns();
+	uint64_t waited = channel_send_waited(t->channel);
+	int rc;
 
-	pace(t->sender, bytes);
-	return clock_ns() - began;
+	epoch_sum_pages(&t->sum, batch->count, batch->hash);
+	atomic_fetch_add(&t->sender->pages, batch->count);
+	rc = stream_send(t, now ? channel_send : channel_send_more, RECORD_PAGES, batch->iov,
+			 ARRAY_LEN(batch->iov));
+	times->waited = channel_send_waited(t->channel) - waited + times->paced - times->records;
+	return rc;
 }
 
 /* `last`: no record is sure to follow soon. */
 static int batch_send(struct stream *t, const struct capture *c, bool last)
 {
 	struct pages_encoded batch = {0};
-	uint64_t encoded_at, waited, paced;
-	bool now;
+	struct batch_times times = {0};
 	int rc;
 
 	if (pages_empty(t->encoder))
 		return 0;
 	rc = pages_finish(t->encoder, c->epoch, &batch);
+	times.encoded_at = clock_ns();
+	if (!rc && c->round)
+		rc = pace(t, c, batch.iov[1].iov_len, &times);
+	if (!rc)
+		rc = batch_emit(t, &batch, last || batch.iov[1].iov_len >= BATCH_NOW, &times);
 	if (rc)
 		return rc;
-	encoded_at = clock_ns();
-	epoch_sum_pages(&t->sum, batch.count, batch.hash);
-	atomic_fetch_add(&t->sender->pages, batch.count);
-	now = last || batch.iov[1].iov_len >= BATCH_NOW;
-	paced = c->round ? paced_wait(t, batch.iov[1].iov_len) : 0;
-	waited = channel_send_waited(t->channel);
-	rc = stream_send(t, now ? channel_send : channel_send_more, RECORD_PAGES, batch.iov,
-			 ARRAY_LEN(batch.iov));
-	waited = channel_send_waited(t->channel) - waited + paced;
 	/* No trial while a guest stands still for it. */
-	window_note(t, &batch, encoded_at, waited, paced, !c->in_place);
-	return rc;
+	window_note(t, &batch, &times, !c->in_place);
+	return c->round ? records_turn(t, c) : 0;
 }
 
 static int batch_step(struct stream *t, const struct capture *c)
@@ -293,19 +390,6 @@ static int round_send(struct stream *t, const struct capture *c)
 
 /* ---- one stream: its thread -------------------------------------------------- */
 
-static int member_send(struct stream *t, const struct member_record *m, uint64_t epoch)
-{
-	uint8_t header[MEMBER_HEADER_SIZE];
-	struct iovec iov[2] = {{header, sizeof(header)}, {(void *)m->data, m->len}};
-	int rc = epoch_begin(t, epoch);
-
-	if (rc)
-		return rc;
-	member_encode(epoch, m->member, header);
-	epoch_sum_member(&t->sum, XXH3_64bits(m->data, m->len));
-	return stream_send(t, channel_send, RECORD_MEMBER, iov, 2);
-}
-
 /* The next thing to do, in order: a record, or a capture that may go. False: the end. */
 static bool work_take(struct stream *t, struct member_record **record, struct capture **capture)
 {
@@ -315,13 +399,9 @@ static bool work_take(struct stream *t, struct member_record **record, struct ca
 	*capture = NULL;
 	pthread_mutex_lock(&s->lock);
 	while (!s->dead) {
-		if (t->index == 0 && s->first && s->first->before <= t->next) {
-			*record = s->first;
-			s->first = s->first->next;
-			if (!s->first)
-				s->last = &s->first;
+		*record = record_pop(t);
+		if (*record)
 			break;
-		}
 		if (t->next < s->posted_count && s->posted[t->next % POSTED_MAX]->go) {
 			*capture = s->posted[t->next++ % POSTED_MAX];
 			break;
@@ -330,15 +410,6 @@ static bool work_take(struct stream *t, struct member_record **record, struct ca
 	}
 	pthread_mutex_unlock(&s->lock);
 	return *record || *capture;
-}
-
-static void record_done(struct sender *s, struct member_record *m)
-{
-	pthread_mutex_lock(&s->lock);
-	s->queued -= m->len;
-	pthread_cond_broadcast(&s->room);
-	pthread_mutex_unlock(&s->lock);
-	free(m);
 }
 
 static void capture_done(struct sender *s, struct capture *c)
@@ -377,8 +448,7 @@ static void *stream_main(void *arg)
 	thread_hasten();
 	while (!rc && work_take(t, &record, &capture)) {
 		if (record) {
-			rc = member_send(t, record, ended + 1);
-			record_done(s, record);
+			rc = record_send(t, record, ended + 1);
 			continue;
 		}
 		if (!capture->round)
@@ -489,6 +559,7 @@ int sender_emit(struct sender *s, uint16_t member, const struct iovec *iov, int 
 		s->last = &m->next;
 		s->queued += m->len;
 		pthread_cond_broadcast(&s->work);
+		pthread_cond_broadcast(&s->paced);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return rc;

@@ -4,7 +4,8 @@
  *
  * Order. Captures are posted in the order of epochs and every stream works through
  * them in that order. Members' records all go by the first stream: those emitted
- * before a checkpoint was posted are sent before its END, the later ones after it.
+ * before a checkpoint was posted are sent before its END, the later ones after it. Those
+ * that are emitted while a round is on go between its pages.
  * A checkpoint is posted while the guest stands still, which makes that the epoch's
  * border; sending waits for sender_go(), when the guest runs again.
  * Private to replicate/.
