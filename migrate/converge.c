@@ -35,13 +35,18 @@ uint64_t converge_page_ns(const struct converge_view *v)
 	return pages ? ns / pages : 0;
 }
 
+static uint64_t bytes_ns(uint64_t bytes, uint64_t per_second)
+{
+	return per_second ? (uint64_t)((double)bytes * 1e9 / (double)per_second) : 0;
+}
+
 uint64_t converge_paced_ns(const struct migrate_config *c, const struct replicate_round *r)
 {
 	uint64_t link, work = r->ns > r->paced_ns ? r->ns - r->paced_ns : 0;
 
 	if (!c->link_bytes_per_second || !r->paced_ns)
 		return 0;
-	link = (uint64_t)((double)r->bytes * 1e9 / (double)c->link_bytes_per_second);
+	link = bytes_ns(r->bytes, c->link_bytes_per_second);
 	work = work > link ? work : link;
 	return r->ns > work ? r->ns - work : 0;
 }
@@ -52,7 +57,27 @@ static uint64_t pages_ns(const struct converge_view *v)
 	return newest(v)->dirty * converge_page_ns(v);
 }
 
-/* And what they may cost. The rest of a pause no round makes shorter: where that alone is beyond
+/* What the recent rounds made of the link; 0 = not known. */
+static uint64_t rounds_rate(const struct converge_view *v)
+{
+	uint64_t bytes = 0, ns = 0;
+
+	for (unsigned i = 0; i < v->count; i++) {
+		bytes += v->rounds[i].bytes;
+		ns += v->rounds[i].ns - v->rounds[i].paced_ns;
+	}
+	return ns ? (uint64_t)((double)bytes * 1e9 / (double)ns) : 0;
+}
+
+/* What disks have given and the link has not taken. */
+static uint64_t queue_ns(const struct migrate_config *c, const struct converge_view *v)
+{
+	uint64_t link = c->link_bytes_per_second;
+
+	return bytes_ns(newest(v)->queued, link ? link : rounds_rate(v));
+}
+
+/* And what both may cost. The rest of a pause no round makes shorter: where that alone is beyond
  * the limit the guest is not slowed down for it. */
 static uint64_t pages_limit(const struct migrate_config *c)
 {
@@ -62,10 +87,14 @@ static uint64_t pages_limit(const struct migrate_config *c)
 	return left > least ? left : least;
 }
 
-/* A round is worth another one when it leaves clearly less than it had. */
-static bool shrinks(const struct converge_round *r)
+/* A round is worth another one when it leaves clearly less than it had, of pages or of what
+ * disks give. */
+static bool shrinks(const struct converge_view *v)
 {
-	return r->dirty < r->pages - r->pages / 4;
+	const struct converge_round *r = newest(v);
+	uint64_t queued = v->count > 1 ? v->rounds[v->count - 2].queued : 0;
+
+	return r->dirty < r->pages - r->pages / 4 || r->queued < queued - queued / 4;
 }
 
 static unsigned throttle_next(const struct migrate_config *c, unsigned now)
@@ -116,18 +145,23 @@ void converge_decide(const struct migrate_config *c, const struct converge_view 
 		     struct converge_verdict *out)
 {
 	const struct converge_round *r = newest(v);
+	uint64_t pages = pages_ns(v), queue = queue_ns(c, v), limit = pages_limit(c);
 
 	*out = (struct converge_verdict){
 		.next = NEXT_ROUND,
 		.throttle = r->throttle,
 		/* What disks give goes before a round's pages, and makes it long. */
-		.stuck = shrinks(r) || !v->members_synced ? 0 : v->stuck + 1,
-		.forecast_ns = c->fixed_ns + pages_ns(v),
+		.stuck = shrinks(v) || !v->members_synced ? 0 : v->stuck + 1,
+		.forecast_ns = c->fixed_ns + pages + queue,
 	};
-	if (pages_ns(v) <= pages_limit(c)) {
+	if (!v->members_synced && pages <= limit) {
 		out->stuck = 0;
-		out->next = v->members_synced ? NEXT_SEAL : NEXT_WAIT;
-	} else if (c->postcopy_after && v->round >= c->postcopy_after && v->members_synced) {
+		out->next = NEXT_WAIT; /* disks that are copied fill the queue */
+	} else if (v->members_synced && pages + queue <= limit) {
+		out->stuck = 0;
+		out->next = NEXT_SEAL;
+	} else if (c->postcopy_after && v->round >= c->postcopy_after && v->members_synced &&
+		   queue <= limit) {
 		out->next = NEXT_SEAL;
 		out->postcopy = true;
 	} else if (v->members_synced && out_of_patience(c, v)) {

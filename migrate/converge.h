@@ -3,10 +3,11 @@
  * When a precopy has converged, and what to do when it does not: a pure function of
  * the rounds so far. No clock, no I/O; tests feed it recorded traces of dirty rates.
  *
- *   forecast = fixed + dirty x time a page        (of the pause, were it to come now)
+ *   forecast = fixed + dirty x time a page + queued / link   (of the pause, were it to come now)
  *
- * A precopy has converged when the second part fits what the first leaves of the limit, and
- * in any case a share of it.
+ * A precopy has converged when what follows the first part fits what that leaves of the limit, and
+ * in any case a share of it. Queued is what the guest has written to its disks and the link has not
+ * taken yet: it goes before the last pages.
  *
  * The time a page takes is that of the recent rounds: encoding, encryption and the link
  * together, without what they waited for a limit of bandwidth. While rounds shrink, they go on.
@@ -26,6 +27,7 @@ struct converge_round {
 	uint64_t dirty;            /* pages written meanwhile */
 	unsigned throttle;         /* percent, while it ran */
 	uint64_t paced_ns; /* of `ns`: lost to a limit of bandwidth, which no pause keeps to */
+	uint64_t queued;   /* bytes of disks that waited to be sent when it was over */
 };
 
 struct converge_view {

@@ -46,10 +46,12 @@ static void round_keep(struct precopy *p, const struct replicate_round *in)
 				   .bytes = in->bytes,
 				   .dirty = in->dirty,
 				   .throttle = p->throttle,
-				   .paced_ns = converge_paced_ns(&p->config, in)};
+				   .paced_ns = converge_paced_ns(&p->config, in),
+				   .queued = in->queued};
 
 	if (p->count && p->progress.round == in->round) {
 		p->rounds[p->count - 1].dirty = in->dirty;
+		p->rounds[p->count - 1].queued = in->queued;
 		return;
 	}
 	if (p->count == CONVERGE_RECENT)

@@ -36,6 +36,7 @@ struct replicate_round {
 	uint64_t elapsed_ns; /* since the first round began */
 	bool members_synced; /* disks are copied, and what they gave has been sent */
 	uint64_t paced_ns;   /* of `ns`: what streams waited for a limit of bandwidth alone */
+	uint64_t queued; /* bytes that disks have given and that were not sent yet: they go first */
 };
 enum replicate_next {
 	NEXT_ROUND,    /* send what is dirty */

@@ -141,30 +141,34 @@ static enum replicate_next protect_next(void *ctx, const struct replicate_round 
 }
 
 /* What the round took beyond the work of its busiest stream. */
-static uint64_t paced_ns(struct replicator *r, uint64_t ns)
+static uint64_t paced_ns(struct replicator *r, uint64_t ns, uint64_t work_ns)
 {
+	return r->config.bytes_per_second && ns > work_ns ? ns - work_ns : 0;
+}
+
+static struct replicate_round round_tell(struct replicator *r, bool synced)
+{
+	uint64_t now = clock_ns(), ns = now - r->round_began;
 	struct sender_stats s;
 
-	if (!r->config.bytes_per_second)
-		return 0;
 	sender_stats(r->sender, &s);
-	return ns > s.round_work_ns ? ns - s.round_work_ns : 0;
+	return (struct replicate_round){
+		.round = r->rounds,
+		.pages = r->round_pages_begun,
+		.ns = ns,
+		.bytes = bytes_so_far(r) - r->round_bytes,
+		.dirty = r->round_count,
+		.elapsed_ns = now - r->copy_began,
+		.members_synced = synced && (r->members_sent || !r->member_count),
+		.paced_ns = paced_ns(r, ns, s.round_work_ns),
+		.queued = s.queued,
+	};
 }
 
 static enum replicate_next round_decide(struct replicator *r)
 {
 	bool synced = !atomic_load(&r->members_unsynced);
-	uint64_t now = clock_ns();
-	struct replicate_round round = {
-		.round = r->rounds,
-		.pages = r->round_pages_begun,
-		.ns = now - r->round_began,
-		.bytes = bytes_so_far(r) - r->round_bytes,
-		.dirty = r->round_count,
-		.elapsed_ns = now - r->copy_began,
-		.members_synced = synced && (r->members_sent || !r->member_count),
-		.paced_ns = paced_ns(r, now - r->round_began),
-	};
+	struct replicate_round round = round_tell(r, synced);
 	enum replicate_next next = r->config.next ? r->config.next(r->config.next_ctx, &round)
 						  : protect_next(r, &round);
 

@@ -602,6 +602,9 @@ void sender_stats(struct sender *s, struct sender_stats *out)
 	out->pages = atomic_load(&s->pages);
 	out->bytes_raw = atomic_load(&s->bytes_raw);
 	out->round_pages = atomic_load(&s->round_pages);
+	pthread_mutex_lock(&s->lock);
+	out->queued = s->queued;
+	pthread_mutex_unlock(&s->lock);
 	out->round_work_ns = 0;
 	for (unsigned i = 0; i < s->config.streams; i++) {
 		uint64_t work = atomic_load(&s->streams[i].work_ns);

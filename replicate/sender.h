@@ -35,6 +35,7 @@ struct sender_stats {
 	uint64_t round_pages;      /* of the current round of the first copy: sent */
 	uint64_t round_work_ns;    /* of a round that is over: of the stream that took longest,
 				      without what it waited for a limit */
+	uint64_t queued;           /* bytes of members that wait to be sent */
 };
 
 int sender_create(const struct sender_config *c, struct sender **out) MUST_CHECK;

@@ -46,7 +46,7 @@ static struct outcome play(const struct migrate_config *c, const struct trace *t
 		if (count == CONVERGE_RECENT)
 			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
 		rounds[count++] = (struct converge_round){
-			send, ns, send * 4096, written(t, ns, v.throttle), v.throttle, 0};
+			send, ns, send * 4096, written(t, ns, v.throttle), v.throttle, 0, 0};
 		elapsed += ns;
 		view = (struct converge_view){rounds, count, round, round, stuck, elapsed, true};
 		converge_decide(c, &view, &v);
@@ -166,7 +166,7 @@ static void test_patience(void **state)
 static void test_waits_for_disks(void **state)
 {
 	struct migrate_config c = defaults();
-	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0, 0};
+	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0};
 	struct converge_view view = {&r, 1, 0, c.rounds_max, 5, 1, false};
 	struct converge_verdict v;
 
@@ -214,7 +214,7 @@ static struct outcome replay(const struct migrate_config *c, const struct record
 		if (count == CONVERGE_RECENT)
 			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
 		rounds[count++] =
-			(struct converge_round){t[i].pages, ns, 0, t[i].dirty, v.throttle, 0};
+			(struct converge_round){t[i].pages, ns, 0, t[i].dirty, v.throttle, 0, 0};
 		elapsed += ns;
 		view = (struct converge_view){rounds, count, i + 1, i + 1, stuck, elapsed, true};
 		converge_decide(c, &view, &v);
@@ -254,7 +254,7 @@ static void test_recorded(void **state)
 static void test_paced(void **state)
 {
 	struct migrate_config c = defaults();
-	struct converge_round r = {5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0};
+	struct converge_round r = {5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0, 0};
 	struct converge_view view = {&r, 1, 1, 1, 0, r.ns, true};
 	struct converge_verdict v;
 
@@ -285,6 +285,56 @@ static void test_paced_by_how_much(void **state)
 	assert_int_equal(converge_paced_ns(&c, &r), 0);
 }
 
+/* What a guest has written to its disks goes before its last pages. */
+static void test_queue_of_disks(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r[2] = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0},
+				      {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}};
+	struct converge_view view = {r, 2, 2, 2, 0, 1, true};
+	struct converge_verdict v;
+
+	converge_decide(&c, &view, &v); /* 16 ms, as the rounds went */
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_in_range(v.forecast_ns, c.fixed_ns + 16 * NS_PER_MS, c.fixed_ns + 18 * NS_PER_MS);
+	c.link_bytes_per_second = 125000000;
+	converge_decide(&c, &view, &v); /* 134 ms */
+	assert_int_equal(v.next, NEXT_ROUND);
+	assert_in_range(v.forecast_ns, 134 * NS_PER_MS, 140 * NS_PER_MS);
+	c.postcopy_after = 1;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+	r[1].queued = 1u << 20;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_false(v.postcopy);
+	view.members_synced = false; /* they are being copied */
+	r[1].queued = 16u << 20;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_WAIT);
+}
+
+/* A guest that writes its disks faster than the link carries is slowed down, and one whose
+ * queue is worked off is not. */
+static void test_queue_that_stays(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r[2] = {{10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20},
+				      {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}};
+	struct converge_view view = {r, 2, 2, 2, 1, 1, true};
+	struct converge_verdict v;
+
+	c.link_bytes_per_second = 125000000;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+	assert_true(v.throttle > 0);
+	r[1].queued = 8u << 20;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+	assert_int_equal(v.throttle, 0);
+	assert_int_equal(v.stuck, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -300,6 +350,8 @@ int main(void)
 		cmocka_unit_test(test_recorded),
 		cmocka_unit_test(test_paced),
 		cmocka_unit_test(test_paced_by_how_much),
+		cmocka_unit_test(test_queue_of_disks),
+		cmocka_unit_test(test_queue_that_stays),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

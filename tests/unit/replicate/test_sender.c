@@ -212,11 +212,16 @@ static void records_do_not_wait_for_a_slow_round(void **state)
 static void records_go_between_pages(void **state)
 {
 	struct line *l = line_make(0);
+	struct sender_stats s;
 
 	sender_post(l->sender, &l->round);
 	emit(l, 0, RECORD);
+	sender_stats(l->sender, &s);
+	assert_int_equal(s.queued, RECORD);
 	reader_begin(l); /* until now the socket is full */
 	epoch_finish(l, 1);
+	sender_stats(l->sender, &s);
+	assert_int_equal(s.queued, 0);
 	assert_true(l->pages_at_last < PAGES);
 	line_end(l);
 }
