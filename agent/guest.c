@@ -113,6 +113,8 @@ static void act_confirm(struct guest *g, const struct ownership_action *a)
 	timeline_add(&g->timeline, "ownership confirmed", "term %llu",
 		     (unsigned long long)g->own.record.term);
 	guest_ownership_tell(g, "confirmed");
+	if (!g->own.config.continue_alone)
+		g->told_ns = 0;
 	snprintf(why, sizeof(why), "%s", g->why);
 	log_warn("%s: it %s: %s", g->name, how, why);
 	timeline_add(&g->timeline, "unprotected", "%s", why);
@@ -127,6 +129,8 @@ static void act_confirm_forced(struct guest *g, const struct ownership_action *a
 		goes_on(g);
 	else
 		timeline_add(&g->timeline, "ownership forced", "by the operator");
+	if (a->forced)
+		g->why[0] = '\0';
 	guest_ownership_tell(g, "forced");
 }
 

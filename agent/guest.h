@@ -141,6 +141,7 @@ struct guest {
 	struct upgrade *upgrade;                          /* under way, or NULL */
 	bool quit_asked, cut_asked, stats_asked;          /* not yet answered */
 	bool still;          /* it was told to go on, and could not yet */
+	uint64_t told_ns;    /* when it was told to; 0 = what it was told lets it wait */
 	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */
 	bool replica_up;     /* the replica waits for its streams */
 	bool starting;       /* a loaded twin was told to run, and has not answered */
@@ -426,6 +427,10 @@ int guest_session_make(struct guest *g, const struct protect_options *o,
 void guest_operation_begin(struct guest *g, const char *what);
 void guest_operation_done(struct guest *g);
 bool guest_operation_is(const struct guest *g, const char *what); /* and it runs */
+/* Nobody else can have the VM any more, and its process has not said yet that it goes on;
+ * which it was told a moment ago, and does unless it cannot. */
+bool guest_stands_still(const struct guest *g);
+bool guest_goes_on(const struct guest *g);
 /* 0, or why no other operation can begin now; whether the peer is there. */
 int guest_busy(const struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 int guest_peer_ready(struct guest *g, const char *to, struct error *e,

@@ -101,8 +101,8 @@ static bool again_possible(struct guest *g)
 	struct peer *p = peers_find(g->agent->peers, g->again.peer);
 
 	return g->own.state == OWN_ALONE && !g->own.storing && g->child_role == CHILD_VM &&
-	       g->child_state[0] && !g->postcopy[0] && !g->vm_ended && !g->stopping &&
-	       g->operation.state != OPERATION_RUNNING && p && peer_is_up(p);
+	       g->child_state[0] && !guest_goes_on(g) && !g->postcopy[0] && !g->vm_ended &&
+	       !g->stopping && g->operation.state != OPERATION_RUNNING && p && peer_is_up(p);
 }
 
 /* Also where nothing is protected again by itself: what an operator moves is. */

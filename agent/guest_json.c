@@ -39,7 +39,9 @@ const char *guest_state_name(const struct guest *g)
 		return "stopping";
 	if (s == OWN_ALONE && !g->child_state[0])
 		return "starting";
-	if (s == OWN_ALONE && child_says(g, "lost"))
+	if (guest_goes_on(g))
+		return g->session.options.handover || g->migration.session ? "migrating" : "asking";
+	if (guest_stands_still(g))
 		return "stalled";
 	if (s == OWN_ALONE && g->stopping)
 		return "stopping";

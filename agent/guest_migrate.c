@@ -176,10 +176,13 @@ int guest_migrate_possible(struct guest *g, const char *to, struct error *e, con
 	    g->child_role != CHILD_VM || g->vm_ended)
 		return guest_refuse(e, hint, -EPERM, "`pollux status` says how it is",
 				    "%s does not run on this host", g->name);
-	if (!strcmp(g->child_state, "lost"))
+	if (guest_goes_on(g))
+		return guest_refuse(e, hint, -EBUSY, "try again in a moment",
+				    "the session of %s has just ended", g->name);
+	if (guest_stands_still(g))
 		return guest_refuse(e, hint, -EPERM,
 				    "protect it again, or `pollux failover --force`",
-				    "%s stands still, since its standby was lost", g->name);
+				    "%s stands still, since its session was lost", g->name);
 	if (g->postcopy[0])
 		return guest_refuse(e, hint, -EBUSY,
 				    "try again when `pollux status` shows it complete",
@@ -332,7 +335,7 @@ void guest_migrate_check(struct guest *g)
 
 	if (g->check.number || guest_chain_check(g))
 		return;
-	if (g->child_role == CHILD_SERVING)
+	if (g->child_role == CHILD_SERVING || guest_goes_on(g))
 		return;
 	/* Whatever has come since: it may be back as a twin. */
 	if (g->migration.total_ns || g->own.state == OWN_NONE) {
@@ -344,8 +347,9 @@ void guest_migrate_check(struct guest *g)
 			guest_why(g, "%s", json_string_value(why));
 		guest_operation_fail(g, g->migration.cancelled ? -ECANCELED : -EIO,
 				     g->why[0] ? g->why : "the session ended",
-				     g->own.state == OWN_ALONE ? "the VM runs on here"
-							       : "see `pollux status`");
+				     g->own.state == OWN_ALONE && !guest_stands_still(g)
+					     ? "the VM runs on here"
+					     : "see `pollux status`");
 		guest_chain_undo(g);
 	}
 }

@@ -12,6 +12,7 @@
 
 #define LOG_MODULE "guest"
 #define QUICK_NS   (10 * NS_PER_SEC)
+#define GO_ON_NS   QUICK_NS /* then the process has not answered either */
 
 int guest_refuse(struct error *e, const char **hint, int rc, const char *hint_text, const char *fmt,
 		 ...)
@@ -83,16 +84,27 @@ static void check_protect(struct guest *g)
 	}
 }
 
-/* Policy stall: nobody else can have the VM any more, and yet it waits for a word. */
-static bool is_stalled(const struct guest *g)
+bool guest_stands_still(const struct guest *g)
 {
 	return g->own.state == OWN_ALONE && g->child_role == CHILD_VM &&
-	       !strcmp(g->child_state, "lost");
+	       (!strcmp(g->child_state, "lost") || !strcmp(g->child_state, "handed"));
+}
+
+bool guest_goes_on(const struct guest *g)
+{
+	return guest_stands_still(g) && !g->still && g->told_ns &&
+	       clock_ns() - g->told_ns < GO_ON_NS;
+}
+
+/* By policy, or as it could not obey: it waits for a word. */
+static bool is_stalled(const struct guest *g)
+{
+	return guest_stands_still(g) && !guest_goes_on(g);
 }
 
 static void check_unprotect(struct guest *g)
 {
-	if (is_stalled(g))
+	if (guest_stands_still(g))
 		return;
 	if (g->own.state == OWN_ALONE) {
 		guest_again_forget(g);
@@ -104,7 +116,9 @@ static void check_unprotect(struct guest *g)
 
 static void check_failover(struct guest *g)
 {
-	if (g->own.state == OWN_ALONE && g->child_role == CHILD_VM && !is_stalled(g))
+	if (guest_stands_still(g) && g->still)
+		guest_operation_fail(g, -EIO, g->why, "it is tried again; see `pollux status`");
+	else if (g->own.state == OWN_ALONE && g->child_role == CHILD_VM && !guest_stands_still(g))
 		guest_operation_done(g);
 	else if (g->own.state == OWN_NONE || g->own.state == OWN_IDLE)
 		guest_operation_fail(g, -EIO, g->why, "see the log of polluxd");
@@ -326,7 +340,7 @@ int guest_upgrade(struct guest *g, struct error *e, const char **hint)
 
 	if (rc)
 		return rc;
-	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_ASKING || is_stalled(g))
+	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_ASKING || guest_stands_still(g))
 		return guest_refuse(
 			e, hint, -EPERM, "unprotect it first, and protect it again afterwards",
 			"%s is protected, and its twin follows the old process", g->name);
@@ -426,8 +440,9 @@ int guest_failover(struct guest *g, bool forced, struct error *e, const char **h
 {
 	enum ownership_state s = g->own.state;
 
-	if (forced && is_stalled(g)) {
+	if (forced && guest_stands_still(g)) {
 		guest_operation_begin(g, "failover");
+		g->why[0] = '\0';
 		timeline_add(&g->timeline, "failover forced", "by the operator");
 		guest_ownership_tell(g, "forced");
 		return 0;

@@ -44,9 +44,12 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 						.handover = g->migration.session});
 }
 
+/* Why the session of an older term ended is known already; that it has obeyed says less. */
 static void said_unprotected(struct guest *g, uint64_t term, const char *why)
 {
-	if (*why || g->still)
+	bool known = term != g->own.record.term && g->why[0] && !g->still;
+
+	if (!known && (*why || g->still))
 		guest_why(g, "%s", why);
 	g->still = false;
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER, .term = term});
@@ -426,16 +429,23 @@ void guest_session_over(struct guest *g)
 static void ownership_told(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
+	char why[sizeof(g->why)];
 
 	if (!rc || rc == -EPIPE)
 		return;
 	log_error("%s: the VM process cannot obey: %s", g->name, text);
-	guest_why(g, "it may stand still: %s", text);
+	if (!guest_stands_still(g))
+		return;
+	snprintf(why, sizeof(why), "%s", g->why);
+	guest_why(g, "%s%sit may stand still: %s", why, why[0] ? "; " : "", text);
 	g->still = true;
+	guest_operation_check(g);
 }
 
 void guest_ownership_tell(struct guest *g, const char *answer)
 {
+	g->still = false;
+	g->told_ns = clock_ns();
 	guest_child_ask(g, json_pack("{s:s, s:s}", "do", "ownership", "answer", answer), QUICK_NS,
 			ownership_told);
 }

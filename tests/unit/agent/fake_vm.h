@@ -11,6 +11,9 @@
  *   hold-...    the copy of a migration waits
  *   late-...    that a session has ended is answered when it is next asked for its stats
  *   tail-...    a part of its memory follows it in a migration
+ * and anywhere in it:
+ *   torpid      it is told to go on, and does so at SIGWINCH
+ *   claims      ...and says that it cannot
  * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut, or that for its
  * memory; SIGWINCH the copy of a migration ends, or all of its memory is there.
  */
@@ -41,6 +44,7 @@ struct fake {
 	struct loop_watch *director_watch, *session_watch;
 	char control_path[108], name[VM_NAME_MAX + 1], state[24];
 	bool primary, created, running, ended, stalled, handover;
+	bool told; /* to go on, and has not */
 	json_int_t term;
 	json_t *late;         /* a request that waits for its answer */
 	const char *postcopy; /* how that goes; NULL: there is none */
@@ -223,10 +227,19 @@ static int fake_unprotect(struct fake *f, const json_t *q)
 	return 0;
 }
 
+static bool fake_waits(const struct fake *f)
+{
+	return strstr(f->name, "torpid") || strstr(f->name, "claims");
+}
+
 static int fake_ownership(struct fake *f, const json_t *q)
 {
 	const char *answer = json_string_value(json_object_get(q, "answer"));
 
+	if (strcmp(answer, "lost") != 0 && fake_waits(f)) {
+		f->told = true;
+		return strstr(f->name, "claims") ? -EBUSY : 0;
+	}
 	if (!strcmp(answer, "lost")) {
 		fake_session_close(f);
 		fake_state(f, "lost", "polluxd says so", false);
@@ -391,6 +404,9 @@ static void fake_signal(void *ctx, uint32_t events)
 		fake_power_off(f);
 	} else if (f->postcopy) {
 		fake_postcopy(f, info.ssi_signo == SIGWINCH ? "done" : "cut");
+	} else if (info.ssi_signo == SIGWINCH && f->told) {
+		f->told = false;
+		fake_state(f, "unprotected", "it goes on here", false);
 	} else if (info.ssi_signo == SIGWINCH) {
 		(void)!write(f->session, "p", 1);
 	} else if (f->session >= 0) {

@@ -197,6 +197,67 @@ static void test_lost_unconfirmed(void **state)
 	WAIT_FOR(!strcmp(guest_at(0, "hold-1")->child_state, "unprotected"), "hold-1");
 }
 
+/* ---- until it goes on ------------------------------------------------------------------------ */
+
+static void session_cut(const char *vm)
+{
+	kill(vm_pid(0, vm), SIGUSR2);
+	WAIT_FOR(guest_at(0, vm)->own.state == OWN_ALONE, vm);
+	rounds(20);
+}
+
+/* Who waits hears that it runs on here when it does. */
+static void test_goes_on_first(void **state)
+{
+	run_alone("hold-torpid");
+	migrate_held("hold-torpid");
+	session_cut("hold-torpid");
+	assert_string_equal(state_at(0, "hold-torpid"), "migrating");
+	assert_int_equal(guest_at(0, "hold-torpid")->operation.state, OPERATION_RUNNING);
+	assert_false(migrate_taken(0, "hold-torpid"));
+	kill(vm_pid(0, "hold-torpid"), SIGWINCH);
+	operation_ended(0, "hold-torpid", OPERATION_FAILED, -EIO);
+	assert_string_equal(state_at(0, "hold-torpid"), "running");
+	assert_string_equal(guest_at(0, "hold-torpid")->operation.hint, "the VM runs on here");
+	assert_true(vm_says(0, "hold-torpid", "operation", "the standby is lost"));
+	/* Why stays. */
+	assert_true(vm_says(0, "hold-torpid", "why", "the standby is lost"));
+	migrate_ask(0, "hold-torpid");
+}
+
+static void test_cannot_go_on(void **state)
+{
+	const char *vm = "hold-claims";
+
+	run_alone(vm);
+	migrate_held(vm);
+	session_cut(vm);
+	operation_ended(0, vm, OPERATION_FAILED, -EIO);
+	assert_string_equal(state_at(0, vm), "stalled");
+	assert_true(vm_says(0, vm, "operation", "the standby is lost"));
+	assert_true(vm_says(0, vm, "operation", "stand still"));
+	assert_false(vm_says(0, vm, "operation", "runs on"));
+	assert_int_equal(vm_call(0, vm, "failover", json_pack("{s:b}", "force", 1)), 202);
+	operation_ended(0, vm, OPERATION_FAILED, -EIO);
+	assert_string_equal(state_at(0, vm), "stalled");
+	kill(vm_pid(0, vm), SIGWINCH);
+	WAIT_STATE(0, vm, "running");
+	assert_true(vm_says(0, vm, "why", "it goes on here"));
+}
+
+/* Its standby is gone for certain: nor is it called stalled for a moment. */
+static void test_protected_goes_on(void **state)
+{
+	protect_whole("torpid-1", "continue");
+	kill(vm_pid(1, "torpid-1"), SIGKILL);
+	WAIT_FOR(guest_at(0, "torpid-1")->own.state == OWN_ALONE, "torpid-1");
+	rounds(20);
+	assert_string_equal(state_at(0, "torpid-1"), "asking");
+	kill(vm_pid(0, "torpid-1"), SIGWINCH);
+	WAIT_STATE(0, "torpid-1", "running");
+	assert_true(vm_says(0, "torpid-1", "why", "UNPROTECTED: the standby is lost"));
+}
+
 /* It was offered, and had not begun. */
 static void test_restarted_before_it_began(void **state)
 {
@@ -418,6 +479,9 @@ int main(int argc, char **argv)
 		FLOW(test_handed_meanwhile),
 		FLOW(test_lost_meanwhile),
 		FLOW(test_lost_unconfirmed),
+		FLOW(test_goes_on_first),
+		FLOW(test_cannot_go_on),
+		FLOW(test_protected_goes_on),
 		FLOW(test_restarted_before_it_began),
 		FLOW(test_protected_moves),
 		FLOW(test_protected_restarted_cancelled),
