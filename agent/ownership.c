@@ -77,6 +77,7 @@ void ownership_config_defaults(struct ownership_config *c)
 		.reset_ns = NS_PER_SEC,
 		.retry_ns = 500 * NS_PER_MS,
 		.retry_max_ns = 30 * NS_PER_SEC,
+		.ready_ns = 150 * NS_PER_SEC,
 	};
 }
 
@@ -599,7 +600,7 @@ static uint64_t fence_deadline(const struct ownership *o)
 static uint64_t wait_deadline(const struct ownership *o)
 {
 	if (o->state == OWN_PRIMARY && !o->session_started)
-		return o->lost_at + o->config.retry_max_ns;
+		return ownership_offer_end(o);
 	if (o->state == OWN_ASKING && !o->standby_can_fence && o->config.continue_alone)
 		return o->lost_at + o->config.ask_ns;
 	if (o->record.role == ROLE_STANDBY && o->released_term == o->record.term &&

@@ -145,6 +145,7 @@ struct ownership_config {
 	uint64_t ask_ns;   /* a standby gives a silent peer this long to answer before it fences */
 	uint64_t reset_ns; /* ...and this long one whose kernel or polluxd is known to live */
 	uint64_t retry_ns, retry_max_ns; /* words and fences are repeated, fences with back-off */
+	uint64_t ready_ns; /* a peer that is there may need this long to make a replica */
 };
 void ownership_config_defaults(struct ownership_config *c);
 

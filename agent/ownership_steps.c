@@ -151,9 +151,21 @@ static bool step_alone(struct ownership *o, uint64_t now, struct ownership_actio
 	return true;
 }
 
+/* say_at follows the last time at which it was said. */
+uint64_t ownership_offer_end(const struct ownership *o)
+{
+	return o->peer_up ? o->lost_at + o->config.ready_ns : o->say_at + o->config.retry_max_ns;
+}
+
 static bool primary_offers(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	if (now >= o->lost_at + o->config.retry_max_ns) {
+	struct ownership_action *a;
+
+	if (now >= ownership_offer_end(o)) {
+		a = ownership_act(out, OWN_REPORT);
+		a->state = o->state;
+		a->why = o->peer_up ? "the other host did not get ready in time"
+				    : "the other host was lost before it was ready";
 		o->session_over = true;
 		return true;
 	}

@@ -515,6 +515,7 @@ void agent_start(struct world *w, int host)
 		.reset_ns = 100 * NS_PER_MS,
 		.retry_ns = 50 * NS_PER_MS,
 		.retry_max_ns = 800 * NS_PER_MS,
+		.ready_ns = 800 * NS_PER_MS,
 	};
 	struct event beat = local(w, host, SCOPE_AGENT, on_beat);
 

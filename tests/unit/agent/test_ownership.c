@@ -247,14 +247,49 @@ static void an_answer_lost_in_a_restart_is_given_again(void **state)
 	EXPECT(&o, "confirm; ", .type = OWN_EV_SESSION_LOST, .term = 5);
 }
 
-static void an_offer_that_nobody_takes_ends(void **state)
+static const char *first_reason(void)
+{
+	for (unsigned i = 0; i < actions.count; i++)
+		if (actions.item[i].type == OWN_REPORT && actions.item[i].why)
+			return actions.item[i].why;
+	return "";
+}
+
+static struct ownership offering(void)
 {
 	struct ownership o = with_peer(ROLE_OWNER, 4, true);
 
 	EXPECT(&o, "store primary 5; ", .type = OWN_EV_PROTECT);
 	EXPECT(&o, "tell offer 5; ", .type = OWN_EV_STORED);
-	later_by(o.config.retry_max_ns);
+	return o;
+}
+
+/* To make a replica may take a peer that is there long: its memory is filled. */
+static void an_offer_that_nobody_takes_ends(void **state)
+{
+	struct ownership o = offering();
+
+	later_by(o.config.ready_ns - 1);
+	EXPECT(&o, "tell offer 5; ", .type = OWN_EV_TICK);
+	assert_int_equal(ownership_deadline(&o), now + 1);
+	later_by(1);
 	EXPECT(&o, "store owner 6; ", .type = OWN_EV_TICK);
+	assert_non_null(strstr(first_reason(), "did not get ready"));
+}
+
+static void an_offer_to_a_peer_that_is_gone_ends_sooner(void **state)
+{
+	struct ownership o = offering();
+
+	later_by(o.config.ready_ns / 2);
+	EXPECT(&o, "tell offer 5; ", .type = OWN_EV_TICK);
+	EXPECT(&o, "", .type = OWN_EV_PEER_DOWN);
+	later_by(o.config.retry_max_ns);
+	EXPECT(&o, "", .type = OWN_EV_TICK);
+	assert_int_equal(ownership_deadline(&o), now + o.config.retry_ns);
+	later_by(o.config.retry_ns);
+	EXPECT(&o, "store owner 6; ", .type = OWN_EV_TICK);
+	assert_non_null(strstr(first_reason(), "was lost before"));
 }
 
 /* ---- standby --------------------------------------------------------------------------- */
@@ -482,6 +517,7 @@ int main(void)
 		cmocka_unit_test(a_dead_vm_is_released_to_the_standby),
 		cmocka_unit_test(an_answer_lost_in_a_restart_is_given_again),
 		cmocka_unit_test(an_offer_that_nobody_takes_ends),
+		cmocka_unit_test(an_offer_to_a_peer_that_is_gone_ends_sooner),
 		cmocka_unit_test(contact_lost_alone_never_promotes),
 		cmocka_unit_test(a_silent_primary_is_fenced_and_then_succeeded),
 		cmocka_unit_test(without_a_link_the_fence_is_not_delayed),
