@@ -54,7 +54,7 @@ struct migration {
 	bool session;                   /* the process says that its session is one */
 	uint64_t began_ns, frozen_ns;   /* clock_ns(); 0 = not yet */
 	bool postcopy, served;          /* pages were left behind; and have all been sent */
-	bool cancelled;                 /* by an operator, and in time */
+	bool cancelled;                 /* by an operator; in time if it fails */
 	uint64_t downtime_ns, total_ns; /* when it has succeeded */
 	uint64_t forecast_ns, fixed_ns; /* of the downtime, when it was decided; not of pages */
 	/* guest_forecast.c */

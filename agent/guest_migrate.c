@@ -236,7 +236,6 @@ static void cancelled(void *ctx, int rc, const json_t *reply, const char *text)
 	}
 	if (!guest_session_ended(g, reply))
 		return;
-	g->migration.cancelled = true;
 	timeline_add(&g->timeline, "cancelled", "by the operator");
 	guest_why(g, "it was cancelled");
 	guest_session_over(g);
@@ -256,6 +255,7 @@ int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
 					    : "%s is not being migrated from this host",
 				    g->name);
 	timeline_add(&g->timeline, "cancel asked", "by the operator");
+	g->migration.cancelled = true;
 	guest_session_end(g, cancelled);
 	return 0;
 }
@@ -329,10 +329,28 @@ void guest_migrated(struct guest *g)
 	guest_vm_kill(g);
 }
 
-void guest_migrate_check(struct guest *g)
+static void migrate_failed(struct guest *g)
 {
 	const json_t *why = json_object_get(json_object_get(g->stats, "migration"), "why");
+	bool stayed = g->own.state == OWN_ALONE && !guest_stands_still(g) && !g->vm_ended;
+	bool cancelled = stayed && g->migration.cancelled;
 
+	if (!g->why[0] && g->vm_ended)
+		guest_why(g, "the guest has powered off");
+	else if (!g->why[0] && json_is_string(why))
+		guest_why(g, "%s", json_string_value(why));
+	guest_operation_fail(g, cancelled ? -ECANCELED : -EIO,
+			     cancelled   ? "it was cancelled"
+			     : g->why[0] ? g->why
+					 : "the session ended",
+			     stayed        ? "the VM runs on here"
+			     : g->vm_ended ? "the VM is off"
+					   : "see `pollux status`");
+	guest_chain_undo(g);
+}
+
+void guest_migrate_check(struct guest *g)
+{
 	if (g->check.number || guest_chain_check(g))
 		return;
 	if (g->child_role == CHILD_SERVING || guest_goes_on(g))
@@ -343,14 +361,7 @@ void guest_migrate_check(struct guest *g)
 		guest_operation_done(g);
 	} else if (g->own.state != OWN_PRIMARY && g->own.state != OWN_FREEZING &&
 		   g->own.state != OWN_HANDED) {
-		if (json_is_string(why) && !g->why[0])
-			guest_why(g, "%s", json_string_value(why));
-		guest_operation_fail(g, g->migration.cancelled ? -ECANCELED : -EIO,
-				     g->why[0] ? g->why : "the session ended",
-				     g->own.state == OWN_ALONE && !guest_stands_still(g)
-					     ? "the VM runs on here"
-					     : "see `pollux status`");
-		guest_chain_undo(g);
+		migrate_failed(g);
 	}
 }
 

@@ -44,10 +44,11 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 						.handover = g->migration.session});
 }
 
-/* Why the session of an older term ended is known already; that it has obeyed says less. */
+/* Why the session of an older term ended is known already: that it has obeyed says less; as
+ * does that the session of a guest that is off has ended. */
 static void said_unprotected(struct guest *g, uint64_t term, const char *why)
 {
-	bool known = term != g->own.record.term && g->why[0] && !g->still;
+	bool known = (term != g->own.record.term && g->why[0] && !g->still) || g->vm_ended;
 
 	if (!known && (*why || g->still))
 		guest_why(g, "%s", why);
@@ -72,6 +73,10 @@ static void said_freezing(struct guest *g, uint64_t term, const char *why)
 
 static void said_handed(struct guest *g, uint64_t term, const char *why)
 {
+	struct peer *p = peers_find(g->agent->peers, g->peer);
+
+	if (!g->own.peer_up && p && !g->why[0])
+		guest_why(g, "%s could not be told: %s", g->peer, peer_why(p));
 	timeline_add(&g->timeline, "handed over", "the last epoch is whole on %s", g->peer);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_HANDED, .term = term});
 }

@@ -14,6 +14,7 @@
  * and anywhere in it:
  *   torpid      it is told to go on, and does so at SIGWINCH
  *   claims      ...and says that it cannot
+ *   mute        a good end of its session is not answered, and it counts as lost
  * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut, or that for its
  * memory; SIGWINCH the copy of a migration ends, or all of its memory is there.
  */
@@ -220,6 +221,11 @@ static int fake_unprotect(struct fake *f, const json_t *q)
 {
 	if (!strcmp(f->state, "handed"))
 		return -EALREADY;
+	if (strstr(f->name, "mute")) {
+		fake_session_close(f);
+		fake_state(f, "lost", "the standby does not answer in time", false);
+		return -ENOTCONN;
+	}
 	if (f->session >= 0)
 		(void)!write(f->session, "b", 1);
 	fake_session_close(f);

@@ -105,6 +105,29 @@ static void test_cancelled(void **state)
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 409);
 }
 
+/* The last epoch may be whole there: no good end is acknowledged, and yet it stayed. */
+static void test_cancelled_late(void **state)
+{
+	run_alone("hold-mute");
+	migrate_held("hold-mute");
+	assert_int_equal(vm_call(0, "hold-mute", "migrate/cancel", NULL), 202);
+	operation_ended(0, "hold-mute", OPERATION_FAILED, -ECANCELED);
+	assert_true(vm_says(0, "hold-mute", "operation", "it was cancelled"));
+	assert_true(vm_says(0, "hold-mute", "why", "does not answer in time"));
+	WAIT_STATE(0, "hold-mute", "running");
+}
+
+static void test_powered_off(void **state)
+{
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	kill(vm_pid(0, "hold-1"), SIGUSR1);
+	operation_ended(0, "hold-1", OPERATION_FAILED, -EIO);
+	assert_true(vm_says(0, "hold-1", "operation", "powered off"));
+	assert_false(vm_says(0, "hold-1", "operation", "runs on"));
+	WAIT_STATE(0, "hold-1", "stopped");
+}
+
 static void test_restarted_then_moves(void **state)
 {
 	run_alone("hold-1");
@@ -147,6 +170,7 @@ static void test_handed_meanwhile(void **state)
 	rounds(20);
 	host_up(&hosts[0]);
 	operation_ended(0, "hold-1", OPERATION_FAILED, -EIO);
+	assert_true(vm_says(0, "hold-1", "operation", "hostb could not be told: "));
 	WAIT_STATE(0, "hold-1", "running");
 	WAIT_STATE(1, "hold-1", "none");
 	assert_int_equal(timeline_has(0, "hold-1", "goes on"), 1);
@@ -474,6 +498,8 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		FLOW(test_moves),
 		FLOW(test_cancelled),
+		FLOW(test_cancelled_late),
+		FLOW(test_powered_off),
 		FLOW(test_restarted_then_moves),
 		FLOW(test_restarted_then_cancelled),
 		FLOW(test_handed_meanwhile),
