@@ -190,11 +190,19 @@ static void hop_in(struct hop *h)
 		vm_engine_name(h->vm), ms_between(began, clock_ns()));
 }
 
+/* Until the time is over, or for ever. What a thread has given to io_uring interrupts its waits
+ * when it is done, and after a hop the first requests are this thread's. */
 static void wait_signal(const sigset_t *set, uint64_t ms)
 {
-	struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
-	int number = ms ? sigtimedwait(set, NULL, &t) : sigwaitinfo(set, NULL);
+	uint64_t until = ms ? clock_ns() + ms * NS_PER_MS : UINT64_MAX;
+	int number;
 
+	do {
+		uint64_t now = clock_ns(), left = now < until ? until - now : 0;
+		struct timespec t = {(time_t)(left / NS_PER_SEC), (long)(left % NS_PER_SEC)};
+
+		number = sigtimedwait(set, NULL, &t);
+	} while (number < 0 && errno == EINTR);
 	if (number == SIGTERM)
 		exit(0);
 }
