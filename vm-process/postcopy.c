@@ -175,24 +175,21 @@ int postcopy_offer(struct process *p, const struct replicate_config *c, struct e
 	return postcopy_source_create(p->vm, &config, &events, &p->postcopy_source, e);
 }
 
-bool postcopy_serve(struct process *p)
+int postcopy_serve(struct process *p, struct error *e)
 {
 	const uint64_t *missing = replicator_missing(p->replicator);
 	struct postcopy_stats s;
 	int rc;
 
 	if (!missing || !p->postcopy_source)
-		return true;
+		return 0;
 	postcopy_source_stats(p->postcopy_source, &s);
-	if (s.state != POSTCOPY_READY) {
-		log_warn("not handed over: the link for its memory is cut");
-		return false;
-	}
+	if (s.state != POSTCOPY_READY)
+		return error_set(e, -ENOTCONN, "the link for its memory is cut");
 	rc = postcopy_source_serve(p->postcopy_source, missing);
 	p->serving = !rc;
-	if (rc)
-		log_error_rc(rc, "the rest of the guest's memory cannot be served");
-	return !rc;
+	return rc ? error_set(e, rc, "the rest of its memory cannot be served: %s", strerror(-rc))
+		  : 0;
 }
 
 /* Before the guest goes on here, or the vm is destroyed. */

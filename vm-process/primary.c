@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -167,14 +168,15 @@ void primary_claim_again(void *ctx)
 static bool handed_take(struct process *p)
 {
 	struct error e = {0};
+	int rc = postcopy_serve(p, &e);
 
-	if (!postcopy_serve(p)) {
-		replicator_ownership(p->replicator, OWNERSHIP_CONFIRMED);
-		return false;
-	}
-	if (!p->disks_shared || !vm_disks_yield(p->vm, &e))
+	if (!rc && p->disks_shared)
+		rc = vm_disks_yield(p->vm, &e);
+	if (!rc)
 		return true;
 	log_error("not handed over: %s", e.text);
+	text_copy(p->not_handed, sizeof p->not_handed, e.text);
+	e = (struct error){0};
 	if (go_on(p, OWNERSHIP_CONFIRMED, &e)) /* claims, as after every yield that failed */
 		log_error("%s", e.text);
 	return false;
@@ -187,7 +189,9 @@ static void precopy_reason(struct process *p, char *why, size_t room)
 
 	if (p->precopy)
 		precopy_progress(p->precopy, &m);
-	if (m.gave_up)
+	if (p->not_handed[0])
+		snprintf(why, room, "it could not be handed over: %s", p->not_handed);
+	else if (m.gave_up)
 		text_copy(why, room, m.why);
 }
 
@@ -313,6 +317,7 @@ int primary_protect(struct process *p, const json_t *request, struct error *e)
 	}
 	p->sessions++;
 	p->session = c;
+	p->not_handed[0] = '\0';
 	members_fill(p, request);
 	output_count = outputs_fill(p, outputs);
 	p->replicator_state = REPLICATOR_CONNECTING;

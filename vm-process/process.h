@@ -100,6 +100,7 @@ struct process {
 	enum replicator_state replicator_state;
 	enum replica_state replica_state;
 	char state_why[256];
+	char not_handed[160]; /* why the last epoch was not, in this session */
 
 	struct image_job *image; /* a save or a restore that is under way */
 	bool image_loaded;       /* a restore is done: vCPUs may start */
@@ -192,7 +193,7 @@ int upgrade_orphaned(struct process *p) MUST_CHECK;
 /* ---- postcopy.c ----------------------------------------------------------- */
 int postcopy_offer(struct process *p, const struct replicate_config *c, struct error *e) MUST_CHECK;
 /* From the handover on. False: it cannot be, and the guest had better go on here. */
-bool postcopy_serve(struct process *p) MUST_CHECK;
+int postcopy_serve(struct process *p, struct error *e) MUST_CHECK;
 void postcopy_withdraw(struct process *p);
 int postcopy_expect(struct process *p, struct error *e) MUST_CHECK;
 int postcopy_stream(struct process *p, uint16_t stream, int fd, struct error *e) MUST_CHECK;

@@ -262,6 +262,16 @@ def source_cannot_claim(t):
     assert "stand still" not in hosts.a.vm()["why"]
 
 
+@case("migrate-source-cannot-yield")
+def source_cannot_yield(t):
+    """Its disk cannot be given up: the guest goes on here, and the operator reads why."""
+    hosts = started(t, faults_a="disk.yield:1", disk="demo.img")
+    assert "could not be handed over" in hosts.a.refuses(1, "migrate", "demo", "hostb")
+    assert "could not be handed over" in hosts.a.vm()["why"]
+    stays(hosts)
+    moves(hosts)
+
+
 def pulling(hosts):
     """Postcopy whose push takes long: the guest runs there, its memory is here."""
     command = hosts.a.pollux("migrate", "demo", "hostb", *POSTCOPY, "--bandwidth", "1",
