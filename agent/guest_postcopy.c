@@ -211,7 +211,8 @@ static void connected(void *ctx, int rc, const json_t *reply, const char *text)
 		timeline_add(&g->timeline, "recovered", "linked with %s again", g->peer);
 }
 
-/* The target is ready. */
+/* The target is ready. It may say so twice, when it was asked again over a new link: by then the
+ * process has had the keys. */
 static void recovered(struct guest *g, const json_t *message)
 {
 	struct peer *p = peers_find(g->agent->peers, g->peer);
@@ -220,11 +221,14 @@ static void recovered(struct guest *g, const json_t *message)
 
 	if (g->child_role != CHILD_SERVING || !p)
 		return;
-	guest_answer_came(g);
 	if (json_is_true(json_object_get(message, "complete"))) {
+		guest_answer_came(g);
 		served(g);
 		return;
 	}
+	if (!g->check.number)
+		return;
+	guest_answer_came(g);
 	if (!json_is_true(json_object_get(message, "ok"))) {
 		recover_failed(g, -EPERM, why);
 		return;

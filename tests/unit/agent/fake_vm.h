@@ -292,6 +292,8 @@ static int fake_shutdown(struct fake *f, const json_t *q)
 /* The source's has made the link when it answers. */
 static int fake_recover(struct fake *f, const json_t *q)
 {
+	if (f->postcopy && f->handover && !strcmp(f->postcopy, "running"))
+		return -EBUSY;
 	if (f->postcopy && f->handover)
 		fake_postcopy(f, "running");
 	return f->postcopy ? 0 : -EINVAL;

@@ -428,6 +428,20 @@ static void test_recovered_when_all_has_come(void **state)
 	}
 }
 
+/* As the target answers who asks again, when the link between the polluxds was replaced. */
+static void recovered_again(const char *vm, bool ok)
+{
+	json_t *m = json_pack("{s:s, s:s, s:b, s:s}", "type", "recovered", "vm", vm, "ok", ok,
+			      "why", ok ? "" : "there is a link already");
+
+	guest_message(hosts[0].agent, peers_at(hosts[0].agent->peers, 0), m);
+	json_decref(m);
+	rounds(20);
+	assert_string_equal(state_at(0, vm), "serving");
+	assert_int_equal(guest_at(0, vm)->operation.state, OPERATION_RUNNING);
+	assert_string_equal(guest_at(0, vm)->why, "");
+}
+
 /* Some pages are still missing there: they are served over a new link. */
 static void test_recovered_before(void **state)
 {
@@ -442,6 +456,8 @@ static void test_recovered_before(void **state)
 	rounds(20);
 	assert_int_equal(timeline_has(0, "tail-1", "served"), 0);
 	assert_int_equal(guest_at(0, "tail-1")->operation.state, OPERATION_RUNNING);
+	recovered_again("tail-1", true);
+	recovered_again("tail-1", false);
 	kill(vm_pid(0, "tail-1"), SIGWINCH);
 	operation_ended(0, "tail-1", OPERATION_DONE, 0);
 	WAIT_STATE(0, "tail-1", "none");
