@@ -22,7 +22,9 @@ bool guest_is_protected(const struct guest *g)
 static void unprotected(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
+	bool cancelled = g->chain.cancelled;
 
+	g->chain.cancelled = false;
 	if (rc == -EPIPE)
 		return;
 	if (rc) {
@@ -36,9 +38,8 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 	timeline_add(&g->timeline, "unprotected", "to be moved");
 	g->again.wanted = g->again.owed = false; /* from here on g->chain.then says so */
 	guest_session_over(g);
-	if (g->chain.cancelled)
+	if (cancelled)
 		guest_chain_undo(g);
-	g->chain.cancelled = false;
 }
 
 bool guest_chain_cancel(struct guest *g)

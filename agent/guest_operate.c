@@ -116,12 +116,17 @@ static void check_unprotect(struct guest *g)
 
 static void check_failover(struct guest *g)
 {
+	bool stays = g->own.state == OWN_ALONE && g->child_role == CHILD_VM;
+
 	if (guest_stands_still(g) && g->still)
 		guest_operation_fail(g, -EIO, g->why, "it is tried again; see `pollux status`");
-	else if (g->own.state == OWN_ALONE && g->child_role == CHILD_VM && !guest_stands_still(g))
+	else if (stays && !guest_stands_still(g))
 		guest_operation_done(g);
 	else if (g->own.state == OWN_NONE || g->own.state == OWN_IDLE)
 		guest_operation_fail(g, -EIO, g->why, "see the log of polluxd");
+	/* In place of a migration that had taken its protection away. */
+	if (g->operation.state != OPERATION_RUNNING)
+		guest_chain_undo(g);
 }
 
 static void check_stop(struct guest *g)
@@ -177,6 +182,11 @@ bool guest_operation_is(const struct guest *g, const char *what)
 
 int guest_busy(const struct guest *g, struct error *e, const char **hint)
 {
+	if (g->chain.cancelled)
+		return guest_refuse(e, hint, -EBUSY, "try again in a moment",
+				    "what was cancelled had begun to end the protection of %s, "
+				    "which is made again when it has ended",
+				    g->name);
 	if (g->operation.state != OPERATION_RUNNING)
 		return 0;
 	return guest_refuse(e, hint, -EBUSY, "wait for it, or look at it with `pollux status`",

@@ -366,6 +366,43 @@ static void test_restarted_between(void **state)
 	assert_true(vm_says(0, "late-1", "unprotected", "null"));
 }
 
+/* The answer to its end is still to come: what begins before that would forget what is owed. */
+static void test_protected_cancelled_first(void **state)
+{
+	struct guest *g;
+
+	protect_whole("late-1", "continue");
+	g = guest_at(0, "late-1");
+	migrate_ask(0, "late-1");
+	WAIT_FOR(timeline_has(0, "late-1", "unprotect asked") == 1, "late-1");
+	assert_int_equal(vm_call(0, "late-1", "migrate/cancel", NULL), 202);
+	operation_ended(0, "late-1", OPERATION_FAILED, -ECANCELED);
+	assert_false(migrate_taken(0, "late-1"));
+	guest_vm_stats(g);
+	WAIT_FOR(timeline_has(0, "late-1", "unprotected") == 1, "late-1");
+	assert_true(g->again.owed);
+	WAIT_STATE(0, "late-1", "protected");
+}
+
+/* An operator's force took the place of the migration; its protection is owed all the same. */
+static void test_protected_forced_back(void **state)
+{
+	struct guest *g;
+
+	protect_whole("hold-1", "continue");
+	g = guest_at(0, "hold-1");
+	migrate_held("hold-1");
+	copy_end(0, "hold-1");
+	WAIT_FOR(g->own.state == OWN_HANDED, "hold-1");
+	host_down(&hosts[1]);
+	assert_int_equal(vm_call(0, "hold-1", "failover", json_pack("{s:b}", "force", 1)), 202);
+	operation_ended(0, "hold-1", OPERATION_DONE, 0);
+	assert_string_equal(state_at(0, "hold-1"), "running");
+	assert_true(g->again.owed);
+	host_up(&hosts[1]);
+	WAIT_STATE(0, "hold-1", "protected");
+}
+
 /* ---- answers of before --------------------------------------------------------------------- */
 
 /* That the session of before has ended says nothing of the one that took its place. */
@@ -529,6 +566,8 @@ int main(int argc, char **argv)
 		FLOW(test_protected_restarted_cancelled),
 		FLOW(test_protected_restarted_arrives),
 		FLOW(test_restarted_between),
+		FLOW(test_protected_cancelled_first),
+		FLOW(test_protected_forced_back),
 		FLOW(test_late_answer),
 		FLOW(test_recovered_when_all_has_come),
 		FLOW(test_recovered_before),
