@@ -8,12 +8,14 @@
 #include <unistd.h>
 
 #include "agent/guest.h"
+#include "agent/ownership_steps.h"
 
 #define LOG_MODULE   "guest"
 #define SLOW_NS      (120 * NS_PER_SEC) /* create and boot: memory is filled, kernels are read */
 #define START_HINT   "correct the VM file and start it again"
 #define QUICK_NS     (10 * NS_PER_SEC)
 #define UNPROTECT_NS (30 * NS_PER_SEC)
+#define PATIENT_NS   (3600 * NS_PER_SEC) /* questions must not fill the socket of a hung process */
 #define ATTACH_TRIES 50
 #define HUNG_NS      (5 * NS_PER_SEC)  /* a process that is not busy answers in microseconds */
 #define ENDING_NS    (12 * NS_PER_SEC) /* ...one that ends a session, in at most 10 s */
@@ -462,7 +464,7 @@ static void cut_answered(void *ctx, int rc, const json_t *reply, const char *tex
 {
 	struct guest *g = ctx;
 	const struct ownership *o = &g->own;
-	bool session = o->state == OWN_PRIMARY || o->state == OWN_FREEZING;
+	bool session = o->state == OWN_PRIMARY || o->state == OWN_FREEZING || ownership_unsaid(o);
 	bool twin_waits = session && !o->storing && o->peer_up && o->dropped_term != o->record.term;
 
 	g->cut_asked = false;
@@ -560,8 +562,12 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	if (rc) {
 		log_warn("%s: the VM process does not say how it is: %s", g->name, text);
 		guest_why(g, "the VM process does not say how it is: %s", text);
-		return;
 	}
+	/* It may come round: what it says then is not to be missed. */
+	if (rc == -ETIMEDOUT)
+		guest_child_ask(g, json_pack("{s:s}", "do", "stats"), PATIENT_NS, attached);
+	if (rc)
+		return;
 	stats_take(g, stats);
 	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(stats, "engine"));
 	/* That save was not decided upon: the VM goes on. */

@@ -98,8 +98,9 @@ static int on_fact(struct ownership *o, const struct ownership_input *in,
 /* ---- start and stores --------------------------------------------------------- */
 
 /* A vm process that outlived polluxd goes on in the role of the record: with RELEASED it
- * was frozen when that was stored, and the other side may have been told. A replica ends with its
- * polluxd, so that a STANDBY record finds none and is dropped. */
+ * was frozen when that was stored. Whether the other side may have been told is its to say: HANDED,
+ * or SESSION_LOST. A replica ends with its polluxd, so that a STANDBY record finds none and is
+ * dropped. */
 static int on_start(struct ownership *o, const struct ownership_input *in,
 		    struct ownership_actions *out)
 {
@@ -115,7 +116,7 @@ static int on_start(struct ownership *o, const struct ownership_input *in,
 		return -EINVAL;
 	o->record = in->record;
 	o->vm_alive = in->alive && (owner || frozen);
-	o->session_started = o->vm_alive && in->record.role == ROLE_PRIMARY;
+	o->session_started = o->vm_alive && in->record.role != ROLE_OWNER;
 	if (in->alive && !owner && !frozen)
 		ownership_act(out, OWN_KILL_VM);
 	if (in->record.role == ROLE_OWNER && !in->alive)
@@ -242,13 +243,17 @@ static int on_freezing(struct ownership *o, const struct ownership_input *in,
 	return 0;
 }
 
-/* As with the loss of an older session: the answer did not reach it. */
+/* After a restart of polluxd the state is that of the record, and waits for this to say so.
+ * Of an older session: as with its loss, the answer did not reach it. */
 static int on_handed(struct ownership *o, const struct ownership_input *in,
 		     struct ownership_actions *out)
 {
 	bool owner = o->record.role == ROLE_OWNER || o->record.role == ROLE_PRIMARY;
-	bool hands = o->state == OWN_PRIMARY || o->state == OWN_FREEZING;
+	bool found = ownership_unsaid(o) && !o->session_lost;
+	bool hands = o->state == OWN_PRIMARY || o->state == OWN_FREEZING || found;
 
+	if (found)
+		o->say_at = in->now;
 	if (hands && of_this_term(o, in))
 		o->handed = o->handover = true;
 	else if (owner && o->vm_alive && in->term && in->term < o->record.term)
@@ -371,7 +376,7 @@ static void answer(struct ownership *o, uint64_t term, struct ownership_actions 
 		ownership_tell(o, out, WORD_OWN, o->record.term);
 	else if (o->record.role == ROLE_PRIMARY && o->record.term > term)
 		ownership_tell(o, out, WORD_OWN, o->record.term);
-	else if (o->record.role == ROLE_RELEASED && o->record.term >= term)
+	else if (o->record.role == ROLE_RELEASED && o->record.term >= term && !ownership_unsaid(o))
 		ownership_tell(o, out, WORD_RELEASED, o->record.term);
 	else if (o->record.role == ROLE_NONE && o->record.term >= term)
 		ownership_tell(o, out, WORD_DROPPED, term);
@@ -380,7 +385,8 @@ static void answer(struct ownership *o, uint64_t term, struct ownership_actions 
 static void hear_ask(struct ownership *o, const struct ownership_input *in,
 		     struct ownership_actions *out)
 {
-	bool session = o->record.role == ROLE_PRIMARY || o->state == OWN_FREEZING;
+	bool session =
+		o->record.role == ROLE_PRIMARY || o->state == OWN_FREEZING || ownership_unsaid(o);
 
 	answer(o, in->term, out);
 	if (!session || o->record.term != in->term || !o->vm_alive)
@@ -586,6 +592,7 @@ static uint64_t say_deadline(const struct ownership *o)
 	bool asks = BIT(o->state) & (BIT(OWN_UNSURE) | BIT(OWN_ASKING) | BIT(OWN_HANDED) |
 				     BIT(OWN_RELEASED) | BIT(OWN_DECIDING));
 
+	asks &= !ownership_unsaid(o);
 	return o->peer_up && (offers || asks) ? o->say_at : UINT64_MAX;
 }
 

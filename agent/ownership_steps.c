@@ -285,10 +285,12 @@ static bool step_asking(struct ownership *o, uint64_t now, struct ownership_acti
 }
 
 /* The other side may run the vm from here on, also when nothing is heard of it. (A session
- * that ended well while no polluxd listened has no twin any more.) */
+ * that ended well while no polluxd listened has no twin any more. One that was lost was never
+ * handed over by its process, of which RELEASED waits to hear: nobody was told.) */
 static bool step_handed(struct ownership *o, uint64_t now, struct ownership_actions *out)
 {
-	bool dropped = o->dropped_term == o->record.term || o->session_over;
+	bool untold = o->session_lost && ownership_unsaid(o);
+	bool dropped = o->dropped_term == o->record.term || o->session_over || untold;
 
 	if (!o->vm_alive) {
 		ownership_enter(o, OWN_RELEASED, out, "the frozen copy has ended");
@@ -300,7 +302,8 @@ static bool step_handed(struct ownership *o, uint64_t now, struct ownership_acti
 				out);
 		return true;
 	}
-	say(o, now, out, WORD_RELEASED);
+	if (o->handed)
+		say(o, now, out, WORD_RELEASED);
 	return false;
 }
 

@@ -22,6 +22,13 @@ static inline struct ownership_action *ownership_act(struct ownership_actions *o
 	return a;
 }
 
+/* The record says RELEASED, and this polluxd was started since: the frozen process has not yet
+ * said that it handed over. Before it has, no polluxd may have told anybody. */
+static inline bool ownership_unsaid(const struct ownership *o)
+{
+	return o->state == OWN_HANDED && !o->handed;
+}
+
 void ownership_tell(struct ownership *o, struct ownership_actions *out, enum ownership_word word,
 		    uint64_t term);
 void ownership_enter(struct ownership *o, enum ownership_state next, struct ownership_actions *out,

@@ -164,8 +164,10 @@ void primary_claim_again(void *ctx)
 }
 
 /* The guest stands still: before anybody hears that it may go on elsewhere, shared images are
- * that other host's. False: they cannot be, and it goes on here. */
-static bool handed_take(struct process *p)
+ * that other host's. False: they cannot be, or what it lacks cannot be sent, and `why`. It goes on
+ * here when that is stored: the standby has all that it takes to run, and would, should this
+ * host die with a record that says that it may. */
+static bool handed_take(struct process *p, char *why, size_t room)
 {
 	struct error e = {0};
 	int rc = postcopy_serve(p, &e);
@@ -176,9 +178,7 @@ static bool handed_take(struct process *p)
 		return true;
 	log_error("not handed over: %s", e.text);
 	text_copy(p->not_handed, sizeof p->not_handed, e.text);
-	e = (struct error){0};
-	if (go_on(p, OWNERSHIP_CONFIRMED, &e)) /* claims, as after every yield that failed */
-		log_error("%s", e.text);
+	snprintf(why, room, "it could not be handed over: %s", p->not_handed);
 	return false;
 }
 
@@ -222,8 +222,8 @@ static void run_state(void *ctx)
 	/* An event of a session that has been replaced meanwhile says nothing now. */
 	if (s->session != p->sessions || (s->state == REPLICATOR_HANDED && !p->replicator))
 		goto out;
-	if (s->state == REPLICATOR_HANDED && !handed_take(p))
-		goto out;
+	if (s->state == REPLICATOR_HANDED && !handed_take(p, s->why, sizeof s->why))
+		s->state = REPLICATOR_LOST;
 	p->replicator_state = s->state;
 	if (s->state == REPLICATOR_UNPROTECTED)
 		precopy_reason(p, s->why, sizeof s->why);

@@ -263,12 +263,24 @@ def source_cannot_claim(t):
 
 
 @case("migrate-source-cannot-yield")
-def source_cannot_yield(t):
-    """Its disk cannot be given up: the guest goes on here, and the operator reads why."""
+@case("migrate-source-cannot-yield-polluxd-away", away=True)
+def source_cannot_yield(t, away=False):
+    """The target holds all of it, and is not told: the guest goes on here, by polluxd's word, and
+    the operator reads why."""
     hosts = started(t, faults_a="disk.yield:1", disk="demo.img")
-    assert "could not be handed over" in hosts.a.refuses(1, "migrate", "demo", "hostb")
-    assert "could not be handed over" in hosts.a.vm()["why"]
+    if away:
+        command = copying(hosts)
+        hosts.a.down()
+        ended(command, 4)
+        with open(hosts.a.log) as log:
+            wait_until(lambda: "not handed over" in log.read(), 30, "its process keeps it")
+        hosts.a.up()
+    else:
+        assert "could not be handed over" in hosts.a.refuses(1, "migrate", "demo", "hostb")
     stays(hosts)
+    assert "could not be handed over" in hosts.a.vm()["why"]
+    assert "goes on" in hosts.a.whats()
+    connected(hosts)
     moves(hosts)
 
 

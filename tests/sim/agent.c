@@ -493,7 +493,8 @@ static void ask_process(struct world *w, int host)
 		agent_tell(w, host, OWN_EV_SESSION_OVER, o->record.term, false);
 	if (!p->has_session)
 		return;
-	if (p->primary.state == PRIMARY_LOST && !p->primary.owned)
+	if ((p->primary.state == PRIMARY_LOST && !p->primary.owned) ||
+	    (p->primary.state == PRIMARY_HANDED && p->keeps))
 		agent_tell(w, host, OWN_EV_SESSION_LOST, p->term, false);
 	else if (p->primary.state == PRIMARY_UNPROTECTED)
 		agent_tell(w, host, OWN_EV_SESSION_OVER, p->term, false);
@@ -529,6 +530,8 @@ void agent_start(struct world *w, int host)
 					    .alive = h->proc.role == PROC_RUNS});
 	if (!h->agent.gen)
 		return;
+	if (w->breakage == BREAK_RELEASE_UNSAID)
+		h->agent.own.handed = h->agent.own.state == OWN_HANDED;
 	ask_process(w, host);
 	beat.gen = h->agent.gen;
 	world_push(w, chance_below(w, BEAT_NS), beat);

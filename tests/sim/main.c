@@ -14,7 +14,7 @@ static const char *const breakages[BREAKAGES] = {
 	"ack-before-whole", "forget-term",   "pass-without-ownership", "forget-merge",
 	"hold-late",        "no-bye",        "promote-unreleased",     "resume-on-silence",
 	"tell-unstored",    "retire-early",  "resume-unowned",         "start-unowned",
-	"promote-by-fence", "run-frozen",    "keep-dropped-unsaid",
+	"promote-by-fence", "run-frozen",    "keep-dropped-unsaid",    "release-unsaid",
 };
 
 const char *breakage_name(enum breakage b)

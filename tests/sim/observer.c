@@ -158,13 +158,19 @@ void observe_resume(struct world *w, int host)
 void observe_retire(struct world *w, int host)
 {
 	const struct host *owner = &w->host[!host];
+	const struct proc *p = &w->host[host].proc;
 	bool restarted =
 		owner->agent.own.state == OWN_UNSURE || owner->agent.own.state == OWN_RELEASED;
 
 	w->loss_excused |= restarted && owns_since(owner, w->host[host].proc.term);
-	if (!lives(&w->host[!host].proc) && !w->loss_excused && !w->vm_ended &&
-	    !w->forced_promotion && !risk_was_taken(w))
+	if (w->forced_promotion || risk_was_taken(w))
+		return;
+	if (!lives(&w->host[!host].proc) && !w->loss_excused && !w->vm_ended)
 		violate(w, V_I7, "I7: %c ends its copy, and the vm runs nowhere", 'A' + host);
+	/* Only one that did may have made ready to send what the other one lacks. */
+	if (p->has_session && (p->primary.state != PRIMARY_HANDED || p->keeps))
+		violate(w, V_I7, "I7: the vm runs on, and its process at %c never handed it over",
+			'A' + host);
 }
 
 /* I7: a whole twin is not given up when it is all that there is. */
@@ -259,7 +265,8 @@ static bool vm_is_up(const struct proc *p)
  * lets it. */
 static void check_standstill(struct world *w, struct host *h)
 {
-	bool told = h->agent.own.state == OWN_HANDED || h->agent.own.state == OWN_RELEASED;
+	bool told = (h->agent.own.state == OWN_HANDED && h->agent.own.handed) ||
+		    h->agent.own.state == OWN_RELEASED;
 	bool able = h->agent.gen && h->frozen_until <= w->now && !h->store_fails &&
 		    !h->agent.own.store_at;
 

@@ -375,6 +375,17 @@ static void power_is_off(struct world *w, int host)
 		   (struct event){.fn = on_exit_after_poweroff, .scope = SCOPE_PROC, .host = host});
 }
 
+/* A link that memory is to follow over may be cut by then, and the session counts as lost. */
+static void report_handed(struct world *w, int host)
+{
+	struct proc *p = proc_of(w, host);
+
+	p->keeps = chance_percent(w, 5);
+	w->handed += !p->keeps;
+	trace(w, host, "the process %s", p->keeps ? "keeps the vm" : "hands over");
+	agent_tell(w, host, p->keeps ? OWN_EV_SESSION_LOST : OWN_EV_HANDED, p->term, false);
+}
+
 static void act_report(struct world *w, int host, const struct core_action *a)
 {
 	struct proc *p = proc_of(w, host);
@@ -385,10 +396,8 @@ static void act_report(struct world *w, int host, const struct core_action *a)
 		w->protections++;
 	if (a->state == REPLICATOR_FREEZING && w->settings.early)
 		agent_tell(w, host, OWN_EV_FREEZING, p->term, false);
-	if (a->state == REPLICATOR_HANDED) {
-		w->handed++;
-		agent_tell(w, host, OWN_EV_HANDED, p->term, false);
-	}
+	if (a->state == REPLICATOR_HANDED)
+		report_handed(w, host);
 	if (a->state != REPLICATOR_UNPROTECTED)
 		return;
 	agent_tell(w, host, OWN_EV_SESSION_OVER, p->term, false);
@@ -492,7 +501,7 @@ void primary_session(struct world *w, int host, uint64_t term, bool handover)
 	p->term = term;
 	p->has_session = true;
 	p->tick_at = 0;
-	p->paused = false;
+	p->paused = p->keeps = false;
 	if (primary_core_init(&p->primary, &c))
 		violate(w, V_CORE, "bad settings");
 	primary_feed(w, host, (struct primary_input){.type = PRIMARY_EV_START});

@@ -179,6 +179,7 @@ struct proc {
 	bool has_session; /* primary is driven */
 	bool stalled, dead_stop, paused, holding, ended;
 	bool frozen; /* a migration's last pause */
+	bool keeps;  /* ...that it cannot hand over: its link for late memory is cut */
 	uint64_t open_epoch;
 	struct output held[HELD_MAX];
 	unsigned held_count;
@@ -240,6 +241,7 @@ enum breakage {
 	BREAK_PROMOTE_BY_FENCE,
 	BREAK_RUN_FROZEN,
 	BREAK_KEEP_DROPPED_UNSAID,
+	BREAK_RELEASE_UNSAID,
 	BREAKAGES
 };
 const char *breakage_name(enum breakage b);

@@ -11,12 +11,14 @@
  *   hold-...    the copy of a migration waits
  *   late-...    that a session has ended is answered when it is next asked for its stats
  *   tail-...    a part of its memory follows it in a migration
+ *   ripe-...    that the last epoch of one is whole over there waits to be told
  * and anywhere in it:
  *   torpid      it is told to go on, and does so at SIGWINCH
  *   claims      ...and says that it cannot
  *   mute        a good end of its session is not answered, and it counts as lost
  * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut, or that for its
- * memory; SIGWINCH the copy of a migration ends, or all of its memory is there.
+ * memory; SIGWINCH the copy of a migration ends, or it is handed over, or all of its memory is
+ * there.
  */
 #ifndef TEST_FAKE_VM_H
 #define TEST_FAKE_VM_H
@@ -119,7 +121,7 @@ static void fake_session_ready(void *ctx, uint32_t events)
 		return;
 	if (n <= 0) {
 		fake_session_close(f);
-		if (!f->postcopy)
+		if (!f->postcopy && strcmp(f->state, "handed") != 0)
 			fake_state(f, "lost", "the connection was reset", true);
 	} else if (byte == 'p') {
 		(void)!write(f->session, "r", 1);
@@ -128,7 +130,7 @@ static void fake_session_ready(void *ctx, uint32_t events)
 		fake_state(f, "freezing", "", false);
 		if (fake_is(f, "tail-"))
 			fake_serve(f);
-		else
+		else if (!fake_is(f, "ripe-"))
 			fake_state(f, "handed", "", false);
 	} else if (byte == 'r') {
 		fake_state(f, "protected", "", false);
@@ -246,7 +248,9 @@ static int fake_ownership(struct fake *f, const json_t *q)
 		f->told = true;
 		return strstr(f->name, "claims") ? -EBUSY : 0;
 	}
-	if (!strcmp(answer, "lost")) {
+	if (!strcmp(answer, "lost") && fake_is(f, "ripe-")) {
+		/* The link means nothing any more. */
+	} else if (!strcmp(answer, "lost")) {
 		fake_session_close(f);
 		fake_state(f, "lost", "polluxd says so", false);
 	} else if (!strcmp(answer, "confirmed") && fake_is(f, "stall-")) {
@@ -415,6 +419,8 @@ static void fake_signal(void *ctx, uint32_t events)
 	} else if (info.ssi_signo == SIGWINCH && f->told) {
 		f->told = false;
 		fake_state(f, "unprotected", "it goes on here", false);
+	} else if (info.ssi_signo == SIGWINCH && !strcmp(f->state, "freezing")) {
+		fake_state(f, "handed", "", false);
 	} else if (info.ssi_signo == SIGWINCH) {
 		(void)!write(f->session, "p", 1);
 	} else if (f->session >= 0) {

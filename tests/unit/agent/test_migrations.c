@@ -221,6 +221,70 @@ static void test_lost_unconfirmed(void **state)
 	WAIT_FOR(!strcmp(guest_at(0, "hold-1")->child_state, "unprotected"), "hold-1");
 }
 
+/* The guest stands still, RELEASED is stored and was said to nobody, and over there is all that
+ * it takes to run. */
+static void migrate_ripe(const char *vm)
+{
+	run_alone(vm);
+	migrate_ask(0, vm);
+	WAIT_FOR(!strcmp(guest_at(0, vm)->child_state, "freezing"), vm);
+	WAIT_FOR(guest_at(0, vm)->own.state == OWN_FREEZING && !guest_at(0, vm)->own.storing, vm);
+	WAIT_FOR(guest_at(1, vm)->own.replica_ready, vm);
+}
+
+static bool nobody_was_told(const char *vm)
+{
+	const struct ownership *source = &guest_at(0, vm)->own, *target = &guest_at(1, vm)->own;
+
+	return source->state == OWN_HANDED && target->record.role == ROLE_STANDBY &&
+	       target->released_term != target->record.term;
+}
+
+static void test_restarted_before_it_is_handed_over(void **state)
+{
+	migrate_ripe("ripe-1");
+	restart(0);
+	WAIT_FOR(!strcmp(guest_at(0, "ripe-1")->child_state, "freezing"), "ripe-1");
+	rounds(50);
+	assert_true(nobody_was_told("ripe-1"));
+	copy_end(0, "ripe-1");
+	WAIT_STATE(1, "ripe-1", "running");
+	WAIT_STATE(0, "ripe-1", "none");
+	operation_ended(0, "ripe-1", OPERATION_DONE, 0);
+}
+
+/* Whoever was told of it would have the guest run twice, or end the copy that has its memory. */
+static void restarted_then_lost(bool meanwhile)
+{
+	pid_t pid;
+
+	migrate_ripe("ripe-1");
+	pid = vm_pid(0, "ripe-1");
+	if (!meanwhile)
+		restart(0);
+	else
+		host_down(&hosts[0]);
+	kill(pid, SIGUSR2);
+	rounds(20);
+	if (meanwhile)
+		host_up(&hosts[0]);
+	WAIT_STATE(0, "ripe-1", "running");
+	WAIT_STATE(1, "ripe-1", "none");
+	operation_ended(0, "ripe-1", OPERATION_FAILED, -EIO);
+	assert_int_equal(vm_pid(0, "ripe-1"), pid);
+	assert_int_equal(timeline_has(0, "ripe-1", "goes on"), 1);
+}
+
+static void test_restarted_then_lost(void **state)
+{
+	restarted_then_lost(false);
+}
+
+static void test_lost_before_it_was_handed_over(void **state)
+{
+	restarted_then_lost(true);
+}
+
 /* ---- until it goes on ------------------------------------------------------------------------ */
 
 static void session_cut(const char *vm)
@@ -561,6 +625,9 @@ int main(int argc, char **argv)
 		FLOW(test_goes_on_first),
 		FLOW(test_cannot_go_on),
 		FLOW(test_protected_goes_on),
+		FLOW(test_restarted_before_it_is_handed_over),
+		FLOW(test_restarted_then_lost),
+		FLOW(test_lost_before_it_was_handed_over),
 		FLOW(test_restarted_before_it_began),
 		FLOW(test_protected_moves),
 		FLOW(test_protected_restarted_cancelled),

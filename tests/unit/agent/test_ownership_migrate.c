@@ -161,16 +161,62 @@ static void a_frozen_copy_that_dies_leaves_the_vm_to_the_twin(void **state)
 	assert_int_equal(o.state, OWN_RELEASED);
 }
 
-static void a_restarted_source_is_handed_over_by_its_record(void **state)
+static struct ownership restarted_released(void)
 {
-	struct ownership_config c = usual();
-	struct ownership o = started(&c, ROLE_RELEASED, 5, true);
+	struct ownership o = with_peer(ROLE_RELEASED, 5, true);
 
 	assert_int_equal(o.state, OWN_HANDED);
-	EXPECT(&o, "tell released 5; ", .type = OWN_EV_PEER_UP);
+	assert_string_equal(words(), "");
+	return o;
+}
+
+/* Its process may be anywhere before that: nobody is told until it says how far it is. */
+static void a_restarted_source_releases_when_its_process_has_handed_over(void **state)
+{
+	struct ownership o = restarted_released();
+
+	assert_int_equal(ownership_deadline(&o), UINT64_MAX);
+	later_by(100 * NS_PER_SEC);
+	EXPECT(&o, "", .type = OWN_EV_TICK);
+	EXPECT(&o, "", WORD(WORD_RELEASED, 4));
+	EXPECT(&o, "tell alive 5; end-session; ", WORD(WORD_ASK, 5));
+	EXPECT(&o, "", .type = OWN_EV_FREEZING, .term = 5);
+	EXPECT(&o, "tell released 5; ", .type = OWN_EV_HANDED, .term = 5);
+	EXPECT(&o, "tell released 5; ", WORD(WORD_ASK, 5));
+	later_by(o.config.retry_ns);
+	EXPECT(&o, "tell released 5; ", .type = OWN_EV_TICK);
+	/* The request that began it was not answered, which proves nothing. */
+	EXPECT(&o, "", .type = OWN_EV_SESSION_LOST, .term = 5);
+	assert_int_equal(o.state, OWN_HANDED);
+	EXPECT(&o, "retire-vm; store none 7; ", WORD(WORD_OWN, 7));
+}
+
+static void a_restarted_source_whose_session_was_lost_has_told_nobody(void **state)
+{
+	struct ownership o = restarted_released();
+
+	EXPECT(&o, "", .type = OWN_EV_SESSION_LOST, .term = 4);
+	EXPECT(&o, "store owner 6; ", .type = OWN_EV_SESSION_LOST, .term = 5);
+	EXPECT(&o, "", .type = OWN_EV_STORE_FAILED);
+	EXPECT(&o, "", .type = OWN_EV_HANDED, .term = 5);
+	later_by(o.config.retry_ns);
+	EXPECT(&o, "store owner 6; ", .type = OWN_EV_TICK);
+	EXPECT(&o, "confirm-forced; tell own 6; ", .type = OWN_EV_STORED);
+	assert_int_equal(o.state, OWN_ALONE);
+}
+
+static void a_restarted_source_is_answered_or_dies(void **state)
+{
+	struct ownership o = restarted_released();
+
 	/* Its session had ended well, with nobody to hear of it: the twin is gone. */
 	EXPECT(&o, "store owner 6; ", .type = OWN_EV_SESSION_OVER, .term = 5);
 	EXPECT(&o, "tell own 6; ", .type = OWN_EV_STORED);
+	o = restarted_released();
+	EXPECT(&o, "store owner 6; ", WORD(WORD_DROPPED, 5));
+	o = restarted_released();
+	EXPECT(&o, "tell released 5; ", .type = OWN_EV_VM_DEAD);
+	assert_int_equal(o.state, OWN_RELEASED);
 }
 
 static void a_restarted_source_learns_what_its_session_is_for(void **state)
@@ -313,7 +359,9 @@ int main(void)
 		cmocka_unit_test(a_frozen_copy_yields_to_one_that_has_died_since),
 		cmocka_unit_test(an_operator_may_take_back_what_was_handed_over),
 		cmocka_unit_test(a_frozen_copy_that_dies_leaves_the_vm_to_the_twin),
-		cmocka_unit_test(a_restarted_source_is_handed_over_by_its_record),
+		cmocka_unit_test(a_restarted_source_releases_when_its_process_has_handed_over),
+		cmocka_unit_test(a_restarted_source_whose_session_was_lost_has_told_nobody),
+		cmocka_unit_test(a_restarted_source_is_answered_or_dies),
 		cmocka_unit_test(a_restarted_source_learns_what_its_session_is_for),
 		cmocka_unit_test(a_guest_that_stands_still_for_nobody_is_answered_again),
 		cmocka_unit_test(a_migrated_twin_is_loaded_before_it_is_owned),
