@@ -146,6 +146,13 @@ static void describe_done(struct job *j)
 	describe_free(j);
 }
 
+static const char *postcopy_word(const struct migrate_options *o)
+{
+	if (o->postcopy_after)
+		return "asked";
+	return strcmp(o->stuck, "postcopy") ? NULL : "if-stuck";
+}
+
 static int describe_start(struct guest *g, const char *to, const struct migrate_options *o)
 {
 	struct describe *d = calloc(1, sizeof(*d));
@@ -161,6 +168,7 @@ static int describe_start(struct guest *g, const char *to, const struct migrate_
 		.options = {.with_disks = o->with_disks,
 			    .overwrite = o->overwrite,
 			    .assume_same = o->assume_same,
+			    .postcopy = postcopy_word(o),
 			    .protect_on = protect_on ? d->protect_on : NULL,
 			    .is_protected = guest_is_protected(g)},
 		.about = preflight_about(g),

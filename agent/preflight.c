@@ -20,6 +20,8 @@ enum reason {
 	REASON_MEMORY_TOTAL,
 	REASON_MEMORY_FREE,
 	REASON_HUGEPAGES,
+	REASON_POSTCOPY,
+	REASON_POSTCOPY_STUCK,
 	REASON_STATE,
 	REASON_DISK_MISSING,
 	REASON_DISK_KIND,
@@ -70,6 +72,14 @@ static const struct {
 	[REASON_MEMORY_TOTAL] = {"memory-total", false, "take a larger host", NULL},
 	[REASON_MEMORY_FREE] = {"memory-free", false, "end or move something there first", NULL},
 	[REASON_HUGEPAGES] = {"hugepages", false, "raise vm.nr_hugepages there", NULL},
+	[REASON_POSTCOPY] =
+		{"postcopy", false,
+		 "migrate it without --postcopy: it copies until a pause is short enough", NULL},
+	[REASON_POSTCOPY_STUCK] =
+		{"postcopy", true,
+		 "should the guest write too fast, the migration is given up: see "
+		 "--stuck stop",
+		 NULL},
 	[REASON_STATE] = {"state", false, "update Pollux on that host first", NULL},
 	[REASON_DISK_MISSING] = {"disk-missing", false,
 				 "mount the storage there, or copy the disks: --with-disks", NULL},
@@ -250,6 +260,17 @@ static void size_check(struct verdict *v)
 	if (vcpus > cpus)
 		add(v, REASON_CPUS_FEW, "the VM has %llu vCPUs, that host %llu CPUs",
 		    (unsigned long long)vcpus, (unsigned long long)cpus);
+}
+
+static void postcopy_check(struct verdict *v)
+{
+	const char *asked = text_of(v->needs, "postcopy"), *why = text_of(v->has, "postcopy_why");
+
+	if (is_true(v->needs, "hugepages"))
+		why = "memory in huge pages cannot come later";
+	if (*asked && *why)
+		add(v, strcmp(asked, "asked") ? REASON_POSTCOPY_STUCK : REASON_POSTCOPY,
+		    "postcopy is not possible there: %s", why);
 }
 
 static const json_t *kind_find(const json_t *kinds, uint64_t id)
@@ -471,7 +492,7 @@ static void standby_check(struct verdict *v)
 }
 
 static void (*const checks[])(struct verdict *v) = {
-	owner_check,    config_check, engine_check, size_check,
+	owner_check,    config_check, engine_check, size_check,    postcopy_check,
 	sections_check, disks_check,  nics_check,   standby_check,
 };
 

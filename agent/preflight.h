@@ -15,8 +15,9 @@
  * What it needs, an offer: "vm", "identity", "term", "config",
  * "origin", "engine", "cpu", "vcpus", "memory", "cpuid": [[function, index, indexed, EAX, EBX, ECX,
  * EDX]], "sections": [{"id", "version", "name"}], "storage": "mirror" or "shared", "overwrite",
- * "assume_same", "protect_on": where it shall be protected afterwards, "protected": it is now,
- * "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid"}].
+ * "assume_same", "postcopy": "asked", "if-stuck" or absent, "protect_on": where it shall be
+ * protected afterwards, "protected": it is now, "disks": [{"path", "size", "readonly", "allocated",
+ * "kind", "same", "wwid"}].
  *
  * The answer: {"possible": bool, "reasons": [{"code", "severity": "error" or "warning",
  * "sentence", "hint", "override": an option that lets it pass, where there is one}], "host":
@@ -31,6 +32,7 @@ struct preflight_options {
 	bool with_disks;        /* they are copied; else both hosts see the same ones */
 	bool overwrite;         /* what lies on the target's disks may go */
 	bool assume_same;       /* the operator's word that shared disks are the same ones */
+	const char *postcopy;   /* "asked"; "if-stuck": only if precopy does not suffice; or NULL */
 	const char *protect_on; /* NULL: nowhere */
 	bool is_protected;
 };

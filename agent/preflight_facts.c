@@ -126,6 +126,8 @@ static json_t *needs_json(const json_t *about, const struct vm_config *c,
 	json_object_set_new(out, "overwrite", json_boolean(o->overwrite));
 	json_object_set_new(out, "assume_same", json_boolean(o->assume_same));
 	json_object_set_new(out, "disks", disks_needed(c, !o->with_disks));
+	if (o->postcopy)
+		json_object_set_new(out, "postcopy", json_string(o->postcopy));
 	if (o->protect_on) {
 		json_object_set_new(out, "protect_on", json_text(o->protect_on));
 		json_object_set_new(out, "protected", json_boolean(o->is_protected));
@@ -356,6 +358,15 @@ static void config_put(const json_t *offer, json_t *out)
 	free(c);
 }
 
+/* By this process, in place of the VM's, which it starts with what it may itself. */
+static void postcopy_put(const json_t *offer, json_t *out)
+{
+	struct error e = {0};
+
+	if (*json_text_of(offer, "postcopy") && vm_lazy_probe(&e))
+		json_object_set_new(out, "postcopy_why", json_text(e.text));
+}
+
 /* ---- who has it ---------------------------------------------------------------------------- */
 
 static const char *standing_of(enum ownership_state s)
@@ -457,6 +468,7 @@ json_t *preflight_facts(const json_t *standing, const json_t *offer)
 	memory_put(out);
 	json_object_set_new(out, "kinds", kinds_json());
 	config_put(offer, out);
+	postcopy_put(offer, out);
 	return out;
 }
 

@@ -358,6 +358,7 @@ struct vm_lazy_events {
 /* Opens the userfaultfd(2): needs CAP_SYS_PTRACE, /dev/userfaultfd or
  * vm.unprivileged_userfaultfd = 1, so it comes before a sandbox. Costs nothing until used. */
 int vm_lazy_prepare(struct vm *vm, struct error *e) MUST_CHECK;
+int vm_lazy_probe(struct error *e) MUST_CHECK; /* could it here, for a VM without huge pages? */
 /* Before vm_start(). What is in the pages whose bits are set in `missing` (vm_ram_pages() bits)
  * is dropped; the other pages stay as they are, and holes among them are zeros. No huge pages
  * until the end. After a failure the vm can only be destroyed. */

@@ -50,8 +50,11 @@ struct vm_lazy {
  * UFFD_USER_MODE_ONLY, which anyone may have, would make those fail. */
 static int uffd_open(void)
 {
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), device, rc;
+	int rc = fault_point("lazy.open"), fd, device;
 
+	if (rc)
+		return rc;
+	fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (fd >= 0)
 		return fd;
 	rc = -errno;
@@ -64,16 +67,11 @@ static int uffd_open(void)
 	return rc;
 }
 
-int vm_lazy_prepare(struct vm *vm, struct error *e)
+static int uffd_make(int *out, struct error *e)
 {
 	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM};
-	int rc, fd;
+	int rc, fd = uffd_open();
 
-	if (vm->uffd >= 0)
-		return 0;
-	if (vm->config.hugepages)
-		return error_set(e, -EOPNOTSUPP, "memory in huge pages cannot come page by page");
-	fd = uffd_open();
 	if (fd < 0)
 		return error_set(e, fd,
 				 "memory cannot come later: userfaultfd: %s (it needs "
@@ -86,8 +84,26 @@ int vm_lazy_prepare(struct vm *vm, struct error *e)
 		return error_set(e, rc, "memory cannot come later: this kernel's userfaultfd: %s",
 				 strerror(-rc));
 	}
-	vm->uffd = fd;
+	*out = fd;
 	return 0;
+}
+
+int vm_lazy_probe(struct error *e)
+{
+	int fd, rc = uffd_make(&fd, e);
+
+	if (!rc)
+		close(fd);
+	return rc;
+}
+
+int vm_lazy_prepare(struct vm *vm, struct error *e)
+{
+	if (vm->uffd >= 0)
+		return 0;
+	if (vm->config.hugepages)
+		return error_set(e, -EOPNOTSUPP, "memory in huge pages cannot come page by page");
+	return uffd_make(&vm->uffd, e);
 }
 
 /* ---- one page ------------------------------------------------------------------------------ */

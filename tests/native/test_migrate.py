@@ -460,6 +460,20 @@ def check(t):
     stays(hosts)
 
 
+@case("migrate-postcopy-cannot", needs=("root",))
+def postcopy_cannot(t):
+    """A host without a userfaultfd: refused when asked for, said when it is the last resort."""
+    hosts = started(t, faults_b="lazy.open:1,lazy.open:2,lazy.open:3")
+    p = hosts.a.pollux("migrate", "demo", "hostb", "--postcopy", "--check")
+    assert p.returncode == 3 and "postcopy is not possible there" in p.stdout, p.stdout
+    p = hosts.a.pollux("migrate", "demo", "hostb", "--postcopy")
+    assert p.returncode and "postcopy is not possible there" in p.stderr, p.stderr
+    stays(hosts)
+    text = hosts.a.do("migrate", "demo", "hostb", "--stuck", "postcopy", "--check")
+    assert "can be migrated" in text and "postcopy is not possible there" in text, text
+    moves(hosts)
+
+
 class Pool:
     """The host's pool of huge pages of 2 MiB."""
 

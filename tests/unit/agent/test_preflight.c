@@ -250,6 +250,27 @@ static void sizes(void **state)
 	judge_all("cpus-few", true, "2 vCPUs, that host 1 CPUs");
 }
 
+/* An error where it is asked for, a warning where it is the last resort. */
+static void memory_that_cannot_follow(void **state)
+{
+	static const char *const asked[] = {"asked", "if-stuck"};
+
+	for (size_t i = 0; i < ARRAY_LEN(asked); i++) {
+		set(offer, "postcopy", json_string(asked[i]));
+		judge_all("", true, ""); /* nor does a host of an older version say a word */
+		set(facts, "postcopy_why", json_string("no userfaultfd"));
+		judge_all("postcopy", i, "not possible there: no userfaultfd");
+		json_object_del(facts, "postcopy_why");
+		set(offer, "hugepages", json_true());
+		set(facts, "hugepages_free", json_integer(1024 * (json_int_t)MIB));
+		judge_all("postcopy", i, "huge pages");
+		json_object_del(offer, "hugepages");
+	}
+	json_object_del(offer, "postcopy");
+	set(facts, "postcopy_why", json_string("no userfaultfd"));
+	judge_all("", true, "");
+}
+
 /* What a twin of the VM holds is free when the VM comes; what another VM's holds is not. */
 static void memory_of_its_twin(void **state)
 {
@@ -411,7 +432,7 @@ static void each_reason_was_seen(void **state)
 		"disk-access",  "disk-other",  "disk-unproven", "disk-foreign", "disk-space",
 		"disks",        "tap",         "bridge",        "socket",       "name",
 		"term",         "runs",        "owned",         "twin",         "standby",
-		"standby-down"};
+		"standby-down", "postcopy"};
 
 	assert_int_equal(codes_seen, ARRAY_LEN(codes));
 	for (size_t i = 0; i < ARRAY_LEN(codes); i++)
@@ -593,6 +614,36 @@ static void what_is_found_of_memory(void **state)
 	json_decref(needs);
 }
 
+static void what_is_found_of_userfaultfd(void **state)
+{
+	struct error e = {0};
+	struct real r;
+	json_t *o;
+
+	real_make(&r, "sim", "");
+	real_disk(&r, MIB);
+	r.options.assume_same = true;
+	r.options.postcopy = "asked";
+	o = real_offer(&r);
+	fault_arm("lazy.open", 1, EPERM);
+	real_check(&r, o, "postcopy");
+	real_check(&r, o, vm_lazy_probe(&e) ? "postcopy" : "");
+	json_decref(o);
+	r.options.postcopy = NULL;
+	o = real_offer(&r);
+	fault_arm("lazy.open", 1, EPERM);
+	real_check(&r, o, "");
+	fault_disarm_all();
+	json_decref(o);
+	real_end(&r);
+	real_make(&r, "soft", "hugepages = true;");
+	r.options.postcopy = "asked";
+	o = real_offer(&r);
+	real_check(&r, o, "postcopy");
+	real_end(&r);
+	json_decref(o);
+}
+
 static void what_is_found_of_owners(void **state)
 {
 	static const struct {
@@ -657,6 +708,7 @@ int main(void)
 		T(engines),
 		T(cpus),
 		T(sizes),
+		T(memory_that_cannot_follow),
 		T(memory_of_its_twin),
 		T(versions_of_sections),
 		T(shared_disks),
@@ -669,6 +721,7 @@ int main(void)
 		T(this_host_takes_its_own),
 		T(what_is_found_of_disks),
 		T(what_is_found_of_memory),
+		T(what_is_found_of_userfaultfd),
 		T(what_is_found_of_owners),
 		T(what_is_found_of_machines),
 		T(what_is_found_of_nics),
