@@ -17,13 +17,13 @@
 int channel_connect(int fd, const struct channel_auth *a, uint64_t deadline, struct channel **out,
 		    struct error *e)
 {
-	return handshake_run(fd, a, false, deadline, out, e);
+	return handshake_run(fd, a, false, -1, deadline, out, e);
 }
 
 int channel_accept(int fd, const struct channel_auth *a, uint64_t deadline, struct channel **out,
 		   struct error *e)
 {
-	return handshake_run(fd, a, true, deadline, out, e);
+	return handshake_run(fd, a, true, -1, deadline, out, e);
 }
 
 const char *channel_peer_name(const struct channel *c)

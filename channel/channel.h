@@ -75,6 +75,13 @@ int channel_accept(int fd, const struct channel_auth *a, uint64_t deadline, stru
 const char *channel_peer_name(const struct channel *c);
 const char *channel_peer_role(const struct channel *c);
 
+/* A stream of a session that has a key: channel_dial(), with the preamble that says so, and
+ * channel_connect(). -ESHUTDOWN as soon as `stop_fd` is readable; -1 = there is none. A name
+ * in place of an address is looked up before that. */
+int channel_dial_stream(const char *address, uint16_t port, const struct channel_auth *a,
+			int stop_fd, uint64_t deadline, struct channel **out,
+			struct error *e) MUST_CHECK;
+
 /* ---- records ----------------------------------------------------------- */
 
 #define RECORD_MANDATORY 1u /* flag: a reader that does not know this type must refuse it */

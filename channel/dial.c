@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "channel/channel.h"
-
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -11,6 +9,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "channel/tls.h"
 
 #define LISTEN_BACKLOG 64
 
@@ -72,17 +72,26 @@ int channel_listen(const char *address, uint16_t port, int *fd, struct error *e)
 	return 0;
 }
 
-static int wait_writable(int fd, uint64_t deadline)
+/* A connection that is being made, until when, and what ends it before: -1 = nothing. */
+struct dial {
+	int fd, stop_fd;
+	uint64_t deadline;
+};
+
+static int wait_writable(const struct dial *d)
 {
-	struct pollfd p = {.fd = fd, .events = POLLOUT};
+	struct pollfd p[2] = {{.fd = d->fd, .events = POLLOUT},
+			      {.fd = d->stop_fd, .events = POLLIN}};
 	uint64_t now = clock_ns();
-	uint64_t left = deadline > now ? deadline - now : 0;
+	uint64_t left = d->deadline > now ? d->deadline - now : 0;
 	struct timespec t = {.tv_sec = (time_t)(left / NS_PER_SEC % INT32_MAX),
 			     .tv_nsec = (long)(left % NS_PER_SEC)};
-	int n = ppoll(&p, 1, &t, NULL);
+	int n = ppoll(p, ARRAY_LEN(p), &t, NULL);
 
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
+	if (p[1].revents)
+		return -ESHUTDOWN;
 	return n ? 0 : -ETIMEDOUT;
 }
 
@@ -96,39 +105,36 @@ static int socket_status(int fd)
 	return -status;
 }
 
-static int connect_to(const struct addrinfo *a, uint64_t deadline, int *fd)
+static int connect_to(const struct addrinfo *a, struct dial *d)
 {
 	int on = 1, rc;
-	int s = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	if (s < 0)
+	d->fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (d->fd < 0)
 		return -errno;
-	setsockopt(s, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	rc = connect(s, a->ai_addr, a->ai_addrlen) < 0 ? -errno : 0;
+	setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	rc = connect(d->fd, a->ai_addr, a->ai_addrlen) < 0 ? -errno : 0;
 	if (rc == -EINPROGRESS) {
-		rc = wait_writable(s, deadline);
+		rc = wait_writable(d);
 		if (!rc)
-			rc = socket_status(s);
+			rc = socket_status(d->fd);
 	}
-	if (rc) {
-		close(s);
-		return rc;
-	}
-	*fd = s;
-	return 0;
+	if (rc)
+		close(d->fd);
+	return rc;
 }
 
-static int send_all(int fd, const uint8_t *data, size_t n, uint64_t deadline)
+static int send_all(const struct dial *d, const uint8_t *data, size_t n)
 {
 	while (n) {
-		ssize_t sent = send(fd, data, n, MSG_NOSIGNAL);
+		ssize_t sent = send(d->fd, data, n, MSG_NOSIGNAL);
 		int rc = 0;
 
 		if (sent >= 0) {
 			data += sent;
 			n -= (size_t)sent;
 		} else if (errno == EAGAIN) {
-			rc = wait_writable(fd, deadline);
+			rc = wait_writable(d);
 		} else if (errno != EINTR) {
 			rc = -errno;
 		}
@@ -138,29 +144,49 @@ static int send_all(int fd, const uint8_t *data, size_t n, uint64_t deadline)
 	return 0;
 }
 
-int channel_dial(const char *address, uint16_t port, const struct preamble *p, uint64_t deadline,
-		 int *fd, struct error *e)
+static int dial(const char *address, uint16_t port, const struct preamble *p, struct dial *d,
+		struct error *e)
 {
 	uint8_t bytes[PREAMBLE_SIZE];
 	struct addrinfo *list;
-	int s = -1, rc;
+	int rc;
 
 	rc = resolve(address, port, 0, &list, e);
 	if (rc)
 		return rc;
 	rc = -EADDRNOTAVAIL;
-	for (const struct addrinfo *a = list; a && rc; a = a->ai_next)
-		rc = connect_to(a, deadline, &s);
+	for (const struct addrinfo *a = list; a && rc && rc != -ESHUTDOWN; a = a->ai_next)
+		rc = connect_to(a, d);
 	freeaddrinfo(list);
 	if (rc)
 		return error_set(e, rc, "connect to %s port %u: %s", address, port, strerror(-rc));
 	preamble_encode(p, bytes);
-	rc = send_all(s, bytes, sizeof(bytes), deadline);
-	if (rc) {
-		close(s);
-		return error_set(e, rc, "send preamble to %s port %u: %s", address, port,
-				 strerror(-rc));
-	}
-	*fd = s;
-	return 0;
+	rc = send_all(d, bytes, sizeof(bytes));
+	if (!rc)
+		return 0;
+	close(d->fd);
+	return error_set(e, rc, "send preamble to %s port %u: %s", address, port, strerror(-rc));
+}
+
+int channel_dial(const char *address, uint16_t port, const struct preamble *p, uint64_t deadline,
+		 int *fd, struct error *e)
+{
+	struct dial d = {.stop_fd = -1, .deadline = deadline};
+	int rc = dial(address, port, p, &d, e);
+
+	if (!rc)
+		*fd = d.fd;
+	return rc;
+}
+
+int channel_dial_stream(const char *address, uint16_t port, const struct channel_auth *a,
+			int stop_fd, uint64_t deadline, struct channel **out, struct error *e)
+{
+	struct preamble p = {.kind = PREAMBLE_DATA, .stream = a->stream};
+	struct dial d = {.stop_fd = stop_fd, .deadline = deadline};
+	int rc;
+
+	memcpy(p.session, a->session, SESSION_ID_SIZE);
+	rc = dial(address, port, &p, &d, e);
+	return rc ? rc : handshake_run(d.fd, a, false, stop_fd, deadline, out, e);
 }

@@ -103,6 +103,7 @@ static int channel_make(int fd, const struct channel_auth *a, bool server, struc
 	}
 	socket_setup(fd);
 	c->fd = fd;
+	c->stop_fd = -1;
 	c->tls_records_per_key = RECORDS_PER_KEY;
 	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	c->chunk = malloc(TLS_RECORD_MAX);
@@ -170,7 +171,7 @@ static int peer_check(struct channel *c, const struct channel_auth *a, bool serv
 	return 0;
 }
 
-int handshake_run(int fd, const struct channel_auth *a, bool server, uint64_t deadline,
+int handshake_run(int fd, const struct channel_auth *a, bool server, int stop_fd, uint64_t deadline,
 		  struct channel **out, struct error *e)
 {
 	struct channel *c;
@@ -179,7 +180,9 @@ int handshake_run(int fd, const struct channel_auth *a, bool server, uint64_t de
 	rc = channel_make(fd, a, server, &c);
 	if (rc)
 		return error_set(e, rc, "set up TLS: %s", strerror(-rc));
+	c->stop_fd = stop_fd;
 	rc = handshake_loop(c, deadline, e);
+	c->stop_fd = -1;
 	if (!rc)
 		rc = peer_check(c, a, server, e);
 	OPENSSL_cleanse(c->psk_key, sizeof(c->psk_key));

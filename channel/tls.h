@@ -30,6 +30,7 @@ struct wire_buffer {
  */
 struct channel {
 	int fd, wake_fd;
+	int stop_fd; /* ends the handshake; -1 = none */
 	SSL *ssl;
 	pthread_mutex_t lock;
 	pthread_cond_t turn;
@@ -79,8 +80,8 @@ int wire_fill(struct channel *c) MUST_CHECK;
 /* Without `lock`: 0 when the socket is ready, -ETIMEDOUT, -ESHUTDOWN. */
 int wire_wait(struct channel *c, short events, uint64_t deadline) MUST_CHECK;
 
-/* As channel_connect() and channel_accept(). */
-int handshake_run(int fd, const struct channel_auth *a, bool server, uint64_t deadline,
+/* As channel_connect() and channel_accept(), with the stop_fd of channel_dial_stream(). */
+int handshake_run(int fd, const struct channel_auth *a, bool server, int stop_fd, uint64_t deadline,
 		  struct channel **out, struct error *e) MUST_CHECK;
 
 /* Certificates valid from now + `from` to now + `to` seconds. */

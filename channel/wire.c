@@ -167,8 +167,9 @@ static int time_left(uint64_t deadline, struct timespec *t)
 
 int wire_wait(struct channel *c, short events, uint64_t deadline)
 {
-	struct pollfd p[2] = {{.fd = c->fd, .events = events},
-			      {.fd = c->wake_fd, .events = POLLIN}};
+	struct pollfd p[3] = {{.fd = c->fd, .events = events},
+			      {.fd = c->wake_fd, .events = POLLIN},
+			      {.fd = c->stop_fd, .events = POLLIN}};
 	struct timespec t;
 	int rc = time_left(deadline, &t);
 
@@ -178,5 +179,5 @@ int wire_wait(struct channel *c, short events, uint64_t deadline)
 		return rc;
 	if (ppoll(p, ARRAY_LEN(p), &t, NULL) < 0)
 		return errno == EINTR ? 0 : -errno;
-	return p[1].revents ? -ESHUTDOWN : 0;
+	return p[1].revents || p[2].revents ? -ESHUTDOWN : 0;
 }

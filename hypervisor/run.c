@@ -28,6 +28,8 @@
 #define HELP_SPIN_NS (100 * NS_PER_US)
 /* A shorter pause does not make a guest's watchdog bark. */
 #define PAUSE_TELL_NS (100 * NS_PER_MS)
+/* So often a wait for disks looks whether it is to go on. */
+#define STOP_LOOK_NS (50 * NS_PER_MS)
 
 enum request {
 	REQUEST_PAUSE = 1,
@@ -503,12 +505,26 @@ int vm_pause(struct vm *vm)
 	return 0;
 }
 
+/* Device lock held. Whoever sets `stop` cannot wait for that lock, and so wakes nobody. */
+static int disks_wait(struct vm *vm, uint64_t until, const atomic_bool *stop)
+{
+	while (vm->disk_requests) {
+		uint64_t now = clock_ns(), look = now + STOP_LOOK_NS;
+
+		if (stop && atomic_load(stop))
+			return -ECANCELED;
+		if (now >= until)
+			return -ETIMEDOUT;
+		(void)cond_wait_until(&vm->disks_idle, &vm->lock, look < until ? look : until);
+	}
+	return 0;
+}
+
 /* The device lock is given up meanwhile, so that completions come through. What a doorbell
  * submits then is counted too; with the lock back and nothing in flight, nothing comes. */
-int run_pause_idle(struct vm *vm, uint64_t ns)
+int run_pause_idle(struct vm *vm, uint64_t ns, const atomic_bool *stop)
 {
-	uint64_t until;
-	int rc = vm_pause(vm);
+	int rc = vm_pause(vm), rc_resume;
 
 	if (rc)
 		return rc;
@@ -517,18 +533,16 @@ int run_pause_idle(struct vm *vm, uint64_t ns)
 		machine_drain(vm);
 		pthread_mutex_lock(&vm->lock);
 	}
-	until = clock_ns() + ns;
-	while (vm->disk_requests && !cond_wait_until(&vm->disks_idle, &vm->lock, until))
-		;
-	if (!vm->disk_requests)
+	rc = disks_wait(vm, clock_ns() + ns, stop);
+	if (!rc)
 		return 0;
-	rc = vm_resume(vm);
-	return rc ? rc : -ETIMEDOUT;
+	rc_resume = vm_resume(vm);
+	return rc_resume ? rc_resume : rc;
 }
 
-int vm_pause_idle(struct vm *vm)
+int vm_pause_idle(struct vm *vm, const atomic_bool *stop)
 {
-	return run_pause_idle(vm, VM_PAUSE_IDLE_NS);
+	return run_pause_idle(vm, VM_PAUSE_IDLE_NS, stop);
 }
 
 void vm_help_start(struct vm *vm, vm_help_fn *fn, void *ctx)

@@ -58,9 +58,11 @@ struct migrate_progress {
 /* Decides for a replicator: set config.next and next_ctx to these. Outlives it. */
 struct precopy;
 struct postcopy_source;
-/* `later` is linked when pages are to be left for it, and outlives this; NULL: none are. */
+/* `later` is linked when pages are to be left for it; NULL: none are. It may go before this after
+ * precopy_unlink(), which waits for nothing that the other host has to say. */
 int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcopy_source *later,
 		   struct precopy **out) MUST_CHECK;
+void precopy_unlink(struct precopy *p);
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *round);
 void precopy_progress(struct precopy *p, struct migrate_progress *out);
 /* What the fixed part of the downtime is known to be by now; any thread. */
@@ -165,6 +167,9 @@ int postcopy_source_serve(struct postcopy_source *p, const uint64_t *missing) MU
 void postcopy_source_stats(struct postcopy_source *p, struct postcopy_stats *out);
 /* The owner knows better: the link is cut now. */
 void postcopy_source_cut(struct postcopy_source *p, const char *why);
+/* There is no link any more: a connect that is under way on another thread ends with
+ * -ESHUTDOWN, and so does each that comes. */
+void postcopy_source_close(struct postcopy_source *p);
 /* A connect that is under way on another thread ends with -ESHUTDOWN, and is waited for. */
 void postcopy_source_destroy(struct postcopy_source *p);
 

@@ -97,6 +97,7 @@ struct side {
 	struct channel *streams[LINK_STREAMS_MAX]; /* 0 = control */
 	unsigned users;
 	bool up, over;
+	int over_fd;           /* an eventfd: readable while `over` */
 	uint64_t number;       /* of the link */
 	uint64_t bytes, links; /* of links that were cleared; that were up */
 

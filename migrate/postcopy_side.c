@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "migrate/postcopy.h"
 
@@ -90,8 +92,11 @@ bool side_is_up(const struct side *s)
 void side_over(struct side *s, const char *why)
 {
 	bool was_up = side_is_up(s);
+	uint64_t one = 1;
 
 	s->over = true;
+	if (write(s->over_fd, &one, sizeof(one)) < 0)
+		log_error("the end of a link could not be signalled");
 	for (unsigned i = 0; i < LINK_STREAMS_MAX; i++)
 		if (s->streams[i])
 			channel_shutdown(s->streams[i]);
@@ -123,7 +128,11 @@ uint64_t side_key_updates(const struct side *s)
 
 void side_clear(struct side *s)
 {
+	uint64_t n;
+
 	s->bytes = side_bytes(s);
+	if (s->over && read(s->over_fd, &n, sizeof(n)) < 0)
+		log_error("the end of a link is signalled still");
 	for (unsigned i = 0; i < LINK_STREAMS_MAX; i++) {
 		channel_close(s->streams[i]);
 		s->streams[i] = NULL;
@@ -297,6 +306,9 @@ int side_init(struct side *s, struct vm *vm, const struct postcopy_config *c,
 	s->config = *c;
 	s->events = *events;
 	s->ops = ops;
+	s->over_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->over_fd < 0)
+		return error_set(e, -errno, "postcopy: %s", strerror(errno));
 	pthread_mutex_init(&s->lock, NULL);
 	cond_setup(&s->changed);
 	cond_setup(&s->talk);
@@ -327,6 +339,7 @@ void side_free(struct side *s)
 	if (s->reporting)
 		pthread_join(s->reporter, NULL);
 	side_clear(s);
+	close(s->over_fd);
 	pthread_cond_destroy(&s->talk);
 	pthread_cond_destroy(&s->changed);
 	pthread_mutex_destroy(&s->lock);

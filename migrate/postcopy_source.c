@@ -8,20 +8,16 @@
 
 /* ---- connecting ------------------------------------------------------------------------ */
 
-static int stream_open(const struct postcopy_config *c, unsigned stream, uint64_t deadline,
+static int stream_open(const struct side *s, unsigned stream, uint64_t deadline,
 		       struct channel **out, struct error *e)
 {
-	uint16_t number = (uint16_t)(POSTCOPY_STREAM + stream);
-	struct preamble preamble = {.kind = PREAMBLE_DATA, .stream = number};
-	struct channel_auth auth = {.stream = number};
-	int fd, rc;
+	struct channel_auth auth = {.stream = (uint16_t)(POSTCOPY_STREAM + stream)};
+	const struct postcopy_config *c = &s->config;
+	int rc;
 
-	memcpy(preamble.session, c->session, SESSION_ID_SIZE);
 	memcpy(auth.session, c->session, SESSION_ID_SIZE);
 	memcpy(auth.key, c->key, SESSION_KEY_SIZE);
-	rc = channel_dial(c->address, c->port, &preamble, deadline, &fd, e);
-	if (!rc)
-		rc = channel_connect(fd, &auth, deadline, out, e);
+	rc = channel_dial_stream(c->address, c->port, &auth, s->over_fd, deadline, out, e);
 	explicit_bzero(auth.key, sizeof(auth.key));
 	return rc;
 }
@@ -80,7 +76,7 @@ static int streams_connect(struct postcopy_source *p, uint64_t deadline, struct 
 	int rc = 0;
 
 	for (unsigned i = 0; !rc && i <= s->config.streams; i++) {
-		rc = stream_open(&s->config, i, deadline, &c, e);
+		rc = stream_open(s, i, deadline, &c, e);
 		if (!rc) {
 			rc = stream_keep(s, i, c);
 			if (rc)
@@ -109,7 +105,8 @@ static int connect_begin(struct postcopy_source *p, const struct postcopy_config
 	if (c)
 		side_session(s, c);
 	s->number++;
-	s->over = s->quit;
+	if (s->quit) /* meanwhile */
+		side_over(s, "");
 	return 0;
 }
 
@@ -258,13 +255,22 @@ int postcopy_source_create(struct vm *vm, const struct postcopy_config *c,
 }
 
 /* No cut of this link is news to anybody. */
-static void source_quit(struct postcopy_source *p)
+void postcopy_source_close(struct postcopy_source *p)
 {
 	struct side *s = &p->side;
 
 	pthread_mutex_lock(&s->lock);
 	s->quit = s->complete = true;
 	side_over(s, "");
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void source_quit(struct postcopy_source *p)
+{
+	struct side *s = &p->side;
+
+	postcopy_source_close(p);
+	pthread_mutex_lock(&s->lock);
 	while (p->connecting)
 		side_wait(s, UINT64_MAX);
 	pthread_mutex_unlock(&s->lock);

@@ -9,17 +9,24 @@
 #define LOG_MODULE "precopy"
 #define LINK_NS    (5 * NS_PER_SEC)
 
+enum link_state { LINK_NONE, LINK_MAKING, LINK_MADE, LINK_FAILED };
+
 struct precopy {
 	struct vm *vm;
 	struct migrate_config config;
 	struct postcopy_source *later;
-	char why[256]; /* what progress.why may point to */
+	struct converge_verdict last; /* while a link is made: what it is made for */
+	pthread_t linker;
 	/* Of the thread that decides. */
 	struct converge_round rounds[CONVERGE_RECENT];
 	unsigned count, stuck, settled, throttle;
 	pthread_mutex_t lock;
 	struct migrate_progress progress;
 	uint64_t fixed_ns;
+	enum link_state link;
+	bool linking;  /* there is a thread to be joined */
+	bool unlinked; /* there shall be no link any more */
+	char why[256]; /* what progress.why may point to; of the thread that decides, or linker */
 };
 
 int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcopy_source *later,
@@ -84,24 +91,87 @@ static void progress_note(struct precopy *p, const struct replicate_round *in,
 	pthread_mutex_unlock(&p->lock);
 }
 
-/* The guest runs still: without a link it would wait for its memory at once. */
-static void link_make(struct precopy *p, struct converge_verdict *v)
-{
-	struct error e = {0};
-	int rc = -EOPNOTSUPP;
+/* ---- the link for what follows ------------------------------------------------------------
+ * The guest runs still: without a link it would wait for its memory at once. It is made beside
+ * the thread that decides, which has a session to watch and may be told to stop. */
 
-	if (p->later)
-		rc = postcopy_source_connect(p->later, NULL, clock_ns() + LINK_NS, &e);
-	else
-		error_set(&e, rc, "it was not prepared");
-	if (!rc) {
-		v->next = NEXT_POSTCOPY;
-		return;
-	}
+static void *linker_main(void *ctx)
+{
+	struct precopy *p = ctx;
+	struct error e = {0};
+	int rc = postcopy_source_connect(p->later, NULL, clock_ns() + LINK_NS, &e);
+
+	pthread_mutex_lock(&p->lock);
+	p->link = rc ? LINK_FAILED : LINK_MADE;
 	snprintf(p->why, sizeof(p->why), "postcopy is not possible: %.200s", e.text);
-	v->next = NEXT_STOP;
-	v->why = p->why;
+	pthread_mutex_unlock(&p->lock);
+	return NULL;
 }
+
+/* Lock held. */
+static int linker_start(struct precopy *p)
+{
+	int rc;
+
+	if (!p->later || p->unlinked)
+		return -EOPNOTSUPP;
+	rc = thread_start(&p->linker, "link", linker_main, p);
+	p->linking = !rc;
+	return rc;
+}
+
+static void link_begin(struct precopy *p)
+{
+	int rc;
+
+	pthread_mutex_lock(&p->lock);
+	rc = linker_start(p);
+	p->link = rc ? LINK_FAILED : LINK_MAKING;
+	if (rc)
+		snprintf(p->why, sizeof(p->why), "postcopy is not possible: %s", strerror(-rc));
+	pthread_mutex_unlock(&p->lock);
+}
+
+static enum link_state link_state(struct precopy *p)
+{
+	enum link_state state;
+
+	pthread_mutex_lock(&p->lock);
+	state = p->link;
+	pthread_mutex_unlock(&p->lock);
+	return state;
+}
+
+static enum replicate_next link_next(struct precopy *p, const struct replicate_round *in)
+{
+	struct converge_verdict *v = &p->last;
+	enum link_state state = link_state(p);
+
+	v->next = state == LINK_MAKING ? NEXT_LINK : NEXT_POSTCOPY;
+	if (state == LINK_FAILED) {
+		v->next = NEXT_STOP;
+		v->why = p->why;
+	}
+	progress_note(p, in, v);
+	return v->next;
+}
+
+void precopy_unlink(struct precopy *p)
+{
+	bool linking;
+
+	pthread_mutex_lock(&p->lock);
+	p->unlinked = true;
+	linking = p->linking;
+	p->linking = false;
+	pthread_mutex_unlock(&p->lock);
+	if (!linking)
+		return;
+	postcopy_source_close(p->later);
+	pthread_join(p->linker, NULL);
+}
+
+/* ---- rounds ------------------------------------------------------------------------------ */
 
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *in)
 {
@@ -109,6 +179,8 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 	struct converge_verdict verdict;
 	struct converge_view view;
 
+	if (link_state(p) != LINK_NONE)
+		return link_next(p, in);
 	round_keep(p, in);
 	pthread_mutex_lock(&p->lock);
 	p->config.fixed_ns = p->fixed_ns;
@@ -127,13 +199,16 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 	converge_decide(&p->config, &view, &verdict);
 	p->stuck = verdict.stuck;
 	if (verdict.postcopy)
-		link_make(p, &verdict);
+		link_begin(p);
 	if (verdict.throttle != p->throttle)
 		log_info("the guest is throttled by %u %%", verdict.throttle);
 	p->throttle = verdict.throttle;
 	vm_throttle(p->vm, p->throttle);
 	log_debug("round %u: %lu pages in %.1f ms, %lu dirty, forecast %.1f ms", in->round,
 		  in->pages, (double)in->ns / 1e6, in->dirty, (double)verdict.forecast_ns / 1e6);
+	p->last = verdict;
+	if (verdict.postcopy)
+		return link_next(p, in);
 	progress_note(p, in, &verdict);
 	return verdict.next;
 }
@@ -156,6 +231,7 @@ void precopy_destroy(struct precopy *p)
 {
 	if (!p)
 		return;
+	precopy_unlink(p);
 	vm_throttle(p->vm, 0);
 	pthread_mutex_destroy(&p->lock);
 	free(p);

@@ -58,6 +58,17 @@ static void queue_put(struct replicator *r, const struct core_action *a)
 	r->queue[(r->queue_first + r->queue_count++) % ACTION_QUEUE_MAX] = *a;
 }
 
+static bool is_over(enum primary_state s)
+{
+	return s == PRIMARY_UNPROTECTED || s == PRIMARY_FENCED || s == PRIMARY_LOST ||
+	       s == PRIMARY_HANDED;
+}
+
+static bool is_ending(enum primary_state s)
+{
+	return s == PRIMARY_STOPPING || is_over(s);
+}
+
 int replicator_step(struct replicator *r, const struct primary_input *in)
 {
 	struct primary_input fed = *in;
@@ -73,6 +84,7 @@ int replicator_step(struct replicator *r, const struct primary_input *in)
 		if (act_later(&actions.item[i]))
 			queue_put(r, &actions.item[i]);
 	}
+	atomic_store(&r->ending, is_ending(r->core.state));
 	atomic_store(&r->sealed, r->core.sealed);
 	atomic_store(&r->acknowledged, r->core.acknowledged);
 	pthread_cond_broadcast(&r->changed);
@@ -174,12 +186,6 @@ void replicator_ownership(struct replicator *r, enum ownership_answer a)
 void replicator_cut(struct replicator *r)
 {
 	replicator_lost(r, -ECONNABORTED, "the standby's host says that the twin is gone");
-}
-
-static bool is_over(enum primary_state s)
-{
-	return s == PRIMARY_UNPROTECTED || s == PRIMARY_FENCED || s == PRIMARY_LOST ||
-	       s == PRIMARY_HANDED;
 }
 
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)

@@ -25,7 +25,7 @@
 
 #define ACTION_QUEUE_MAX 64u
 
-enum sync_state { SYNC_OFF, SYNC_ROUND, SYNC_REST, SYNC_DONE };
+enum sync_state { SYNC_OFF, SYNC_ROUND, SYNC_REST, SYNC_LINK, SYNC_DONE };
 
 struct member_link {
 	struct replicator *r;
@@ -57,6 +57,7 @@ struct replicator {
 	int wake_fd, end_fd;
 	uint64_t sleep_until; /* the epoch thread's */
 	atomic_bool output, round_sent;
+	atomic_bool ending; /* nothing is to be sealed any more */
 	atomic_uint members_unsynced;
 	atomic_int member_error;
 	_Atomic uint64_t sealed, acknowledged; /* for heartbeats */

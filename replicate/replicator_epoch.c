@@ -12,6 +12,7 @@
 #define ROUNDS_MAX     30u
 #define ROUND_SMALL    512u /* pages that one checkpoint may as well take */
 #define ROUND_REST_NS  (50 * NS_PER_MS)
+#define LINK_REST_NS   NS_PER_MS
 #define MARK_NS        (3 * NS_PER_SEC)
 #define TIMER_SLACK_NS 1000ul
 #define RESERVE_SPARE  64u
@@ -181,18 +182,16 @@ static enum replicate_next round_decide(struct replicator *r)
 	return next;
 }
 
-static void round_next(struct replicator *r)
+static void sync_rest(struct replicator *r, enum sync_state state, uint64_t ns)
+{
+	r->sync = state;
+	r->round_at = clock_ns() + ns;
+}
+
+static void round_decided(struct replicator *r)
 {
 	uint64_t bits = vm_ram_pages(r->vm);
-	int rc = vm_dirty_harvest(r->vm, r->dirty);
 
-	r->marks_off |= atomic_load(&r->round_done) < r->round.mark;
-	if (rc) {
-		replicator_lost(r, rc, "harvest dirty pages");
-		r->sync = SYNC_OFF;
-		return;
-	}
-	r->round_count = bitmap_count(r->dirty, bits);
 	switch (round_decide(r)) {
 	case NEXT_POSTCOPY:
 		r->postcopy = true; /* fall through */
@@ -205,8 +204,10 @@ static void round_next(struct replicator *r)
 		replicator_event(r, PRIMARY_EV_STOP, 0);
 		return;
 	case NEXT_WAIT:
-		r->sync = SYNC_REST;
-		r->round_at = clock_ns() + ROUND_REST_NS;
+		sync_rest(r, SYNC_REST, ROUND_REST_NS);
+		return;
+	case NEXT_LINK:
+		sync_rest(r, SYNC_LINK, LINK_REST_NS);
 		return;
 	case NEXT_ROUND:
 		break;
@@ -214,6 +215,20 @@ static void round_next(struct replicator *r)
 	memcpy(r->round.round, r->dirty, bitmap_words(bits) * sizeof(*r->dirty));
 	memset(r->dirty, 0, bitmap_words(bits) * sizeof(*r->dirty));
 	round_begin(r);
+}
+
+static void round_next(struct replicator *r)
+{
+	int rc = vm_dirty_harvest(r->vm, r->dirty);
+
+	r->marks_off |= atomic_load(&r->round_done) < r->round.mark;
+	if (rc) {
+		replicator_lost(r, rc, "harvest dirty pages");
+		r->sync = SYNC_OFF;
+		return;
+	}
+	r->round_count = bitmap_count(r->dirty, vm_ram_pages(r->vm));
+	round_decided(r);
 }
 
 /* A round of a migration is over when the target has it, and not when it lies in buffers on the
@@ -238,7 +253,7 @@ static uint64_t sync_due(struct replicator *r)
 		return round_due(r);
 	if (r->sync == SYNC_REST)
 		return atomic_load(&r->members_unsynced) ? r->round_at : 0;
-	return UINT64_MAX;
+	return r->sync == SYNC_LINK ? r->round_at : UINT64_MAX;
 }
 
 static void sync_step(struct replicator *r)
@@ -250,7 +265,10 @@ static void sync_step(struct replicator *r)
 		replicator_lost(r, rc, "the first copy of a disk");
 		return;
 	}
-	round_next(r);
+	if (r->sync == SYNC_LINK)
+		round_decided(r);
+	else
+		round_next(r);
 }
 
 /* ---- a checkpoint ------------------------------------------------------------------ */
@@ -317,7 +335,7 @@ static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold,
 	t[0] = clock_ns();
 	/* Requests in flight are part of the state and are made again on the other side: here
 	 * they must not write to shared storage after that. */
-	rc = r->config.handover ? vm_pause_idle(r->vm) : vm_pause(r->vm);
+	rc = r->config.handover ? vm_pause_idle(r->vm, &r->ending) : vm_pause(r->vm);
 	if (rc)
 		return error_set(e, rc, "pause the vm: %s", strerror(-rc));
 	t[1] = clock_ns();
@@ -387,7 +405,7 @@ static void seal(struct replicator *r, const struct core_action *a)
 	atomic_store(&r->seal_began, clock_ns());
 	rc = checkpoint(r, a->epoch, a->hold, &e);
 	atomic_store(&r->seal_began, 0);
-	if (rc && rc != -ESHUTDOWN)
+	if (rc && rc != -ESHUTDOWN && rc != -ECANCELED)
 		log_warn("no checkpoint: %s", e.text);
 	replicator_event(r, rc ? PRIMARY_EV_SEAL_FAILED : PRIMARY_EV_SEALED, a->epoch);
 }

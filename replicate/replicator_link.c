@@ -33,16 +33,13 @@ static void hello_fill(const struct replicator *r, unsigned stream, struct hello
 static int stream_open(struct replicator *r, unsigned stream, uint64_t deadline,
 		       struct channel **out, struct error *e)
 {
-	struct preamble p = {.kind = PREAMBLE_DATA, .stream = (uint16_t)stream};
 	struct channel_auth auth = {.stream = (uint16_t)stream};
-	int fd, rc;
+	int rc;
 
-	memcpy(p.session, r->config.session, SESSION_ID_SIZE);
 	memcpy(auth.session, r->config.session, SESSION_ID_SIZE);
 	memcpy(auth.key, r->config.key, SESSION_KEY_SIZE);
-	rc = channel_dial(r->config.address, r->config.port, &p, deadline, &fd, e);
-	if (!rc)
-		rc = channel_connect(fd, &auth, deadline, out, e);
+	rc = channel_dial_stream(r->config.address, r->config.port, &auth, r->end_fd, deadline, out,
+				 e);
 	explicit_bzero(auth.key, sizeof(auth.key));
 	return rc;
 }

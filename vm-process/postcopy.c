@@ -195,6 +195,8 @@ int postcopy_serve(struct process *p, struct error *e)
 /* Before the guest goes on here, or the vm is destroyed. */
 void postcopy_withdraw(struct process *p)
 {
+	if (p->precopy)
+		precopy_unlink(p->precopy);
 	postcopy_source_destroy(p->postcopy_source);
 	p->postcopy_source = NULL;
 	p->serving = false;

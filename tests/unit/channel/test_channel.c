@@ -2,8 +2,10 @@
 #include "tests/unit/channel/pair.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 
 static void records_both_ways(void **state)
@@ -524,6 +526,93 @@ static void dial_where_nobody_listens(void **state)
 	assert_true(channel_dial("no such host", 1, &p, SOON, &fd, NULL) < 0);
 }
 
+/* ---- a dial that is given up ------------------------------------------------------------- */
+
+struct mute {
+	pthread_t thread;
+	int listener, stop_fd;
+};
+
+static void stop_set(int fd)
+{
+	uint64_t one = 1;
+
+	assert_int_equal(write(fd, &one, sizeof(one)), sizeof(one));
+}
+
+/* Takes the connection and its preamble, and says no more. */
+static void *mute_main(void *ctx)
+{
+	struct mute *m = ctx;
+	struct pollfd p = {.fd = m->listener, .events = POLLIN};
+	uint8_t preamble[PREAMBLE_SIZE];
+	int fd;
+
+	assert_int_equal(poll(&p, 1, -1), 1);
+	fd = accept4(m->listener, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(fd_read_all(fd, preamble, sizeof(preamble)), 0);
+	stop_set(m->stop_fd);
+	while (read(fd, preamble, sizeof(preamble)) > 0)
+		;
+	close(fd);
+	return NULL;
+}
+
+static void a_handshake_is_given_up(void **state)
+{
+	struct channel_auth auth = pair_psk();
+	struct mute m = {.stop_fd = eventfd(0, EFD_CLOEXEC)};
+	struct channel *c;
+	struct error e = {0};
+
+	assert_int_equal(channel_listen("127.0.0.1", 0, &m.listener, NULL), 0);
+	assert_int_equal(thread_start(&m.thread, "mute", mute_main, &m), 0);
+	assert_int_equal(channel_dial_stream("127.0.0.1", port_of(m.listener), &auth, m.stop_fd,
+					     SOON, &c, &e),
+			 -ESHUTDOWN);
+	pthread_join(m.thread, NULL);
+	close(m.listener);
+	close(m.stop_fd);
+}
+
+/* So many wait to be accepted that no connection is made any more. */
+static int listener_full(int fds[8])
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	socklen_t n = sizeof(a);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, n), 0);
+	assert_int_equal(listen(fd, 0), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
+	for (unsigned i = 0; i < 8; i++) {
+		fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		(void)!connect(fds[i], (struct sockaddr *)&a, n);
+	}
+	return fd;
+}
+
+static void a_dial_is_given_up(void **state)
+{
+	struct channel_auth auth = pair_psk();
+	int fds[8], listener = listener_full(fds), stop_fd = eventfd(0, EFD_CLOEXEC);
+	uint16_t port = port_of(listener);
+	struct channel *c;
+	struct error e = {0};
+
+	assert_int_equal(channel_dial_stream("127.0.0.1", port, &auth, stop_fd,
+					     clock_ns() + 20 * NS_PER_MS, &c, &e),
+			 -ETIMEDOUT);
+	stop_set(stop_fd);
+	assert_int_equal(channel_dial_stream("127.0.0.1", port, &auth, stop_fd, SOON, &c, &e),
+			 -ESHUTDOWN);
+	for (unsigned i = 0; i < 8; i++)
+		close(fds[i]);
+	close(listener);
+	close(stop_fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -546,6 +635,8 @@ int main(void)
 		cmocka_unit_test(damaged_ciphertext),
 		cmocka_unit_test(no_plaintext_on_the_wire),
 		cmocka_unit_test(dial_where_nobody_listens),
+		cmocka_unit_test(a_handshake_is_given_up),
+		cmocka_unit_test(a_dial_is_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Memory that goes over a postcopy link, whatever happens to the link. */
+#include <poll.h>
+
 #include "tests/unit/migrate/postlink.h"
 
 #define MEMORY (UINT64_C(8) << 20)
@@ -371,6 +373,50 @@ static void more_streams(struct postcopy_config *c)
 	c->streams++;
 }
 
+struct connecting {
+	struct post *post;
+	int rc;
+};
+
+static void *connecting_main(void *ctx)
+{
+	struct connecting *c = ctx;
+
+	c->rc = postcopy_source_connect(c->post->source, NULL, POST_SOON, NULL);
+	return NULL;
+}
+
+/* By a target that takes the connection and says nothing; nor is a later one made. */
+static void test_connect_given_up(void **state)
+{
+	struct post post;
+	struct connecting c = {.post = &post};
+	const struct postcopy_events at = {post_state, &post.at_source};
+	struct pollfd p = {.events = POLLIN};
+	struct error e = {0};
+	struct loop *io;
+	pthread_t thread;
+
+	assert_int_equal(loop_create(&io), 0);
+	post_setup(&post, post_machine(io, MEMORY), NULL, 2);
+	assert_int_equal(postcopy_source_create(post.from, &post.config, &at, &post.source, &e), 0);
+	assert_int_equal(thread_start(&thread, "connect", connecting_main, &c), 0);
+	p.fd = post.listener;
+	assert_int_equal(poll(&p, 1, 60000), 1);
+	postcopy_source_close(post.source);
+	pthread_join(thread, NULL);
+	assert_int_equal(c.rc, -ESHUTDOWN);
+	assert_int_equal(postcopy_source_connect(post.source, NULL, POST_SOON, &e), -ESHUTDOWN);
+	postcopy_source_destroy(post.source);
+	close(post.listener);
+	free(post.ram);
+	free(post.missing);
+	pthread_cond_destroy(&post.changed);
+	pthread_mutex_destroy(&post.lock);
+	vm_destroy(post.from);
+	loop_destroy(io);
+}
+
 static void test_refused(void **state)
 {
 	refused(other_key, -EACCES, "");
@@ -391,6 +437,7 @@ int main(void)
 		cmocka_unit_test(test_source_cuts),
 		cmocka_unit_test(test_source_destroyed),
 		cmocka_unit_test(test_target_destroyed),
+		cmocka_unit_test(test_connect_given_up),
 		cmocka_unit_test(test_refused),
 	};
 	const char *given = getenv("POLLUX_SEED");

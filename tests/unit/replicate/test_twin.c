@@ -275,6 +275,26 @@ static void what_was_handed_over_stands_still_for_good(void **state)
 	twin_end(t);
 }
 
+/* Whoever ends a session that is being made does not wait for the other side's answer, for which
+ * it has 40 s here. */
+static void stopped_while_connecting(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t = twin_make(&c, &c, false, MEMORY, 3);
+	struct pollfd p = {.events = POLLIN};
+	uint64_t began;
+
+	assert_int_equal(channel_listen("127.0.0.1", 0, &p.fd, NULL), 0);
+	t->config.port = twin_port(p.fd);
+	twin_protect(t);
+	assert_int_equal(poll(&p, 1, 60000), 1);
+	began = clock_ns();
+	assert_int_equal(replicator_stop(t->replicator, TWIN_SOON, NULL), 0);
+	twin_end(t);
+	assert_true(clock_ns() - began < 20 * NS_PER_SEC);
+	close(p.fd);
+}
+
 static void refused(const struct replicate_config *standby, const char *because)
 {
 	struct replicate_config c = twin_config();
@@ -386,6 +406,7 @@ int main(void)
 		cmocka_unit_test(silence_is_a_loss),
 		cmocka_unit_test(ownership_decides),
 		cmocka_unit_test(what_was_handed_over_stands_still_for_good),
+		cmocka_unit_test(stopped_while_connecting),
 		cmocka_unit_test(refusals_say_why),
 		cmocka_unit_test(failed_commit_breaks_the_twin),
 		cmocka_unit_test(failed_seal_is_tried_again),
