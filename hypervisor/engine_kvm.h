@@ -37,6 +37,7 @@ struct engine {
 	bool base; /* CPU model pollux-base, not the host's */
 	bool xsave2;
 	uint32_t clock_flags;
+	uint64_t clock_lead; /* state_clock_lead() */
 
 	struct vcpu_image image; /* scratch; state calls are made by one thread at a time */
 	struct buf power_on;     /* state as created, for vcpus_reset() */

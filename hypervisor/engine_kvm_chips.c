@@ -24,9 +24,19 @@ int kvm_chips_save(struct engine *en, struct buf *out, struct error *e)
 		rc = kvm_try(en->vm, KVM_GET_PIT2, &chips.pit, "read the PIT", e);
 	if (!rc)
 		rc = kvm_try(en->vm, KVM_GET_CLOCK, &chips.clock, "read the guest's clock", e);
-	if (!rc)
-		state_chips_save(&chips, out);
-	return rc;
+	if (rc)
+		return rc;
+	chips.clock.realtime += en->clock_lead;
+	state_chips_save(&chips, out);
+	return 0;
+}
+
+static uint64_t wall_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
 /* After the LAPICs: setting the IOAPIC delivers what waits in its pins. The clock
@@ -41,6 +51,7 @@ int kvm_chips_load(struct engine *en, struct chips_image *chips, struct error *e
 	if (!rc)
 		rc = kvm_try(en->vm, KVM_SET_PIT2, &chips->pit, "set the PIT", e);
 	chips->clock.flags &= en->clock_flags;
+	en->clock_lead = state_clock_lead(&chips->clock, wall_now());
 	if (!rc)
 		rc = kvm_try(en->vm, KVM_SET_CLOCK, &chips->clock, "set the guest's clock", e);
 	return rc;

@@ -67,6 +67,13 @@ static void clock_put(struct buf *b, const struct kvm_clock_data *s)
 	state_section_end(b, at);
 }
 
+uint64_t state_clock_lead(const struct kvm_clock_data *loaded, uint64_t wall_now)
+{
+	bool ahead = loaded->flags & KVM_CLOCK_REALTIME && loaded->realtime > wall_now;
+
+	return ahead ? loaded->realtime - wall_now : 0;
+}
+
 void state_chips_save(const struct chips_image *chips, struct buf *out)
 {
 	pic_put(out, chips, 0);

@@ -78,6 +78,10 @@ int state_cpuid_compare(const struct kvm_cpuid2 *own, const struct state_section
 			struct error *e) MUST_CHECK;
 
 /* state_chips.c */
+/* By how many ns the wall that a loaded clock follows is ahead of `wall_now`, this host's. What is
+ * saved here counts that in. Else a guest that goes to and fro would gain the difference between
+ * two hosts each time it comes to the one that is ahead. */
+uint64_t state_clock_lead(const struct kvm_clock_data *loaded, uint64_t wall_now);
 void state_chips_save(const struct chips_image *chips, struct buf *out);
 int state_chips_open(const struct state_view *v, struct chips_image *out,
 		     struct error *e) MUST_CHECK;

@@ -24,6 +24,7 @@ struct soft_clock {
 	uint32_t tsc_khz;
 	uint64_t wall;    /* MSR_KVM_WALL_CLOCK */
 	int64_t kvmclock; /* the guest's paravirtual clock less soft_now() */
+	uint64_t lead;    /* state_clock_lead() */
 };
 
 /* Deterministic runs. What is not locked is the first vCPU's thread's, or the pauser's. */

@@ -32,7 +32,7 @@ static void clock_make(const struct engine *en, struct kvm_clock_data *out)
 {
 	*out = (struct kvm_clock_data){
 		.clock = soft_kvmclock_read(en),
-		.realtime = soft_wall_now(en),
+		.realtime = soft_wall_now(en) + en->clock.lead,
 		.flags = KVM_CLOCK_REALTIME,
 	};
 }
@@ -45,6 +45,7 @@ static void clock_take(struct engine *en, const struct kvm_clock_data *in)
 	if (in->flags & KVM_CLOCK_REALTIME && now > in->realtime)
 		clock += now - in->realtime;
 	en->clock.kvmclock = (int64_t)(clock - soft_now(en));
+	en->clock.lead = state_clock_lead(in, now);
 }
 
 /* TSCs that are within a second of each other were meant to be equal: the moments at

@@ -599,6 +599,79 @@ static void test_unknown_versions_are_refused(void **state)
 	damaged_free(&d);
 }
 
+#define HOUR_NS (3600 * NS_PER_SEC)
+
+static const uint8_t *clock_section(const struct buf *state)
+{
+	struct state_view v;
+
+	assert_int_equal(state_open(state->data, state->len, &v, NULL), 0);
+	return state_find(&v, STATE_CLOCK, 0)->data;
+}
+
+static uint64_t clock_of(const struct buf *state)
+{
+	uint64_t ns;
+
+	memcpy(&ns, clock_section(state), sizeof(ns));
+	return ns;
+}
+
+static void clock_move(struct buf *b, int64_t by)
+{
+	uint64_t wall;
+
+	memcpy(&wall, b->data + 8, sizeof(wall));
+	wall += (uint64_t)by;
+	memcpy(b->data + 8, &wall, sizeof(wall));
+}
+
+static void edit_clock_ahead(struct buf *b)
+{
+	clock_move(b, (int64_t)HOUR_NS);
+}
+
+static void edit_clock_behind(struct buf *b)
+{
+	clock_move(b, -(int64_t)HOUR_NS);
+}
+
+static void clock_hop(struct damaged *d, struct buf *state, edit_fn *edit)
+{
+	struct error e = {0};
+	struct buf next = {0};
+
+	sections_copy(&next, state, STATE_CLOCK, edit);
+	error_fail("load", vm_state_load(d->g.vm, next.data, next.len, &e), &e);
+	buf_reset(state);
+	error_fail("save", vm_state_save(d->g.vm, state, &e), &e);
+	buf_free(&next);
+}
+
+/* To and fro between this host and one whose clock is an hour ahead, and is played by what a state
+ * says: to go there is to find it an hour older. The guest gains that hour once. */
+static void test_hosts_that_disagree_about_the_time(void **state)
+{
+	for (unsigned i = 0; guest_engine_next(&i);) {
+		struct damaged d = {0};
+		struct buf s = {0};
+		uint64_t began;
+
+		damaged_make(&d, 1);
+		buf_put(&s, d.good.data, d.good.len);
+		began = clock_of(&s);
+		/* KVM tells the wall only where the host's own clock is its TSC. */
+		for (unsigned moves = 0; moves < 3 && clock_section(&s)[16]; moves++) {
+			clock_hop(&d, &s, edit_clock_behind);
+			assert_true(clock_of(&s) - began >= HOUR_NS);
+			clock_hop(&d, &s, edit_clock_ahead);
+			assert_true(clock_of(&s) - began < HOUR_NS + HOUR_NS / 2);
+		}
+		buf_free(&s);
+		damaged_free(&d);
+	}
+}
+
 /* What an older release saved: the device is told which version it gets. */
 static void test_older_versions_of_a_device_are_read(void **state)
 {
@@ -670,6 +743,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_each_field_is_refused_by_name),
 		cmocka_unit_test(test_unknown_sections),
 		cmocka_unit_test(test_unknown_versions_are_refused),
+		cmocka_unit_test(test_hosts_that_disagree_about_the_time),
 		cmocka_unit_test(test_older_versions_of_a_device_are_read),
 		cmocka_unit_test(test_another_number_of_vcpus_is_refused),
 		cmocka_unit_test(test_a_running_vm_is_refused),
