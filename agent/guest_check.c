@@ -22,12 +22,17 @@
 #define ANSWER_NS  (20 * NS_PER_SEC)
 #define MEASURE_NS (6 * NS_PER_SEC) /* after the answer */
 
+static void timer_set(struct guest *g, uint64_t at)
+{
+	if (g->check.timer)
+		loop_timer_set(g->check.timer, at);
+}
+
 void guest_answer_came(struct guest *g)
 {
 	g->check.number = 0;
 	g->check.answered = false;
-	if (g->check.timer)
-		loop_timer_set(g->check.timer, 0);
+	timer_set(g, 0);
 }
 
 static void answer_late(void *ctx)
@@ -49,14 +54,12 @@ static void answer_late(void *ctx)
 
 void guest_answer_wait(struct guest *g)
 {
-	if (!g->check.timer && loop_timer(g->agent->loop, answer_late, g, &g->check.timer)) {
+	if (!g->check.timer && loop_timer(g->agent->loop, answer_late, g, &g->check.timer))
 		log_warn("%s: the answer is waited for without a limit", g->name);
-		return;
-	}
 	g->check.operation = g->operation.id;
 	if (!g->check.number)
 		g->check.number = ++g->agent->last_check;
-	loop_timer_set(g->check.timer, clock_ns() + ANSWER_NS);
+	timer_set(g, clock_ns() + ANSWER_NS);
 }
 
 bool guest_check_is(const struct guest *g, uint64_t number)
@@ -387,7 +390,7 @@ static void answer_take(struct guest *g, const json_t *message)
 	}
 	g->check.result = json_deep_copy(result);
 	g->check.answered = true;
-	loop_timer_set(g->check.timer, clock_ns() + MEASURE_NS);
+	timer_set(g, clock_ns() + MEASURE_NS);
 	if (json_is_true(json_object_get(result, "possible")))
 		guest_forecast_link(g, json_is_true(json_object_get(message, "burst")),
 				    json_text_of(message, "why"));
