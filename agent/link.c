@@ -32,6 +32,8 @@ struct link {
 	uint16_t port;
 	bool dialed;
 	char peer_name[256], peer_role[32];
+	char own_name[AGENT_NAME_MAX + 1];
+	struct parcel *hello; /* not sent yet: of the thread, and from LINK_UP on of the loop's */
 	pthread_t thread;
 	int fd; /* accepted: until the handshake takes it over */
 
@@ -81,43 +83,45 @@ static void ended_put(struct link *k, const char *why)
 
 /* ---- queue ------------------------------------------------------------------- */
 
+static void parcel_free(struct parcel *p)
+{
+	if (p)
+		free(p->text);
+	free(p);
+}
+
 static void queue_clear(struct link *k)
 {
 	struct parcel *p;
 
 	while ((p = STAILQ_FIRST(&k->queue))) {
 		STAILQ_REMOVE_HEAD(&k->queue, entry);
-		free(p->text);
-		free(p);
+		parcel_free(p);
 	}
 	k->queued = 0;
 }
 
+/* Takes over `message`. NULL: it cannot be sent. */
 static struct parcel *parcel_of(json_t *message)
 {
-	struct parcel *p = calloc(1, sizeof(*p));
+	struct parcel *p = message ? calloc(1, sizeof(*p)) : NULL;
 
-	if (!p)
-		return NULL;
-	p->text = json_dumps(message, JSON_COMPACT);
-	if (!p->text) {
-		free(p);
-		return NULL;
-	}
-	p->len = strlen(p->text);
-	return p;
+	if (p)
+		p->text = json_dumps(message, JSON_COMPACT);
+	json_decref(message);
+	if (p && p->text)
+		p->len = strlen(p->text);
+	if (p && p->text && p->len <= PEER_MESSAGE_MAX)
+		return p;
+	parcel_free(p);
+	return NULL;
 }
 
-void link_send(struct link *k, json_t *message)
+static void parcel_put(struct link *k, struct parcel *p)
 {
-	struct parcel *p = message ? parcel_of(message) : NULL;
 	bool full;
 
-	json_decref(message);
-	if (!p || p->len > PEER_MESSAGE_MAX) {
-		if (p)
-			free(p->text);
-		free(p);
+	if (!p) {
 		link_shutdown(k, "a message could not be made");
 		return;
 	}
@@ -129,6 +133,31 @@ void link_send(struct link *k, json_t *message)
 	pthread_mutex_unlock(&k->lock);
 	if (full)
 		link_shutdown(k, "the peer takes no messages: the queue is full");
+}
+
+void link_send(struct link *k, json_t *message)
+{
+	parcel_put(k, parcel_of(message));
+}
+
+static void hello_put(struct link *k)
+{
+	struct parcel *p = k->hello;
+
+	k->hello = NULL;
+	if (p)
+		parcel_put(k, p);
+}
+
+/* The other one waits for it in vain, should it be of a name that is nobody's. */
+static bool chooses(const struct link *k)
+{
+	return strcmp(k->own_name, k->peer_name) < 0;
+}
+
+void link_welcome(struct link *k)
+{
+	hello_put(k);
 }
 
 void link_shutdown(struct link *k, const char *why)
@@ -188,8 +217,7 @@ static int parcel_send(struct link *k, struct parcel *p)
 				    clock_ns() + SEND_NS);
 	rc = channel_send(k->channel, PEER_RECORD_MESSAGE, RECORD_MANDATORY, &iov, 1,
 			  clock_ns() + SEND_NS);
-	free(p->text);
-	free(p);
+	parcel_free(p);
 	return rc;
 }
 
@@ -251,14 +279,22 @@ static const char *ended_text(int rc)
 	return rc == -EPIPE ? "closed by the peer" : strerror(-rc);
 }
 
-/* One message, heartbeats passed over. */
-static int message_receive(struct link *k, uint64_t loss_ns, json_t **out, struct error *e)
+static uint64_t sooner(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* One message, heartbeats passed over; until `end` at the latest. */
+static int message_receive(struct link *k, uint64_t loss_ns, uint64_t end, json_t **out,
+			   struct error *e)
 {
 	struct record r;
 	int rc;
 
 	for (;;) {
-		rc = channel_receive(k->channel, &r, clock_ns() + loss_ns);
+		rc = channel_receive(k->channel, &r, sooner(clock_ns() + loss_ns, end));
+		if (rc == -ETIMEDOUT && clock_ns() >= end)
+			return error_set(e, rc, "it has not said that it wants this connection");
 		if (rc == -ETIMEDOUT)
 			return error_set(e, rc, "silent for %llu ms",
 					 (unsigned long long)(loss_ns / NS_PER_MS));
@@ -283,24 +319,39 @@ static uint64_t loss_time(const struct link *k, const json_t *hello)
 	return least > k->config.loss_ns ? least : k->config.loss_ns;
 }
 
+/* The other one finds the same, and gives up first. */
+static void version_tell(struct link *k)
+{
+	json_t *message = NULL;
+	struct error e = {0};
+
+	hello_put(k);
+	if (!message_receive(k, k->config.hello_ns, clock_ns() + k->config.hello_ns, &message, &e))
+		json_decref(message);
+}
+
 static int messages_run(struct link *k, struct error *e)
 {
 	json_t *message = NULL;
 	uint64_t loss;
 	int rc;
 
-	rc = message_receive(k, HANDSHAKE_NS, &message, e);
+	if (!chooses(k))
+		hello_put(k);
+	rc = message_receive(k, k->config.hello_ns, clock_ns() + k->config.hello_ns, &message, e);
 	if (rc)
 		return rc;
 	rc = hello_check(message, k, e);
 	if (rc) {
 		json_decref(message);
+		if (rc == -EPROTO && chooses(k))
+			version_tell(k);
 		return rc;
 	}
 	loss = loss_time(k, message);
 	event_put(k, LINK_UP, message, "");
 	for (;;) {
-		rc = message_receive(k, loss, &message, e);
+		rc = message_receive(k, loss, UINT64_MAX, &message, e);
 		if (rc)
 			return rc;
 		event_put(k, LINK_MESSAGE, message, "");
@@ -409,6 +460,8 @@ static int link_new(const struct link_config *c, struct link **out)
 	k->ended = ended;
 	k->config = *c;
 	k->config.hello = NULL;
+	snprintf(k->own_name, sizeof(k->own_name), "%s", json_text_of(c->hello, "name"));
+	k->hello = parcel_of(c->hello);
 	k->fd = k->abort_fd = -1;
 	STAILQ_INIT(&k->queue);
 	pthread_mutex_init(&k->lock, NULL);
@@ -416,7 +469,8 @@ static int link_new(const struct link_config *c, struct link **out)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&k->wake, &attr);
 	pthread_condattr_destroy(&attr);
-	link_send(k, c->hello);
+	if (!k->hello)
+		link_shutdown(k, "a message could not be made");
 	*out = k;
 	return 0;
 }
@@ -428,6 +482,7 @@ static void link_release(struct link *k)
 	if (k->abort_fd >= 0)
 		close(k->abort_fd);
 	queue_clear(k);
+	parcel_free(k->hello);
 	free(k->ended);
 	pthread_cond_destroy(&k->wake);
 	pthread_mutex_destroy(&k->lock);

@@ -4,6 +4,9 @@
  * shakes hands and receives; a second one sends what is queued, and a heartbeat
  * when there was nothing to send, so that neither a busy loop nor a full socket
  * delays the other's view of this host.
+ *
+ * Either host may have dialed, or both. The one whose name sorts first chooses: it has the other's
+ * hello at once, and its own is its verdict, sent by link_welcome().
  */
 #ifndef POLLUX_AGENT_LINK_H
 #define POLLUX_AGENT_LINK_H
@@ -35,8 +38,9 @@ void link_event_free(struct link_event *event);
 struct link_config {
 	struct mailbox *box; /* gets struct link_event */
 	const struct channel_identity *identity;
-	uint64_t heartbeat_ns, loss_ns;
-	json_t *hello; /* the first message that is sent; taken over also on failure */
+	uint64_t heartbeat_ns, loss_ns, hello_ns; /* hello_ns: for the other side's, at most */
+	json_t *hello; /* the first message that is sent, with this host's "name"; taken over also
+			  on failure */
 };
 
 int link_dial(const struct link_config *c, const char *address, uint16_t port, const char *name,
@@ -45,6 +49,8 @@ int link_dial(const struct link_config *c, const char *address, uint16_t port, c
 int link_accept(const struct link_config *c, int fd, struct link **out) MUST_CHECK;
 /* Loop's thread. Queues and never waits; a queue that overflows ends the link. */
 void link_send(struct link *k, json_t *message);
+/* After LINK_UP, and before anything is sent: this link is chosen. */
+void link_welcome(struct link *k);
 void link_shutdown(struct link *k, const char *why);
 void link_free(struct link *k); /* ends it if need be, waits for its threads */
 /* From LINK_UP on: what the certificate proved. */

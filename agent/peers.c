@@ -13,6 +13,7 @@
 #define LOG_MODULE       "peer"
 #define BACKOFF_FIRST_NS (50 * NS_PER_MS)
 #define BACKOFF_MOST_NS  (2 * NS_PER_SEC)
+#define HELLO_NS         (8 * NS_PER_SEC)
 #define STRANGERS_MAX    16 /* accepted links that have not yet said who they are */
 
 struct peer {
@@ -49,10 +50,11 @@ struct peers {
 static json_t *hello_make(struct peers *all)
 {
 	json_t *hello = all->events.hello(all->events.ctx);
-	json_t *own = json_pack("{s:s, s:i, s:s, s:s, s:s, s:I}", "type", "hello", "version",
-				(int)AGENT_PROTOCOL, "name", all->config->name, "instance",
-				all->instance, "software", version_text, "heartbeat_ms",
-				(json_int_t)(all->config->heartbeat_ns / NS_PER_MS));
+	json_t *own =
+		json_pack("{s:s, s:i, s:s, s:s, s:s, s:b, s:I}", "type", "hello", "version",
+			  (int)AGENT_PROTOCOL, "name", all->config->name, "instance", all->instance,
+			  "software", version_text, "chosen", true, "heartbeat_ms",
+			  (json_int_t)(all->config->heartbeat_ns / NS_PER_MS));
 
 	if (own && hello && json_object_update(own, hello)) {
 		json_decref(own);
@@ -68,6 +70,7 @@ static struct link_config link_config_of(struct peers *all)
 				    .identity = all->identity,
 				    .heartbeat_ns = all->config->heartbeat_ns,
 				    .loss_ns = all->config->loss_ns,
+				    .hello_ns = HELLO_NS,
 				    .hello = hello_make(all)};
 }
 
@@ -175,6 +178,7 @@ static void stranger_introduce(struct peers *all, struct known_link *known)
 
 static void peer_keep(struct peer *p, struct link *link, const json_t *hello)
 {
+	link_welcome(link);
 	p->link = link;
 	p->hello = json_deep_copy(hello);
 	p->up_since_ns = clock_ns();
@@ -197,18 +201,22 @@ static void peer_lose(struct peer *p, const char *why)
 	p->all->events.down(p->all->events.ctx, p, why);
 }
 
-/* Both sides see both links and must drop the same one: kept is the one that the host
- * with the smaller name dialed. A process that was started anew knows of no older link. */
+/* Both sides must keep the same one: the host with the smaller name chooses, and its hello comes
+ * over no other (unless it is of a version that sends it over all, and keeps what it has dialed
+ * itself). It keeps what is in use: the other one may have dialed before it knew of that. But who
+ * dials again has lost what it had dialed before, and a process that was started anew knows of no
+ * older link. */
 static bool second_link_wins(const struct peer *p, const struct link *second, const json_t *hello)
 {
 	bool own_is_smaller = strcmp(p->all->config->name, p->config->name) < 0;
-	bool first_dialed = link_dialed(p->link), second_dialed = link_dialed(second);
 
 	if (strcmp(json_text_of(p->hello, "instance"), json_text_of(hello, "instance")) != 0)
 		return true;
-	if (first_dialed == second_dialed)
+	if (link_dialed(p->link) == link_dialed(second))
 		return true;
-	return second_dialed == own_is_smaller;
+	if (own_is_smaller)
+		return false;
+	return json_is_true(json_object_get(hello, "chosen")) || !link_dialed(second);
 }
 
 static void link_up(struct peers *all, struct link *link, const json_t *hello)
@@ -256,6 +264,8 @@ static void link_forget(struct peers *all, struct known_link *known)
 static void dial_failed(struct peer *p, const char *why)
 {
 	p->dialing = NULL;
+	if (p->link)
+		return;
 	snprintf(p->why, sizeof(p->why), "%s", why);
 	if (strcmp(p->why, p->logged) != 0)
 		log_warn("cannot connect to %s: %s", p->config->name, why);
@@ -328,6 +338,7 @@ int peers_create(const struct agent_config *c, const struct channel_identity *id
 
 		*p = (struct peer){
 			.all = all, .config = &c->peers[i], .backoff_ns = BACKOFF_FIRST_NS};
+		snprintf(p->why, sizeof(p->why), PEER_NOT_YET);
 		rc = loop_timer(l, peer_dial, p, &p->redial);
 	}
 	if (rc) {

@@ -10,6 +10,8 @@
 #include "agent/json_text.h"
 #include "channel/channel.h"
 
+#define PEER_NOT_YET "the first attempt has not ended yet"
+
 struct peers;
 struct peer;
 

@@ -38,6 +38,7 @@ static struct said {
 	char type[32], why[256];
 } said[64];
 static unsigned said_count;
+static bool welcoming; /* whoever may choose takes every link */
 
 static void take(void *ctx, struct mail *m)
 {
@@ -48,6 +49,8 @@ static void take(void *ctx, struct mail *m)
 	*s = (struct said){.link = e->link, .kind = e->kind};
 	snprintf(s->type, sizeof(s->type), "%s", json_text_of(e->message, "type"));
 	snprintf(s->why, sizeof(s->why), "%.255s", e->why);
+	if (e->kind == LINK_UP && welcoming)
+		link_welcome(e->link);
 	link_event_free(e);
 }
 
@@ -87,6 +90,7 @@ static int setup(void **state)
 	struct error e = {0};
 
 	said_count = 0;
+	welcoming = true;
 	snprintf(folder, sizeof(folder), "/tmp/pollux-link-XXXXXX");
 	assert_non_null(mkdtemp(folder));
 	alice = identity("one", "alice", "peer");
@@ -122,6 +126,7 @@ static struct link_config config_of(const struct channel_identity *id, json_t *f
 				    .identity = id,
 				    .heartbeat_ns = 20 * NS_PER_MS,
 				    .loss_ns = LOSS_NS,
+				    .hello_ns = 20 * NS_PER_SEC,
 				    .hello = first};
 }
 
@@ -155,6 +160,13 @@ static struct link *accept_as(const struct channel_identity *id, json_t *first)
 
 	assert_int_equal(link_accept(&c, accept_next(), &k), 0);
 	return k;
+}
+
+/* bob dials alice. */
+static struct link *accept_dialed(struct link **bobs)
+{
+	*bobs = dial(bob, "alice", hello("bob", AGENT_PROTOCOL));
+	return accept_as(alice, hello("alice", AGENT_PROTOCOL));
 }
 
 static const struct said *heard(const struct link *k, enum link_event_kind kind, const char *type)
@@ -291,6 +303,46 @@ static void test_nobody_listens(void **state)
 	link_free(a);
 }
 
+/* alice, whose name sorts first, hears of bob before he hears of her. */
+static void test_chosen(void **state)
+{
+	struct link *a, *b;
+
+	welcoming = false;
+	a = accept_dialed(&b);
+	wait_for(a, LINK_UP, "hello");
+	link_shutdown(a, "another one");
+	assert_string_equal(wait_for(a, LINK_ENDED, NULL)->why, "another one");
+	assert_non_null(strstr(wait_for(b, LINK_ENDED, NULL)->why, "closed by the peer"));
+	assert_null(heard(b, LINK_UP, NULL));
+	link_free(a);
+	link_free(b);
+	a = accept_dialed(&b);
+	wait_for(a, LINK_UP, "hello");
+	link_welcome(a);
+	link_send(a, json_pack("{s:s}", "type", "one"));
+	wait_for(b, LINK_MESSAGE, "one");
+	assert_non_null(heard(b, LINK_UP, "hello"));
+	link_free(a);
+	link_free(b);
+}
+
+/* Heartbeats come, and no verdict: that is not waited for for ever. */
+static void test_never_chosen(void **state)
+{
+	struct link_config c = config_of(bob, hello("bob", AGENT_PROTOCOL));
+	struct link *a, *b;
+
+	welcoming = false;
+	c.hello_ns = 300 * NS_PER_MS;
+	assert_int_equal(link_dial(&c, "127.0.0.1", port, "alice", &b), 0);
+	a = accept_as(alice, hello("alice", AGENT_PROTOCOL));
+	assert_non_null(strstr(wait_for(b, LINK_ENDED, NULL)->why, "has not said"));
+	assert_null(heard(b, LINK_UP, NULL));
+	link_free(a);
+	link_free(b);
+}
+
 /* A message that no link may carry ends it, and is not silently dropped. */
 static void test_too_long(void **state)
 {
@@ -322,6 +374,8 @@ int main(void)
 		LINK(test_abort),
 		LINK(test_nobody_listens),
 		LINK(test_too_long),
+		LINK(test_chosen),
+		LINK(test_never_chosen),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
