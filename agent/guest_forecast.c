@@ -64,11 +64,17 @@ static void probe_echoed(void *ctx, int rc, const json_t *reply, const char *tex
 		g->migration.probe = 0;
 }
 
+/* The answer may never come: a target that is busy with another one gives none. */
+static bool probe_goes_on(const struct migration *m)
+{
+	return m->probe && clock_ns() - m->probe_ns < 2 * ECHO_NS;
+}
+
 void guest_probe(struct guest *g)
 {
 	const struct peer *p = peers_find(g->agent->peers, g->peer);
 
-	if (!probe_wanted(g) || g->migration.probe || !p || !guest_peer_can(p, "probe"))
+	if (!probe_wanted(g) || probe_goes_on(&g->migration) || !p || !guest_peer_can(p, "probe"))
 		return;
 	g->migration.probe = ++g->agent->last_probe;
 	g->migration.probe_ns = clock_ns();

@@ -47,7 +47,6 @@ static bool migrate_taken(int host, const char *vm)
 	return vm_call(host, vm, "migrate", body) == 202;
 }
 
-/* Of two links that both hosts have made at once one goes, and with it, for a moment, the peer. */
 static void migrate_ask(int host, const char *vm)
 {
 	WAIT_FOR(migrate_taken(host, vm), vm);
@@ -346,6 +345,25 @@ static void test_protected_goes_on(void **state)
 	assert_true(vm_says(0, "torpid-1", "why", "UNPROTECTED: the standby is lost"));
 }
 
+/* One answer that was lost does not end the rehearsals of a handover. */
+static void test_probed_again(void **state)
+{
+	struct guest *g;
+	uint64_t last;
+
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	g = guest_at(0, "hold-1");
+	last = g->agent->last_probe;
+	g->migration.probe = last + 1000;
+	g->migration.probe_ns = clock_ns();
+	guest_probe(g);
+	assert_int_equal(g->agent->last_probe, last);
+	g->migration.probe_ns -= 5 * NS_PER_SEC;
+	guest_probe(g);
+	assert_int_equal(g->agent->last_probe, last + 1);
+}
+
 /* It was offered, and had not begun. */
 static void test_restarted_before_it_began(void **state)
 {
@@ -628,6 +646,7 @@ int main(int argc, char **argv)
 		FLOW(test_restarted_before_it_is_handed_over),
 		FLOW(test_restarted_then_lost),
 		FLOW(test_lost_before_it_was_handed_over),
+		FLOW(test_probed_again),
 		FLOW(test_restarted_before_it_began),
 		FLOW(test_protected_moves),
 		FLOW(test_protected_restarted_cancelled),
