@@ -24,12 +24,14 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hypervisor/machine.h"
 
 #define LOG_MODULE "lazy"
 #define MESSAGES   16
+#define AGAIN_NS   (10 * NS_PER_MS)
 
 struct vm_lazy {
 	struct vm *vm;
@@ -147,19 +149,33 @@ static int page_copy(struct vm_lazy *l, uint64_t page, const void *bytes)
 	return rc;
 }
 
-/* A hole that was touched. There it may be already, with one who waits all the same. */
-static void hole_fill(struct vm_lazy *l, uint64_t page)
+static int page_zero(struct vm_lazy *l, uint64_t page)
 {
 	struct uffdio_zeropage zero = {.range = {page_address(l, page), VM_PAGE_SIZE}};
-	int rc;
+	int rc = fault_point("lazy.zero");
 
+	if (rc)
+		return rc;
 	do {
 		rc = ioctl(l->vm->uffd, UFFDIO_ZEROPAGE, &zero) ? -errno : 0;
 	} while (rc == -EAGAIN);
-	if (rc == -EEXIST)
-		page_wake(l, page);
-	else if (rc && rc != -ENOENT) /* ENOENT: no longer registered, nobody waits */
-		log_error_rc(rc, "a page of zeros cannot be made");
+	return rc;
+}
+
+/* A hole that was touched. There it may be already, with one who waits all the same. Where memory
+ * is short whoever waits is woken after a moment, and faults again: its message was read. */
+static void hole_fill(struct vm_lazy *l, uint64_t page)
+{
+	struct timespec moment = {0, AGAIN_NS};
+	int rc = page_zero(l, page);
+
+	if (!rc || rc == -ENOENT) /* ENOENT: no longer registered, nobody waits */
+		return;
+	if (rc != -EEXIST) {
+		log_error_rc(rc, "a page of zeros cannot be made; it is tried again");
+		(void)nanosleep(&moment, NULL);
+	}
+	page_wake(l, page);
 }
 
 int vm_lazy_put(struct vm_lazy *l, uint64_t page, const void *bytes)

@@ -253,6 +253,31 @@ static void test_zeros_take_no_memory(void **state)
 	feeder_free(&feeder);
 }
 
+static void *hole_touch(void *ctx)
+{
+	return (void *)(uintptr_t)(1 + vm_ram(vm)[7 * VM_PAGE_SIZE]);
+}
+
+/* Memory may be short for a moment; the end of the postcopy may be far. */
+static void test_holes_come_at_last(void **state)
+{
+	pthread_t reader;
+	void *seen;
+
+	memset(vm_ram(vm), 1, DOUBLE_MEMORY);
+	begin();
+	for (uint64_t i = 0; i < PAGES; i++)
+		assert_int_equal(vm_lazy_put(feeder.lazy, i, NULL), 0);
+	fault_arm("lazy.zero", 1, ENOMEM);
+	fault_arm("lazy.zero", 2, ENOMEM);
+	assert_int_equal(thread_start(&reader, "reader", hole_touch, NULL), 0);
+	pthread_join(reader, &seen);
+	assert_int_equal((uintptr_t)seen, 1);
+	assert_int_equal(fault_point("lazy.zero"), 0); /* both were met */
+	vm_lazy_end(feeder.lazy);
+	feeder_free(&feeder);
+}
+
 /* Whoever touches a hole at that moment goes on. */
 static void test_ends_while_touched(void **state)
 {
@@ -654,16 +679,27 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_pages_come),           T(test_some_are_there),
-		T(test_on_fault_only),        T(test_written_pages_stay),
-		T(test_zeros_take_no_memory), T(test_ends_while_touched),
-		T(test_huge_pages),           T(test_refusals),
-		T(test_dirty_sample_counts),  T(test_the_kernel_waits),
-		T(test_a_disk_waits),         T(test_blk),
-		T(test_blk_in_flight),        T(test_net),
-		T(test_never_read),           T(test_never_written_status),
-		T(test_never_written_data),   T(test_never_written_first_page),
-		T(test_never_written_header), T(test_never_written_ring),
+		T(test_pages_come),
+		T(test_some_are_there),
+		T(test_on_fault_only),
+		T(test_written_pages_stay),
+		T(test_zeros_take_no_memory),
+		T(test_holes_come_at_last),
+		T(test_ends_while_touched),
+		T(test_huge_pages),
+		T(test_refusals),
+		T(test_dirty_sample_counts),
+		T(test_the_kernel_waits),
+		T(test_a_disk_waits),
+		T(test_blk),
+		T(test_blk_in_flight),
+		T(test_net),
+		T(test_never_read),
+		T(test_never_written_status),
+		T(test_never_written_data),
+		T(test_never_written_first_page),
+		T(test_never_written_header),
+		T(test_never_written_ring),
 		T(test_never_sent),
 	};
 
