@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vm-process/process.h"
@@ -123,7 +124,8 @@ static int disks_each(struct process *p, int folder, int flags, disk_fn *fn, con
 		if (fd >= 0)
 			close(fd);
 		if (rc)
-			error_set(e, rc, "cannot %s disk %u: %s", what, i, strerror(-rc));
+			error_set(e, rc, "cannot %s disk %u: %s", what, i,
+				  rc == -EBADMSG ? "the copy has another size" : strerror(-rc));
 	}
 	return rc;
 }
@@ -131,6 +133,16 @@ static int disks_each(struct process *p, int folder, int flags, disk_fn *fn, con
 static int disk_keep(const struct disk_backend *d, int copy, const atomic_bool *cancel)
 {
 	return ftruncate(copy, (off_t)d->size) ? -errno : disk_copy(d->fd, copy, d->size, cancel);
+}
+
+/* A copy that was cut short or made longer is not what was kept. */
+static int disk_check(const struct disk_backend *d, int copy, const atomic_bool *cancel)
+{
+	struct stat st;
+
+	if (fstat(copy, &st))
+		return -errno;
+	return S_ISREG(st.st_mode) && (uint64_t)st.st_size == d->size ? 0 : -EBADMSG;
 }
 
 static int disk_put_back(const struct disk_backend *d, int copy, const atomic_bool *cancel)
@@ -145,5 +157,9 @@ int image_disks_copy(struct process *p, int folder, const atomic_bool *cancel, s
 
 int image_disks_put_back(struct process *p, int folder, const atomic_bool *cancel, struct error *e)
 {
+	int rc = disks_each(p, folder, O_RDONLY, disk_check, "put back", cancel, e);
+
+	if (rc)
+		return rc;
 	return disks_each(p, folder, O_RDONLY, disk_put_back, "put back", cancel, e);
 }
