@@ -291,6 +291,7 @@ void vm_unstall(struct vm *vm, enum vm_stall_by who);
  * nor ends it, and vm_is_running() does not look at it. Engine sim: does nothing, whoever
  * calls vm_step() sets the pace. */
 void vm_throttle(struct vm *vm, unsigned percent);
+unsigned vm_throttle_now(const struct vm *vm); /* percent */
 bool vm_is_running(const struct vm *vm);
 bool vm_has_ended(const struct vm *vm); /* powered off or crashed */
 
@@ -330,6 +331,7 @@ bool vm_ram_is_whole(const struct vm *vm);
 /* On has one user at a time, who turns it off: -EBUSY for another, and while memory is still
  * to come (vm_lazy_begin()). */
 int vm_log_dirty(struct vm *vm, bool on) MUST_CHECK;
+bool vm_is_logging_dirty(const struct vm *vm);
 int vm_dirty_harvest(struct vm *vm, uint64_t *map) MUST_CHECK;
 /* Log for `ns` and count: how many pages were written in that time. The calling thread
  * sleeps meanwhile. -EBUSY as above; and so is vm_log_dirty(), until it has ended. */

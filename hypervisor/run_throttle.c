@@ -120,3 +120,14 @@ void vm_throttle(struct vm *vm, unsigned percent)
 	if (rc)
 		log_warn_rc(rc, "the guest stays at full speed");
 }
+
+unsigned vm_throttle_now(const struct vm *vm)
+{
+	struct throttle *t = vm->throttle;
+	unsigned percent;
+
+	pthread_mutex_lock(&t->lock);
+	percent = t->percent;
+	pthread_mutex_unlock(&t->lock);
+	return percent;
+}

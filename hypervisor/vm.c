@@ -318,6 +318,11 @@ int vm_log_dirty(struct vm *vm, bool on)
 	return rc;
 }
 
+bool vm_is_logging_dirty(const struct vm *vm)
+{
+	return atomic_load(&vm->logging);
+}
+
 static int dirty_count(struct vm *vm, uint64_t *map, uint64_t *pages)
 {
 	int rc = vm_dirty_harvest(vm, map);

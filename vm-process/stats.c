@@ -74,6 +74,13 @@ static const char *state_name(const struct process *p)
 	return replicator_state_name(p->replicator_state);
 }
 
+static void vm_put(const struct vm *vm, json_t *out)
+{
+	json_object_set_new(out, "engine", json_string(vm_engine_name(vm)));
+	json_object_set_new(out, "throttle", json_integer(vm_throttle_now(vm)));
+	json_object_set_new(out, "log_dirty", json_boolean(vm_is_logging_dirty(vm)));
+}
+
 json_t *stats_json(struct process *p)
 {
 	static const char *const roles[] = {"none", "primary", "standby"};
@@ -90,7 +97,7 @@ json_t *stats_json(struct process *p)
 	json_object_set_new(o, "handover", json_boolean(p->session.handover));
 	primary_handed_put(p, o);
 	if (p->vm)
-		json_object_set_new(o, "engine", json_string(vm_engine_name(p->vm)));
+		vm_put(p->vm, o);
 	if (p->dump)
 		json_object_set_new(o, "dump", dump_json(p));
 	if (p->replicator)

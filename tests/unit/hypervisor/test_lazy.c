@@ -347,8 +347,10 @@ static void test_refusals(void **state)
 	assert_int_equal(vm_lazy_begin(vm, missing, &ev, &l, &e), -EBUSY);
 	assert_int_equal(vm_log_dirty(vm, true), -EBUSY);
 	assert_int_equal(vm_dirty_sample(vm, 1, &pages), -EBUSY);
+	assert_true(vm_is_logging_dirty(vm));
 	assert_int_equal(vm_log_dirty(vm, false), 0);
 	assert_int_equal(vm_dirty_sample(vm, 1, &pages), 0);
+	assert_false(vm_is_logging_dirty(vm));
 	begin();
 	assert_int_equal(vm_lazy_begin(vm, missing, &ev, &l, &e), -EBUSY);
 	assert_int_equal(vm_log_dirty(vm, true), -EBUSY);

@@ -176,6 +176,7 @@ static void test_many_at_once(void **state)
 	for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
 		pthread_join(threads[i], NULL);
 	vm_throttle(g.vm, 1000); /* as much as there is */
+	assert_int_equal(vm_throttle_now(g.vm), 99);
 	guest_wait_count(&g, COUNT_CPU0, guest_count(g.vm, COUNT_CPU0) + 10);
 	guest_end(&g);
 }
