@@ -40,7 +40,9 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 {
 	g->lost_ns = clock_ns();
 	timeline_add(&g->timeline, "loss detected", "the standby: %s", why);
-	guest_why(g, "the standby is lost: %s", why);
+	/* A host that has dropped its copy has said why, and the loss is what we made of that. */
+	if (g->own.dropped_term != term || !g->why[0])
+		guest_why(g, "the standby is lost: %s", why);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_LOST,
 						.term = term,
 						.handover = g->migration.session});

@@ -184,7 +184,8 @@ static void word_feed(struct guest *g, const struct word *w)
 			g->offer->session.options.handover;
 
 	/* Of an offer; later, and when repeated, it says less than what is known already. */
-	if (w->why[0] && (g->own.state == OWN_PRIMARY || g->own.state == OWN_HANDED))
+	if (w->why[0] && (g->own.state == OWN_PRIMARY || g->own.state == OWN_FREEZING ||
+			  g->own.state == OWN_HANDED))
 		guest_why(g, "%s refuses: %s", g->peer, w->why);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_WORD,
 						.word = w->word,

@@ -364,6 +364,24 @@ static void test_probed_again(void **state)
 	assert_int_equal(g->agent->last_probe, last + 1);
 }
 
+/* Its target's host says what was wrong; that the session is cut for it says nothing. */
+static void test_dropped_says_why(void **state)
+{
+	json_t *word;
+
+	run_alone("hold-1");
+	migrate_held("hold-1");
+	word = json_pack("{s:s, s:s, s:s, s:I, s:b, s:s}", "type", "word", "vm", "hold-1", "word",
+			 "dropped", "term", (json_int_t)guest_at(0, "hold-1")->own.record.term,
+			 "can_fence", false, "why", "no room for it");
+	guest_message(hosts[0].agent, peers_at(hosts[0].agent->peers, 0), word);
+	json_decref(word);
+	operation_ended(0, "hold-1", OPERATION_FAILED, -EIO);
+	assert_true(vm_says(0, "hold-1", "operation", "hostb refuses: no room for it"));
+	WAIT_STATE(0, "hold-1", "running");
+	WAIT_STATE(1, "hold-1", "none");
+}
+
 /* It was offered, and had not begun. */
 static void test_restarted_before_it_began(void **state)
 {
@@ -647,6 +665,7 @@ int main(int argc, char **argv)
 		FLOW(test_restarted_then_lost),
 		FLOW(test_lost_before_it_was_handed_over),
 		FLOW(test_probed_again),
+		FLOW(test_dropped_says_why),
 		FLOW(test_restarted_before_it_began),
 		FLOW(test_protected_moves),
 		FLOW(test_protected_restarted_cancelled),
