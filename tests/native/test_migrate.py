@@ -3,6 +3,7 @@
 anything fails before it is handed over, here."""
 import json
 import os
+import re
 import signal
 import time
 
@@ -54,11 +55,33 @@ def ended(command, code, text=""):
     return out
 
 
+def locked(pid, image):
+    """Whether that process has the lock of an image of that name."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        if os.path.basename(os.readlink(f"/proc/{pid}/fd/{fd}")) == image:
+            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
+                if any(line.startswith("lock:") for line in f):
+                    return True
+    return False
+
+
+def unburdened(host):
+    """At full speed, nothing logged, and its disks its own."""
+    def settled():
+        stats = host.vm().get("stats") or {}
+        return (stats.get("throttle"), stats.get("log_dirty")) == (0, False)
+    wait_until(settled, 10, f"log-dirty is off, and no throttle: {host.vm().get('stats')}")
+    with open(host.t.path("demo.cfg")) as f:
+        image = re.search(r'disks = \( { path = "[^"]*/([^"/]+)"', f.read())
+    assert not image or locked(host.vm()["pid"], image[1]), f"{image[1]} is not locked"
+
+
 def stays(hosts):
     """On the source, alone, as if nothing had been tried."""
     hosts.a.wait("running")
     hosts.b.wait("none")
     goes_on(hosts.a)
+    unburdened(hosts.a)
     assert not hosts.fenced()
     wait_until(lambda: hosts.b.vm_pids() == [], 10, "the twin's process has ended")
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mishaps in phases of a migration that need a hand to be hit: the guest has been handed
+over and does not run yet, or its memory follows it."""
+import os
+import signal
+
+from case import case
+from hosts import Hosts
+from test_migrate import connected, copying, ended, goes_on, moves, pulling, started, stays
+
+
+def handed(t):
+    """RELEASED is said, and the target's polluxd has not heard it: it stands still itself. Returns
+    the hosts, the command, and the target's process."""
+    hosts = Hosts(t, loss_ms=20000)
+    connected(hosts)
+    hosts.a.do("start", hosts.vm_file(cmdline="pages=2000 rate=200 report=1"))
+    goes_on(hosts.a)
+    command = copying(hosts, "--downtime", "2000")
+    pid = hosts.b.vm_pids()[0]
+    t.cleanup(lambda: os.kill(hosts.b.daemon.pid, signal.SIGCONT))
+    os.kill(hosts.b.daemon.pid, signal.SIGSTOP)
+    hosts.a.wait("handed-over")
+    return hosts, command, pid
+
+
+@case("migrate-target-process-dies-handed-over")
+def target_process_dies_handed(t):
+    """Past the commit point, and before it has run there: it is given back."""
+    hosts, command, pid = handed(t)
+    os.kill(pid, signal.SIGKILL)
+    os.kill(hosts.b.daemon.pid, signal.SIGCONT)
+    ended(command, 1, "the VM runs on here")
+    stays(hosts)
+    moves(hosts)
+
+
+@case("migrate-source-process-dies-handed-over")
+def source_process_dies_handed(t):
+    """What it had is whole over there."""
+    hosts, command, _ = handed(t)
+    os.kill(hosts.a.vm_pids()[0], signal.SIGKILL)
+    os.kill(hosts.b.daemon.pid, signal.SIGCONT)
+    command.communicate(timeout=60)
+    hosts.b.wait("running")
+    hosts.a.wait("none")
+    goes_on(hosts.b)
+    assert not hosts.fenced()
+
+
+@case("migrate-target-disk-full-at-the-end", needs=("kvm", "root"))
+def target_disk_full_at_end(t):
+    """What came last does not fit."""
+    hosts = started(t, faults_b="replica.commit:1:28", own_disks=True, disk="demo.img")
+    text = hosts.a.refuses(1, "migrate", "demo", "hostb", "--with-disks", "--overwrite")
+    assert "No space left" in text and "the VM runs on here" in text, text
+    stays(hosts)
+
+
+@case("migrate-postcopy-target-process-dies", needs=("kvm", "root"))
+def postcopy_target_process_dies(t):
+    """It ran there, and is down with what it had become; what the source kept is of no use."""
+    hosts = started(t, cmdline="pages=1500 rate=600 report=1",
+                    faults_a=",".join(f"postcopy.relink:{n}" for n in range(1, 5)))
+    command = pulling(hosts)
+    os.kill(hosts.b.vm_pids()[0], signal.SIGKILL)
+    ended(command, 1)
+    hosts.b.wait("stopped")
+    hosts.a.wait("memory-held")
+    assert "does not run there" in hosts.a.refuses(1, "migrate", "demo", "--recover")
+    hosts.a.refuses(3, "start", t.path("demo.cfg"))
+    hosts.a.do("stop", "demo", "--force")
+    hosts.a.wait("none")
+    assert hosts.a.vm_pids() == []
+    hosts.b.do("start", t.path("demo.cfg"))
+    goes_on(hosts.b)
