@@ -73,7 +73,7 @@ struct file_io {
 	int rc;               /* ended */
 	enum step step;
 	uint64_t done; /* bytes */
-	bool durable;
+	bool durable, faulted;
 	uint8_t *bounce;
 	int iov_count;
 	struct iovec iov[];
@@ -333,6 +333,17 @@ static int ring_put(struct file_disk *d, struct file_io *io)
 	return 0;
 }
 
+/* What was not done is begun again by whoever sees it. When a thread ends, the kernel gives up
+ * what that thread has begun and no other has taken up yet: ECANCELED, or EFAULT where it waited
+ * for a page of the cache; the latter may also be what it says. */
+static bool to_be_repeated(struct file_io *io, int result)
+{
+	bool fault = result == -EFAULT && !io->faulted;
+
+	io->faulted |= fault;
+	return fault || result == -EINTR || result == -EAGAIN || result == -ECANCELED;
+}
+
 /* Take one completion and go on with its request; false: there was none. */
 static bool ring_take(struct file_disk *d)
 {
@@ -342,8 +353,7 @@ static bool ring_take(struct file_disk *d)
 	if (io_uring_peek_cqe(&d->ring, &cqe))
 		return false;
 	io = io_uring_cqe_get_data(cqe);
-	io->rc =
-		cqe->res == -EINTR || cqe->res == -EAGAIN ? 0 : steps[io->step].after(io, cqe->res);
+	io->rc = to_be_repeated(io, cqe->res) ? 0 : steps[io->step].after(io, cqe->res);
 	io_uring_cqe_seen(&d->ring, cqe);
 	if (!io->rc && io->step != STEP_END)
 		io->rc = ring_put(d, io);

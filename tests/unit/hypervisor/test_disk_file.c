@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -206,6 +207,82 @@ static void drain_and_destroy_wait(void **state)
 	free(iov.iov_base);
 }
 
+enum { BURST = 16, BURST_LEN = 4 << 20 };
+
+struct burst {
+	struct disk_backend *disk;
+	struct iovec iov;
+	struct waiter w[BURST];
+};
+
+static void *burst_submit(void *arg)
+{
+	struct burst *b = arg;
+
+	memset(b->w, 0, sizeof(b->w));
+	for (unsigned i = 0; i < BURST; i++) {
+		b->w[i].request = (struct disk_request){.op = DISK_WRITE,
+							.offset = i * (uint64_t)BURST_LEN,
+							.length = BURST_LEN,
+							.iov = &b->iov,
+							.iov_count = 1,
+							.done = waiter_done};
+		if (b->disk->ops->submit(b->disk, &b->w[i].request))
+			b->w[i].rc = -1;
+	}
+	return NULL;
+}
+
+static void burst_check(const struct burst *b)
+{
+	for (unsigned i = 0; i < BURST; i++) {
+		assert_int_equal(b->w[i].done, 1);
+		assert_int_equal(b->w[i].rc, 0);
+	}
+}
+
+struct two_bursts {
+	struct burst first, last;
+};
+
+/* The thread that stays: what it has begun holds up what the other one has. */
+static void *bursts_submit(void *arg)
+{
+	struct two_bursts *two = arg;
+	pthread_t ends;
+
+	burst_submit(&two->first);
+	assert_int_equal(thread_start(&ends, "ends", burst_submit, &two->last), 0);
+	pthread_join(ends, NULL);
+	two->first.disk->ops->drain(two->first.disk);
+	return NULL;
+}
+
+/* The kernel gives up what waits there, begun by a thread that ends, as that of a mirror's
+ * first copy does. Writes to one file wait for each other (tmpfs), but for those of threads
+ * that used another ring before: so both threads are new. */
+static void a_thread_that_ends_takes_no_request_along(void **state)
+{
+	struct iovec iov = {aligned_alloc(4096, BURST_LEN), BURST_LEN};
+	int fd = memfd_create("disk", MFD_CLOEXEC);
+	static struct two_bursts two;
+	struct disk_backend *disk;
+	pthread_t stays;
+
+	assert_int_equal(ftruncate(fd, BURST * BURST_LEN), 0);
+	snprintf(config.path, sizeof(config.path), "/proc/self/fd/%d", fd);
+	disk = must_open();
+	memset(iov.iov_base, 'b', BURST_LEN);
+	two.first = two.last = (struct burst){.disk = disk, .iov = iov};
+	assert_int_equal(thread_start(&stays, "stays", bursts_submit, &two), 0);
+	pthread_join(stays, NULL);
+	burst_check(&two.first);
+	burst_check(&two.last);
+	disk->ops->destroy(disk);
+	close(fd);
+	free(iov.iov_base);
+}
+
 /* A file system without holes, in a mount namespace of our own. */
 static void zeros_are_written_where_holes_cannot_be(void **state)
 {
@@ -247,6 +324,7 @@ int main(void)
 		T(the_limits_are_kept),
 		T(a_file_that_shrank_is_an_error),
 		T(drain_and_destroy_wait),
+		T(a_thread_that_ends_takes_no_request_along),
 		T(zeros_are_written_where_holes_cannot_be),
 	};
 
