@@ -417,7 +417,7 @@ int vm_dump_core(struct vm *vm, int fd, const struct vm_core_options *options,
  * frames and completions at the same steps. RAM may be as small as 256 KiB. */
 
 /* Run the fake guest for some steps on the calling thread, instead of vm_start().
- * -EOPNOTSUPP on other engines. */
+ * -EOPNOTSUPP on other engines. -EBUSY: a pause has come, and some steps may be done. */
 int vm_step(struct vm *vm, unsigned steps) MUST_CHECK;
 
 struct sim_report {

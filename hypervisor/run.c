@@ -662,35 +662,53 @@ void run_still_end(struct vm *vm, bool needed)
 
 /* ---- engines without threads ---------------------------------------------------------- */
 
-int vm_step(struct vm *vm, unsigned steps)
+/* A pause has both locks, and one behind which a vm was handed over never gives them back. */
+static int step_lock(struct vm *vm, pthread_mutex_t *lock)
+{
+	while (pthread_mutex_trylock(lock)) {
+		if (run_is_paused(vm))
+			return -EBUSY;
+		sched_yield();
+	}
+	return 0;
+}
+
+static int step_one(struct vm *vm)
 {
 	struct run_state *run = vm->run;
 	struct vcpu_exit exit;
+
+	if (atomic_load(&run->requests) & REQUEST_STOPPED)
+		return -ESHUTDOWN;
+	if (step_lock(vm, &run->stepping))
+		return -EBUSY;
+	if (atomic_load(&run->requests) & REQUEST_STALL) {
+		pthread_mutex_unlock(&run->stepping);
+		return -EBUSY;
+	}
+	vm->engine_ops->vcpu_run(vm->engine, 0, &exit);
+	exit_handle(vm, &exit);
+	pthread_mutex_unlock(&run->stepping);
+	pthread_mutex_lock(&run->lock);
+	if (run->action)
+		action_perform(vm);
+	pthread_mutex_unlock(&run->lock);
+	return 0;
+}
+
+int vm_step(struct vm *vm, unsigned steps)
+{
+	int rc = 0;
 
 	if (!vm->engine_ops->stepped)
 		return -EOPNOTSUPP;
 	if (vm->torn)
 		return -EBADMSG;
-	if (run_is_paused(vm))
+	if (run_is_paused(vm) || step_lock(vm, &vm->lock))
 		return -EBUSY;
-	pthread_mutex_lock(&vm->lock);
 	devices_resume(vm);
 	pthread_mutex_unlock(&vm->lock);
-	for (unsigned i = 0; i < steps; i++) {
-		if (atomic_load(&run->requests) & REQUEST_STOPPED)
-			return -ESHUTDOWN;
-		pthread_mutex_lock(&run->stepping);
-		if (atomic_load(&run->requests) & REQUEST_STALL) {
-			pthread_mutex_unlock(&run->stepping);
-			return -EBUSY;
-		}
-		vm->engine_ops->vcpu_run(vm->engine, 0, &exit);
-		exit_handle(vm, &exit);
-		pthread_mutex_unlock(&run->stepping);
-		pthread_mutex_lock(&run->lock);
-		if (run->action)
-			action_perform(vm);
-		pthread_mutex_unlock(&run->lock);
-	}
-	return 0;
+	for (unsigned i = 0; !rc && i < steps; i++)
+		rc = step_one(vm);
+	return rc;
 }
