@@ -52,7 +52,7 @@ static int file_check(int fd, struct error *e)
 /* A disk that hangs is among the reasons to want a core. */
 static int core_pause(struct core *c, struct error *e)
 {
-	int rc = c->options->live ? vm_pause(c->vm) : vm_pause_idle(c->vm, NULL);
+	int rc = c->options->live ? vm_pause(c->vm) : vm_pause_idle(c->vm, VM_PAUSE_IDLE_NS, NULL);
 
 	if (rc == -ETIMEDOUT) {
 		log_warn("a disk request is in flight: if it is a read, it may arrive in a page "

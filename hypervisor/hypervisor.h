@@ -264,10 +264,10 @@ int vm_resume(struct vm *vm) MUST_CHECK;
 /* A pause with no disk request in flight: all that the guest had submitted has completed,
  * so nothing reaches a disk until vm_resume(). It may be in a cache still: see `durable` and
  * disk_backend.fd. Another thread runs the loop meanwhile (engine sim: the disks are
- * drained here). -ETIMEDOUT: a request took longer than VM_PAUSE_IDLE_NS, -ECANCELED: `stop`
- * (may be NULL) was set meanwhile; then the vm goes on as before. */
+ * drained here). -ETIMEDOUT: a request took longer than `ns`, -ECANCELED: `stop` (may be NULL)
+ * was set meanwhile; then the vm goes on as before. VM_PAUSE_IDLE_NS: what a guest bears. */
 #define VM_PAUSE_IDLE_NS (3 * NS_PER_SEC)
-int vm_pause_idle(struct vm *vm, const atomic_bool *stop) MUST_CHECK;
+int vm_pause_idle(struct vm *vm, uint64_t ns, const atomic_bool *stop) MUST_CHECK;
 /* While paused: vCPU threads that have just stopped call fn(ctx) as well, beside what the
  * pausing thread does; all of them, some or none. After the wait no call is open and none
  * comes. fn does a share of work that was cut in pieces, and takes no lock. */

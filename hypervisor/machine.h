@@ -115,7 +115,6 @@ bool run_is_started(const struct vm *vm);
 bool run_is_paused(const struct vm *vm);
 bool run_still_begin(struct vm *vm);
 void run_still_end(struct vm *vm, bool needed);
-int run_pause_idle(struct vm *vm, uint64_t ns, const atomic_bool *stop) MUST_CHECK;
 /* The vCPUs will park for good. Any thread; waits for nothing. */
 void run_stop(struct vm *vm);
 void run_throttle(struct vm *vm, bool on); /* a request, until taken back */

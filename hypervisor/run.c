@@ -522,7 +522,7 @@ static int disks_wait(struct vm *vm, uint64_t until, const atomic_bool *stop)
 
 /* The device lock is given up meanwhile, so that completions come through. What a doorbell
  * submits then is counted too; with the lock back and nothing in flight, nothing comes. */
-int run_pause_idle(struct vm *vm, uint64_t ns, const atomic_bool *stop)
+int vm_pause_idle(struct vm *vm, uint64_t ns, const atomic_bool *stop)
 {
 	int rc = vm_pause(vm), rc_resume;
 
@@ -538,11 +538,6 @@ int run_pause_idle(struct vm *vm, uint64_t ns, const atomic_bool *stop)
 		return 0;
 	rc_resume = vm_resume(vm);
 	return rc_resume ? rc_resume : rc;
-}
-
-int vm_pause_idle(struct vm *vm, const atomic_bool *stop)
-{
-	return run_pause_idle(vm, VM_PAUSE_IDLE_NS, stop);
 }
 
 void vm_help_start(struct vm *vm, vm_help_fn *fn, void *ctx)

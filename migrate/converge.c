@@ -6,6 +6,7 @@
 #define THROTTLE_STEP  15u
 #define PAGES_SHARE    4u   /* of the limit is theirs, whatever the rest of a pause takes */
 #define PAGES_TELLING  256u /* a round of fewer says little about speed */
+#define IDLE_LEAST_NS  (100 * NS_PER_MS)
 
 void migrate_config_defaults(struct migrate_config *c)
 {
@@ -17,6 +18,17 @@ void migrate_config_defaults(struct migrate_config *c)
 		.rounds_max = 60,
 		.stuck = STUCK_GIVE_UP,
 	};
+}
+
+uint64_t migrate_idle_ns(const struct migrate_config *c)
+{
+	uint64_t most = c->downtime_ns;
+
+	if (c->stuck == STUCK_STOP && c->most_downtime_ns > most)
+		most = c->most_downtime_ns;
+	if (most < IDLE_LEAST_NS)
+		return IDLE_LEAST_NS;
+	return most < VM_PAUSE_IDLE_NS ? most : VM_PAUSE_IDLE_NS;
 }
 
 static const struct converge_round *newest(const struct converge_view *v)

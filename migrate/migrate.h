@@ -41,6 +41,9 @@ struct migrate_config {
 	uint64_t link_bytes_per_second; /* as measured before; 0 = not known */
 };
 void migrate_config_defaults(struct migrate_config *c);
+/* What the guest's disks may take of the last pause, before the guest goes on and it is tried
+ * again: the downtime that is allowed, in any case 100 ms, at most VM_PAUSE_IDLE_NS. Pure. */
+uint64_t migrate_idle_ns(const struct migrate_config *c);
 
 /* How a precopy goes; any thread may ask. */
 struct migrate_progress {

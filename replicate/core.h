@@ -70,7 +70,8 @@ enum primary_event {
 	PRIMARY_EV_SYNCED,      /* memory and all members are copied, the rest fits a pause */
 	PRIMARY_EV_OUTPUT,      /* output is held in the open epoch */
 	PRIMARY_EV_SEALED,      /* epoch */
-	PRIMARY_EV_SEAL_FAILED, /* epoch; the guest runs again, the outputs were not sealed */
+	PRIMARY_EV_SEAL_FAILED, /* epoch, why; the guest runs again, the outputs were not sealed.
+				   Handover: SYNCED is fed anew when it may be tried again */
 	PRIMARY_EV_SENT,        /* epoch: its last byte was handed to the channel */
 	PRIMARY_EV_ACK,         /* epoch */
 	PRIMARY_EV_HEARD,       /* heartbeat or any other record */
@@ -129,6 +130,7 @@ struct primary_core {
 	bool owned;    /* ownership is confirmed, policy stall waits */
 	bool indulged; /* one late tick in this silence was forgiven */
 	unsigned seal_failures;
+	const char *stop_why; /* what made it end itself; NULL = nothing */
 };
 
 struct primary_input {

@@ -54,7 +54,8 @@ static const unsigned next_states[PRIMARY_STATES] = {
 	[PRIMARY_FENCED] = 0,
 };
 
-#define SEAL_FAILURES_MAX 3
+#define SEAL_FAILURES_MAX     3
+#define HANDOVER_FAILURES_MAX 8 /* disks may be slow for a moment */
 
 bool primary_core_allows(enum primary_state state, enum primary_event event)
 {
@@ -142,6 +143,8 @@ static void ask(struct primary_core *c, struct core_actions *out, const char *wh
 
 static void lose(struct primary_core *c, struct core_actions *out, const char *why)
 {
+	if (c->stop_why)
+		why = c->stop_why;
 	if (c->exposed || c->config.held) {
 		ask(c, out, why);
 		return;
@@ -305,19 +308,25 @@ static int on_sealed(struct primary_core *c, const struct primary_input *in,
 	return 0;
 }
 
+/* A handover is tried again when whoever decides about rounds says so. */
 static int on_seal_failed(struct primary_core *c, const struct primary_input *in,
 			  struct core_actions *out)
 {
+	unsigned most = c->config.handover ? HANDOVER_FAILURES_MAX : SEAL_FAILURES_MAX;
+
 	if (!c->sealing || in->epoch != c->sealed + 1)
 		return -EINVAL;
 	c->sealing = false;
 	c->output = true;
 	core_act(out, PRIMARY_MERGE);
 	c->seal_after = in->now + c->config.interval_ns;
-	if (c->state != PRIMARY_SYNCING && c->state != PRIMARY_PROTECTED)
+	c->synced = !c->config.handover;
+	if (c->state != PRIMARY_SYNCING && c->state != PRIMARY_PROTECTED) {
 		repeat_verdict(c, out);
-	else if (++c->seal_failures >= SEAL_FAILURES_MAX)
-		stop(c, in->now, out, "no checkpoint can be taken");
+	} else if (++c->seal_failures >= most) {
+		c->stop_why = in->why ? in->why : "no checkpoint can be taken";
+		stop(c, in->now, out, c->stop_why);
+	}
 	return 0;
 }
 
@@ -450,7 +459,7 @@ static int on_bye_acked(struct primary_core *c, const struct primary_input *in,
 			struct core_actions *out)
 {
 	core_act(out, PRIMARY_CLOSE);
-	pass(c, out, "ended in good order");
+	pass(c, out, c->stop_why ? c->stop_why : "ended in good order");
 	return 0;
 }
 

@@ -61,6 +61,9 @@ struct replicate_config {
 	uint64_t bytes_per_second; /* of the first copy, memory and disks together; 0 = no limit.
 				    * What the guest writes to its disks meanwhile comes on top */
 	bool handover; /* a migration: epoch 1 is the last, and leaves the guest standing still */
+	/* With handover: what the guest's disk requests may keep it in that pause. If it takes
+	 * longer the guest goes on, and next() is asked again. 0 = VM_PAUSE_IDLE_NS. */
+	uint64_t idle_ns;
 	/* With handover: on the epoch thread, no lock held. */
 	enum replicate_next (*next)(void *ctx, const struct replicate_round *round);
 	void *next_ctx;

@@ -25,7 +25,8 @@
 
 #define ACTION_QUEUE_MAX 64u
 
-enum sync_state { SYNC_OFF, SYNC_ROUND, SYNC_REST, SYNC_LINK, SYNC_DONE };
+/* AGAIN: a handover's seal has failed, and what is dirty is decided about anew. */
+enum sync_state { SYNC_OFF, SYNC_ROUND, SYNC_REST, SYNC_LINK, SYNC_AGAIN, SYNC_DONE };
 
 struct member_link {
 	struct replicator *r;
@@ -50,7 +51,8 @@ struct replicator {
 	unsigned queue_first, queue_count;
 	struct channel *streams[CHANNEL_STREAMS_MAX]; /* 0 = control */
 	bool closed, quit;
-	char why[512]; /* what REFUSED and LINK_LOST point to: written once */
+	char why[512];      /* what REFUSED and LINK_LOST point to: written once */
+	char seal_why[560]; /* what SEAL_FAILED points to: the epoch thread's */
 	uint64_t pause_last_ns, pause_max_ns, ack_delay_last_ns, pages_last;
 	struct vm_pause_times times_last;
 

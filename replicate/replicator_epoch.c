@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The epoch thread: the first copy, checkpoints, and whatever stops and starts the guest. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #define ROUND_SMALL    512u /* pages that one checkpoint may as well take */
 #define ROUND_REST_NS  (50 * NS_PER_MS)
 #define LINK_REST_NS   NS_PER_MS
+#define AGAIN_NS       (300 * NS_PER_MS)
 #define MARK_NS        (3 * NS_PER_SEC)
 #define TIMER_SLACK_NS 1000ul
 #define RESERVE_SPARE  64u
@@ -170,9 +172,12 @@ static enum replicate_next round_decide(struct replicator *r)
 {
 	bool synced = !atomic_load(&r->members_unsynced);
 	struct replicate_round round = round_tell(r, synced);
-	enum replicate_next next = r->config.next ? r->config.next(r->config.next_ctx, &round)
-						  : protect_next(r, &round);
+	enum replicate_next next;
 
+	if (r->postcopy) /* its seal has failed; the link for the rest is there */
+		return NEXT_POSTCOPY;
+	next = r->config.next ? r->config.next(r->config.next_ctx, &round)
+			      : protect_next(r, &round);
 	/* There is nothing to wait for but what disks have given, which one more round flushes:
 	 * it goes before the pages of the round that begins. */
 	if (next == NEXT_WAIT && synced)
@@ -249,11 +254,13 @@ static uint64_t round_due(struct replicator *r)
 /* When there is something to do for the first copy; 0 = now. */
 static uint64_t sync_due(struct replicator *r)
 {
+	if (r->sync == SYNC_OFF || r->sync == SYNC_DONE)
+		return UINT64_MAX;
 	if (r->sync == SYNC_ROUND)
 		return round_due(r);
 	if (r->sync == SYNC_REST)
 		return atomic_load(&r->members_unsynced) ? r->round_at : 0;
-	return r->sync == SYNC_LINK ? r->round_at : UINT64_MAX;
+	return r->round_at;
 }
 
 static void sync_step(struct replicator *r)
@@ -327,17 +334,28 @@ static int checkpoint_take(struct replicator *r, struct capture *c, bool hold, s
 	return 0;
 }
 
+/* Requests in flight are part of the state and are made again on the other side: in a handover
+ * they must not write to shared storage after that. */
+static int checkpoint_pause(struct replicator *r, struct error *e)
+{
+	uint64_t most = r->config.idle_ns ? r->config.idle_ns : VM_PAUSE_IDLE_NS;
+	int rc = r->config.handover ? vm_pause_idle(r->vm, most, &r->ending) : vm_pause(r->vm);
+
+	if (rc == -ETIMEDOUT)
+		return error_set(e, rc, "the guest's disks take longer than the %u ms it may wait",
+				 (unsigned)(most / NS_PER_MS));
+	return rc ? error_set(e, rc, "pause the vm: %s", strerror(-rc)) : 0;
+}
+
 static int checkpoint_paused(struct replicator *r, struct capture *c, bool hold, struct error *e)
 {
 	uint64_t t[4];
 	int rc, rc_resume;
 
 	t[0] = clock_ns();
-	/* Requests in flight are part of the state and are made again on the other side: here
-	 * they must not write to shared storage after that. */
-	rc = r->config.handover ? vm_pause_idle(r->vm, &r->ending) : vm_pause(r->vm);
+	rc = checkpoint_pause(r, e);
 	if (rc)
-		return error_set(e, rc, "pause the vm: %s", strerror(-rc));
+		return rc;
 	t[1] = clock_ns();
 	/* Nobody could tell the other side any more that this guest is off. */
 	if (r->config.handover && vm_has_ended(r->vm))
@@ -395,7 +413,23 @@ static int checkpoint(struct replicator *r, uint64_t epoch, bool hold, struct er
 	return 0;
 }
 
-/* A failed one leaves its pages in r->dirty, for the next. */
+/* Its pages are left in r->dirty, for the next. */
+static void seal_failed(struct replicator *r, uint64_t epoch, const struct error *e)
+{
+	struct primary_input in = {
+		.type = PRIMARY_EV_SEAL_FAILED, .epoch = epoch, .why = r->seal_why};
+
+	snprintf(r->seal_why, sizeof(r->seal_why), "no checkpoint can be taken: %s", e->text);
+	if (e->code != -ESHUTDOWN && e->code != -ECANCELED)
+		log_warn("no checkpoint: %s", e->text);
+	if (replicator_step(r, &in))
+		log_debug("%s, after the end", r->seal_why);
+	if (r->config.handover && r->sync == SYNC_DONE && !atomic_load(&r->ending)) {
+		r->sync = SYNC_AGAIN;
+		r->round_at = clock_ns() + AGAIN_NS;
+	}
+}
+
 static void seal(struct replicator *r, const struct core_action *a)
 {
 	struct error e = {0};
@@ -405,9 +439,10 @@ static void seal(struct replicator *r, const struct core_action *a)
 	atomic_store(&r->seal_began, clock_ns());
 	rc = checkpoint(r, a->epoch, a->hold, &e);
 	atomic_store(&r->seal_began, 0);
-	if (rc && rc != -ESHUTDOWN && rc != -ECANCELED)
-		log_warn("no checkpoint: %s", e.text);
-	replicator_event(r, rc ? PRIMARY_EV_SEAL_FAILED : PRIMARY_EV_SEALED, a->epoch);
+	if (rc)
+		seal_failed(r, a->epoch, &e);
+	else
+		replicator_event(r, PRIMARY_EV_SEALED, a->epoch);
 }
 
 /* ---- actions ------------------------------------------------------------------------- */

@@ -280,6 +280,7 @@ static int precopy_begin(struct process *p, const json_t *request, struct replic
 		rc = postcopy_offer(p, c, e);
 	if (!rc && precopy_create(p->vm, &m, p->postcopy_source, &p->precopy))
 		rc = error_set(e, -ENOMEM, "no memory");
+	c->idle_ns = rc ? 0 : migrate_idle_ns(&m);
 	c->next = precopy_next;
 	c->next_ctx = p->precopy;
 	return rc;

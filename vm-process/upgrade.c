@@ -89,7 +89,7 @@ int upgrade_lend(struct process *p, struct request *q, struct error *e)
 /* What the guest asked of the disks is done, or not in time. */
 static int disks_settle(struct process *p, struct error *e)
 {
-	int rc = vm_pause_idle(p->vm, NULL);
+	int rc = vm_pause_idle(p->vm, VM_PAUSE_IDLE_NS, NULL);
 
 	if (!rc)
 		rc = vm_resume(p->vm);

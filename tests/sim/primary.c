@@ -143,6 +143,8 @@ static void send_mark(struct world *w, int host, enum message_kind kind, unsigne
 
 #define COPY_ROUNDS 3
 
+static void copy_step(struct world *w, int host, uint64_t round, uint64_t session);
+
 /* The first full copy, while the guest runs: what it writes meanwhile is dirty again. */
 static void on_copy(struct world *w, const struct event *ev)
 {
@@ -167,12 +169,17 @@ static void on_copy(struct world *w, const struct event *ev)
 								     : PRIMARY_EV_SYNCED});
 		return;
 	}
+	copy_step(w, ev->host, ev->a + 1, ev->b);
+}
+
+static void copy_step(struct world *w, int host, uint64_t round, uint64_t session)
+{
 	world_push(w, chance_between(w, NS_PER_MS, 6 * NS_PER_MS),
 		   (struct event){.fn = on_copy,
 				  .scope = SCOPE_PROC,
-				  .host = ev->host,
-				  .a = ev->a + 1,
-				  .b = ev->b});
+				  .host = host,
+				  .a = round,
+				  .b = session});
 }
 
 static void act_copy(struct world *w, int host, const struct core_action *a)
@@ -204,6 +211,8 @@ static void on_sealed(struct world *w, const struct event *ev)
 		w, ev->host,
 		(struct primary_input){.type = failed ? PRIMARY_EV_SEAL_FAILED : PRIMARY_EV_SEALED,
 				       .epoch = ev->a});
+	if (failed && p->primary.config.handover)
+		copy_step(w, ev->host, COPY_ROUNDS - 1, (uint64_t)p->session);
 }
 
 static void seal_contents(struct world *w, struct proc *p, uint64_t epoch)

@@ -117,13 +117,13 @@ static void test_stepped_drains(void **state)
 	driver_kick(&d, 0);
 	double_loop_run(io);
 	assert_int_equal(disk_memory_waiting(disk), 3);
-	assert_int_equal(vm_pause_idle(vm, NULL), 0);
+	assert_int_equal(vm_pause_idle(vm, VM_PAUSE_IDLE_NS, NULL), 0);
 	assert_int_equal(disk_memory_waiting(disk), 0);
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(status_get(i), VIRTIO_BLK_S_OK);
 		assert_int_equal(content[i * LEN], 0x10 + i);
 	}
-	assert_int_equal(vm_pause_idle(vm, NULL), -EBUSY);
+	assert_int_equal(vm_pause_idle(vm, VM_PAUSE_IDLE_NS, NULL), -EBUSY);
 	assert_int_equal(vm_resume(vm), 0);
 	machine_end();
 	disk->ops->destroy(disk);
@@ -178,7 +178,7 @@ static void test_waits_for_what_a_bell_submits(void **state)
 	driver_kick(&d, 0);
 	loop = loop_begin();
 	assert_int_equal(thread_start(&completer, "completer", complete_all, &c), 0);
-	assert_int_equal(vm_pause_idle(vm, NULL), 0);
+	assert_int_equal(vm_pause_idle(vm, VM_PAUSE_IDLE_NS, NULL), 0);
 	assert_int_equal(vm->disk_requests, 0);
 	for (unsigned i = 0; i < 4; i++)
 		assert_int_equal(status_get(i), i % 2 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
@@ -197,7 +197,7 @@ static void test_nothing_begins_meanwhile(void **state)
 
 	double_make(&disk);
 	loop = loop_begin();
-	assert_int_equal(vm_pause_idle(vm, NULL), 0);
+	assert_int_equal(vm_pause_idle(vm, VM_PAUSE_IDLE_NS, NULL), 0);
 	write_add(0, 1);
 	driver_kick(&d, 0);
 	usleep(20000);
@@ -220,13 +220,13 @@ static void test_gives_up(void **state)
 	driver_kick(&d, 0);
 	double_loop_run(io);
 	loop = loop_begin();
-	assert_int_equal(run_pause_idle(vm, 20 * NS_PER_MS, NULL), -ETIMEDOUT);
+	assert_int_equal(vm_pause_idle(vm, 20 * NS_PER_MS, NULL), -ETIMEDOUT);
 	assert_true(vm_is_running(vm));
 	assert_int_equal(status_get(0), 0xee);
 	assert_int_equal(vm_pause(vm), 0); /* any other is as before */
 	assert_int_equal(vm_resume(vm), 0);
 	disk_double_end(&disk, 0, 0);
-	assert_int_equal(run_pause_idle(vm, 20 * NS_PER_MS, NULL), 0);
+	assert_int_equal(vm_pause_idle(vm, 20 * NS_PER_MS, NULL), 0);
 	assert_int_equal(status_get(0), VIRTIO_BLK_S_OK);
 	assert_int_equal(vm_resume(vm), 0);
 	loop_end(loop);
@@ -243,10 +243,11 @@ static void test_given_up(void **state)
 	write_add(0, 7);
 	driver_kick(&d, 0);
 	double_loop_run(io);
-	assert_int_equal(run_pause_idle(vm, 3600 * NS_PER_SEC, &stop), -ECANCELED);
+	assert_int_equal(vm_pause_idle(vm, 3600 * NS_PER_SEC, &stop), -ECANCELED);
 	assert_true(vm_is_running(vm));
 	disk_double_end(&disk, 0, 0);
-	assert_int_equal(vm_pause_idle(vm, &stop), 0); /* there is nothing to wait for */
+	assert_int_equal(vm_pause_idle(vm, VM_PAUSE_IDLE_NS, &stop),
+			 0); /* there is nothing to wait for */
 	assert_int_equal(vm_resume(vm), 0);
 	machine_end();
 }
@@ -269,7 +270,7 @@ static void test_given_up_meanwhile(void **state)
 	driver_kick(&d, 0);
 	double_loop_run(io);
 	assert_int_equal(thread_start(&stopper, "stopper", stop_later, &stop), 0);
-	assert_int_equal(run_pause_idle(vm, 3600 * NS_PER_SEC, &stop), -ECANCELED);
+	assert_int_equal(vm_pause_idle(vm, 3600 * NS_PER_SEC, &stop), -ECANCELED);
 	pthread_join(stopper, NULL);
 	assert_true(vm_is_running(vm));
 	disk_double_end(&disk, 0, 0);
@@ -286,9 +287,9 @@ static void test_counts_orphans(void **state)
 	driver_kick(&d, 0);
 	double_loop_run(io);
 	common_set(&d, VIRTIO_PCI_COMMON_STATUS, 1, 0);
-	assert_int_equal(run_pause_idle(vm, NS_PER_MS, NULL), -ETIMEDOUT);
+	assert_int_equal(vm_pause_idle(vm, NS_PER_MS, NULL), -ETIMEDOUT);
 	disk_double_end(&disk, 0, 0);
-	assert_int_equal(run_pause_idle(vm, NS_PER_MS, NULL), 0);
+	assert_int_equal(vm_pause_idle(vm, NS_PER_MS, NULL), 0);
 	assert_int_equal(vm_resume(vm), 0);
 	machine_end();
 }
@@ -303,7 +304,7 @@ static void test_counts_no_refusals(void **state)
 	driver_kick(&d, 0);
 	double_loop_run(io);
 	assert_int_equal(status_get(0), VIRTIO_BLK_S_IOERR);
-	assert_int_equal(run_pause_idle(vm, 0, NULL), 0);
+	assert_int_equal(vm_pause_idle(vm, 0, NULL), 0);
 	assert_int_equal(vm_resume(vm), 0);
 	machine_end();
 }
@@ -324,7 +325,7 @@ static void file_round(int fd, unsigned round)
 	}
 	driver_kick(&d, 0);
 	usleep((unsigned)rand() % 300);
-	assert_int_equal(vm_pause_idle(vm, NULL), 0);
+	assert_int_equal(vm_pause_idle(vm, VM_PAUSE_IDLE_NS, NULL), 0);
 	assert_int_equal(vm->disk_requests, 0);
 	assert_int_equal(pread(fd, seen, sizeof(seen), 0), sizeof(seen));
 	for (unsigned i = 0; i < n; i++) {

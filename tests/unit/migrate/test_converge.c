@@ -285,6 +285,21 @@ static void test_paced_by_how_much(void **state)
 	assert_int_equal(converge_paced_ns(&c, &r), 0);
 }
 
+static void test_what_disks_may_take(void **state)
+{
+	struct migrate_config c = defaults();
+
+	c.downtime_ns = 0;
+	assert_int_equal(migrate_idle_ns(&c), 100 * NS_PER_MS);
+	c.downtime_ns = 400 * NS_PER_MS;
+	c.most_downtime_ns = 900 * NS_PER_MS;
+	assert_int_equal(migrate_idle_ns(&c), 400 * NS_PER_MS);
+	c.stuck = STUCK_STOP;
+	assert_int_equal(migrate_idle_ns(&c), 900 * NS_PER_MS);
+	c.most_downtime_ns = 3600 * NS_PER_SEC;
+	assert_int_equal(migrate_idle_ns(&c), VM_PAUSE_IDLE_NS);
+}
+
 /* What a guest has written to its disks goes before its last pages. */
 static void test_queue_of_disks(void **state)
 {
@@ -350,6 +365,7 @@ int main(void)
 		cmocka_unit_test(test_recorded),
 		cmocka_unit_test(test_paced),
 		cmocka_unit_test(test_paced_by_how_much),
+		cmocka_unit_test(test_what_disks_may_take),
 		cmocka_unit_test(test_queue_of_disks),
 		cmocka_unit_test(test_queue_that_stays),
 	};

@@ -315,6 +315,55 @@ static void a_failed_seal_merges_and_the_third_ends_the_session(void **state)
 	EXPECT(&c, PRIMARY_EV_SEAL_FAILED, 1052, 2, "merge");
 	EXPECT(&c, PRIMARY_EV_TICK, 1080, 0, "seal");
 	EXPECT(&c, PRIMARY_EV_SEAL_FAILED, 1081, 2, "merge bye");
+	EXPECT(&c, PRIMARY_EV_BYE_ACKED, 1082, 0, "close pass report");
+}
+
+/* The last action reports a state with this reason. */
+static void expect_reason(struct primary_core *c, enum primary_event type, const char *why,
+			  const char *reported)
+{
+	struct primary_input in = {
+		.type = type, .now = c->seen_at + 1, .epoch = c->sealed + 1, .why = why};
+	struct core_actions out;
+
+	assert_int_equal(primary_core_event(c, &in, &out), 0);
+	assert_int_equal(out.item[out.count - 1].type, PRIMARY_REPORT);
+	assert_string_equal(out.item[out.count - 1].why, reported);
+}
+
+static struct primary_core unable_to_seal(void)
+{
+	struct primary_config config = usual;
+	struct primary_core c;
+	struct core_actions out;
+
+	config.handover = true;
+	c = syncing(&config);
+	while (c.state == PRIMARY_SYNCING) {
+		struct primary_input in = {.type = PRIMARY_EV_SYNCED,
+					   .now = c.seen_at + config.interval_ns};
+
+		assert_int_equal(primary_core_event(&c, &in, &out), 0);
+		assert_int_equal(out.item[0].type, PRIMARY_SEAL);
+		in = (struct primary_input){.type = PRIMARY_EV_SEAL_FAILED,
+					    .now = in.now,
+					    .epoch = 1,
+					    .why = "no memory"};
+		assert_int_equal(primary_core_event(&c, &in, &out), 0);
+		assert_int_equal(out.item[0].type, PRIMARY_MERGE);
+	}
+	assert_int_equal(c.state, PRIMARY_STOPPING);
+	return c;
+}
+
+static void what_made_it_stop_is_the_reason(void **state)
+{
+	struct primary_core c = unable_to_seal();
+
+	EXPECT(&c, PRIMARY_EV_STOP, c.seen_at, 0, "");
+	expect_reason(&c, PRIMARY_EV_BYE_ACKED, NULL, "no memory");
+	c = unable_to_seal();
+	expect_reason(&c, PRIMARY_EV_LINK_LOST, "closed", "no memory");
 }
 
 static struct primary_core idle_in_event_mode(void)
@@ -428,6 +477,22 @@ static void a_handover_that_is_lost_stands_still_until_it_is_answered(void **sta
 	EXPECT(&c, PRIMARY_EV_OWNED, 1006, 0, "pass resume report");
 }
 
+/* Somebody else decides when: a guest that stands still again and again does not get on. */
+static void a_handover_is_not_sealed_again_by_itself(void **state)
+{
+	struct primary_config config = usual;
+	struct primary_core c;
+
+	config.handover = true;
+	c = syncing(&config);
+	EXPECT(&c, PRIMARY_EV_SYNCED, 1002, 0, "seal");
+	EXPECT(&c, PRIMARY_EV_SEAL_FAILED, 1003, 1, "merge");
+	EXPECT(&c, PRIMARY_EV_HEARD, 1099, 0, "");
+	EXPECT(&c, PRIMARY_EV_TICK, 1100, 0, "");
+	EXPECT(&c, PRIMARY_EV_SYNCED, 1101, 0, "seal");
+	EXPECT(&c, PRIMARY_EV_SEALED, 1102, 1, "send report");
+}
+
 static void a_handover_can_be_cancelled_until_it_is_whole(void **state)
 {
 	struct primary_core c = frozen();
@@ -482,6 +547,8 @@ int main(void)
 		cmocka_unit_test(an_epoch_that_is_never_acknowledged_is_a_loss),
 		cmocka_unit_test(time_that_goes_back_counts_as_now),
 		cmocka_unit_test(no_deadline_after_the_end),
+		cmocka_unit_test(what_made_it_stop_is_the_reason),
+		cmocka_unit_test(a_handover_is_not_sealed_again_by_itself),
 		cmocka_unit_test(a_handover_ends_standing_still),
 		cmocka_unit_test(a_handover_that_is_lost_stands_still_until_it_is_answered),
 		cmocka_unit_test(a_handover_can_be_cancelled_until_it_is_whole),

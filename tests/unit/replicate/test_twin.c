@@ -295,6 +295,53 @@ static void stopped_while_connecting(void **state)
 	close(p.fd);
 }
 
+static enum replicate_next seal_at_once(void *ctx, const struct replicate_round *round)
+{
+	(*(unsigned *)ctx)++;
+	return round->members_synced ? NEXT_SEAL : NEXT_ROUND;
+}
+
+/* The pause may be too long by now, or the guest have written much: it is decided anew. */
+static void failed_handover_is_decided_about_again(void **state)
+{
+	struct replicate_config c = twin_config();
+	unsigned asked = 0;
+	struct twin *t;
+
+	c.handover = true;
+	c.next = seal_at_once;
+	c.next_ctx = &asked;
+	t = twin_make(&c, &c, false, MEMORY, 3);
+	fault_arm("replicator.seal", 1, EIO);
+	fault_arm("replicator.seal", 2, EIO);
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_UNPROTECTED));
+	assert_int_equal(t->primary_state, REPLICATOR_HANDED);
+	assert_int_equal(asked, 3);
+	twin_end(t);
+}
+
+static void handover_that_cannot_be_sealed_says_why(void **state)
+{
+	struct replicate_config c = twin_config();
+	unsigned asked = 0;
+	struct twin *t;
+
+	c.handover = true;
+	c.next = seal_at_once;
+	c.next_ctx = &asked;
+	t = twin_make(&c, &c, false, MEMORY, 3);
+	for (unsigned i = 1; i <= 8; i++)
+		fault_arm("replicator.seal", i, EDQUOT);
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_UNPROTECTED));
+	fault_disarm_all();
+	assert_int_equal(t->primary_state, REPLICATOR_UNPROTECTED);
+	assert_non_null(strstr(t->primary_why, strerror(EDQUOT)));
+	assert_true(vm_is_running(t->primary.vm));
+	twin_end(t);
+}
+
 static void refused(const struct replicate_config *standby, const char *because)
 {
 	struct replicate_config c = twin_config();
@@ -407,6 +454,8 @@ int main(void)
 		cmocka_unit_test(ownership_decides),
 		cmocka_unit_test(what_was_handed_over_stands_still_for_good),
 		cmocka_unit_test(stopped_while_connecting),
+		cmocka_unit_test(failed_handover_is_decided_about_again),
+		cmocka_unit_test(handover_that_cannot_be_sealed_says_why),
 		cmocka_unit_test(refusals_say_why),
 		cmocka_unit_test(failed_commit_breaks_the_twin),
 		cmocka_unit_test(failed_seal_is_tried_again),
