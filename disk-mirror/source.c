@@ -350,13 +350,13 @@ static int chunk_copy(struct mirror_source *m, uint8_t *chunk, uint64_t from, ui
 	struct iovec iov = {chunk, to - from};
 	struct emitter out = chunk_take(m, from, to);
 	ssize_t got = pread(m->below->fd, chunk, to - from, (off_t)from);
-	int rc = 0, rc_end;
+	int rc = fault_point("mirror.copy"), rc_end;
 
-	if (got != (ssize_t)(to - from))
+	if (!rc && got != (ssize_t)(to - from))
 		rc = got < 0 ? -errno : -EIO;
-	else if (all_zero(chunk, to - from))
+	if (!rc && all_zero(chunk, to - from))
 		emit_zeroes(m, &out, from, to - from);
-	else
+	else if (!rc)
 		emit_write(m, &out, from, &iov, 1);
 	rc_end = chunk_give(m, &out);
 	if (!rc && !rc_end)

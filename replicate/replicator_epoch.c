@@ -256,6 +256,8 @@ static uint64_t sync_due(struct replicator *r)
 {
 	if (r->sync == SYNC_OFF || r->sync == SYNC_DONE)
 		return UINT64_MAX;
+	if (atomic_load(&r->member_error))
+		return 0;
 	if (r->sync == SYNC_ROUND)
 		return round_due(r);
 	if (r->sync == SYNC_REST)

@@ -342,6 +342,26 @@ static void handover_that_cannot_be_sealed_says_why(void **state)
 	twin_end(t);
 }
 
+/* Not when the round is over, which may be minutes later. */
+static void failed_disk_ends_a_slow_round(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct replicate_stats s;
+	struct twin *t;
+
+	c.streams = 1;
+	c.bytes_per_second = 1;
+	t = twin_make(&c, &c, true, 8 * MEMORY, 3);
+	fault_arm("mirror.copy", 1, EIO);
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_PROTECTED) | BIT_OF(REPLICATOR_UNPROTECTED));
+	assert_int_equal(t->primary_state, REPLICATOR_UNPROTECTED);
+	assert_non_null(strstr(t->primary_why, "copy of a disk"));
+	replicator_stats(t->replicator, &s);
+	assert_true(s.sync_done < s.sync_total);
+	twin_end(t);
+}
+
 static void refused(const struct replicate_config *standby, const char *because)
 {
 	struct replicate_config c = twin_config();
@@ -456,6 +476,7 @@ int main(void)
 		cmocka_unit_test(stopped_while_connecting),
 		cmocka_unit_test(failed_handover_is_decided_about_again),
 		cmocka_unit_test(handover_that_cannot_be_sealed_says_why),
+		cmocka_unit_test(failed_disk_ends_a_slow_round),
 		cmocka_unit_test(refusals_say_why),
 		cmocka_unit_test(failed_commit_breaks_the_twin),
 		cmocka_unit_test(failed_seal_is_tried_again),
