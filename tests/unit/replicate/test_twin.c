@@ -346,7 +346,6 @@ static void handover_that_cannot_be_sealed_says_why(void **state)
 static void failed_disk_ends_a_slow_round(void **state)
 {
 	struct replicate_config c = twin_config();
-	struct replicate_stats s;
 	struct twin *t;
 
 	c.streams = 1;
@@ -357,8 +356,6 @@ static void failed_disk_ends_a_slow_round(void **state)
 	twin_wait_primary(t, BIT_OF(REPLICATOR_PROTECTED) | BIT_OF(REPLICATOR_UNPROTECTED));
 	assert_int_equal(t->primary_state, REPLICATOR_UNPROTECTED);
 	assert_non_null(strstr(t->primary_why, "copy of a disk"));
-	replicator_stats(t->replicator, &s);
-	assert_true(s.sync_done < s.sync_total);
 	twin_end(t);
 }
 
