@@ -352,6 +352,13 @@ int primary_unprotect(struct process *p, struct error *e)
 	return 0;
 }
 
+/* Otherwise the word is older than the session, or said twice: it changes nothing. Until it is
+ * LOST or HANDED the session may link to what a postcopy would serve. */
+static bool asks(const struct process *p)
+{
+	return p->replicator_state == REPLICATOR_LOST || p->replicator_state == REPLICATOR_HANDED;
+}
+
 int primary_ownership(struct process *p, const json_t *request, struct error *e)
 {
 	static const struct {
@@ -367,7 +374,7 @@ int primary_ownership(struct process *p, const json_t *request, struct error *e)
 	for (size_t i = 0; answer && i < ARRAY_LEN(answers); i++)
 		if (!strcmp(answer, answers[i].name)) {
 			if (answers[i].answer != OWNERSHIP_DENIED)
-				return go_on(p, answers[i].answer, e);
+				return asks(p) ? go_on(p, answers[i].answer, e) : 0;
 			loop_timer_set(p->claim, 0);
 			replicator_ownership(p->replicator, OWNERSHIP_DENIED);
 			/* At once: the next request may be older than its report. */

@@ -240,6 +240,27 @@ static void test_fenced_at_once(void **state)
 	json_decref(denied);
 }
 
+/* A word that is older than the session: disks may not be claimed for it, and what a postcopy
+ * would serve is linked to. It is no error, as the same word may come twice. */
+static void test_owned_when_it_asks(void **state)
+{
+	json_t *confirmed = json_pack("{s:s}", "answer", "confirmed");
+	struct process *p = *state;
+	struct error e = {0};
+
+	fake.answer = OWNERSHIP_DENIED;
+	assert_int_equal(protect(p), 0);
+	say(p, REPLICATOR_SYNCING);
+	assert_int_equal(primary_ownership(p, confirmed, &e), 0);
+	assert_int_equal(fake.answer, OWNERSHIP_DENIED);
+	say(p, REPLICATOR_LOST);
+	for (unsigned times = 0; times < 2; times++) {
+		assert_int_equal(primary_ownership(p, confirmed, &e), 0);
+		assert_int_equal(fake.answer, OWNERSHIP_CONFIRMED);
+	}
+	json_decref(confirmed);
+}
+
 /* ---- what is measured before a migration ------------------------------------------- */
 
 static void director_connect(struct process *p, int *other)
@@ -380,6 +401,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_reason_of_any_bytes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_held_until_somebody_owns, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fenced_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_owned_when_it_asks, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_measure, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_measure_is_given_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_measure_in_a_session, setup, teardown),
