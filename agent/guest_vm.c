@@ -40,8 +40,8 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 {
 	g->lost_ns = clock_ns();
 	timeline_add(&g->timeline, "loss detected", "the standby: %s", why);
-	/* A host that has dropped its copy has said why, and the loss is what we made of that. */
-	if (g->own.dropped_term != term || !g->why[0])
+	/* Of a session that was ended here, or whose copy was dropped, it is known why. */
+	if ((g->own.dropped_term != term && !g->own.unstorable) || !g->why[0])
 		guest_why(g, "the standby is lost: %s", why);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_LOST,
 						.term = term,
@@ -467,7 +467,8 @@ static void cut_answered(void *ctx, int rc, const json_t *reply, const char *tex
 	struct guest *g = ctx;
 	const struct ownership *o = &g->own;
 	bool session = o->state == OWN_PRIMARY || o->state == OWN_FREEZING || ownership_unsaid(o);
-	bool twin_waits = session && !o->storing && o->peer_up && o->dropped_term != o->record.term;
+	bool twin_waits = session && !o->storing && o->peer_up &&
+			  o->dropped_term != o->record.term && !o->unstorable;
 
 	g->cut_asked = false;
 	if (rc != -ETIMEDOUT || !twin_waits || g->child_role != CHILD_VM)

@@ -147,7 +147,7 @@ static int on_store_failed(struct ownership *o, const struct ownership_input *in
 	/* The guest may stand still already: no time is lost with trying again. */
 	if (o->next == OWN_FREEZING) {
 		o->unstorable = true;
-		o->store_at = in->now;
+		o->store_at = o->say_at = in->now;
 	}
 	a = ownership_act(out, OWN_REPORT);
 	a->state = o->state;
@@ -588,7 +588,7 @@ static uint64_t least(uint64_t a, uint64_t b)
 static uint64_t say_deadline(const struct ownership *o)
 {
 	bool session = o->state == OWN_PRIMARY || o->state == OWN_FREEZING;
-	bool offers = session && (!o->session_started || o->dropped_term == o->record.term);
+	bool offers = session && (!o->session_started || ownership_session_is_vain(o));
 	bool asks = BIT(o->state) & (BIT(OWN_UNSURE) | BIT(OWN_ASKING) | BIT(OWN_HANDED) |
 				     BIT(OWN_RELEASED) | BIT(OWN_DECIDING));
 

@@ -197,9 +197,15 @@ static bool primary_hands_over(struct ownership *o, struct ownership_actions *ou
 	return true;
 }
 
-static void end_dropped_session(struct ownership *o, uint64_t now, struct ownership_actions *out)
+/* Also one that will not be handed over: the guest stands still, and its last epoch may be long. */
+bool ownership_session_is_vain(const struct ownership *o)
 {
-	if (o->dropped_term != o->record.term || now < o->say_at)
+	return o->dropped_term == o->record.term || (o->unstorable && !o->handed);
+}
+
+static void end_vain_session(struct ownership *o, uint64_t now, struct ownership_actions *out)
+{
+	if (!ownership_session_is_vain(o) || now < o->say_at)
 		return;
 	ownership_act(out, OWN_END_SESSION);
 	o->say_at = now + o->config.retry_ns;
@@ -227,7 +233,7 @@ static bool step_primary(struct ownership *o, uint64_t now, struct ownership_act
 	}
 	if (!o->session_started)
 		return primary_offers(o, now, out);
-	end_dropped_session(o, now, out);
+	end_vain_session(o, now, out);
 	return false;
 }
 
@@ -245,7 +251,7 @@ static bool step_freezing(struct ownership *o, uint64_t now, struct ownership_ac
 	}
 	if (handover_fails(o, out))
 		return true;
-	end_dropped_session(o, now, out);
+	end_vain_session(o, now, out);
 	if (!o->handed)
 		return false;
 	o->say_at = now;

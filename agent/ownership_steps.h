@@ -37,6 +37,8 @@ void ownership_store(struct ownership *o, enum ownership_role role, uint64_t ter
 		     enum ownership_state next, struct ownership_actions *out);
 /* Until when an offer may be taken. */
 uint64_t ownership_offer_end(const struct ownership *o);
+/* Nothing good can come of the session. */
+bool ownership_session_is_vain(const struct ownership *o);
 /* Work out what follows from the facts, until nothing more does. */
 void ownership_pursue(struct ownership *o, uint64_t now, struct ownership_actions *out);
 /* The record is durable: what waited for that. */

@@ -115,8 +115,24 @@ static void a_release_that_cannot_be_stored_ends_the_migration(void **state)
 	EXPECT(&o, "confirm-forced; tell own 6; ", .type = OWN_EV_STORED);
 	o = migrating();
 	EXPECT(&o, "store released 5; ", .type = OWN_EV_FREEZING, .term = 5);
-	EXPECT(&o, "", .type = OWN_EV_STORE_FAILED);
+	EXPECT(&o, "end-session; ", .type = OWN_EV_STORE_FAILED);
 	EXPECT(&o, "store owner 6; ", .type = OWN_EV_HANDED, .term = 5);
+	EXPECT(&o, "confirm-forced; tell own 6; ", .type = OWN_EV_STORED);
+}
+
+/* The guest stands still already: it does not wait until all of its last epoch is there. */
+static void a_release_that_cannot_be_stored_ends_the_migration_at_once(void **state)
+{
+	struct ownership o = migrating();
+
+	EXPECT(&o, "store released 5; ", .type = OWN_EV_FREEZING, .term = 5);
+	EXPECT(&o, "end-session; ", .type = OWN_EV_STORE_FAILED);
+	assert_int_equal(ownership_deadline(&o), now + o.config.retry_ns);
+	later_by(o.config.retry_ns);
+	EXPECT(&o, "end-session; ", .type = OWN_EV_TICK);
+	EXPECT(&o, "store owner 6; ", .type = OWN_EV_SESSION_LOST, .term = 5);
+	EXPECT(&o, "confirm-forced; tell own 6; ", .type = OWN_EV_STORED);
+	assert_int_equal(o.state, OWN_ALONE);
 }
 
 static void a_source_that_has_said_released_waits_for_an_answer(void **state)
@@ -355,6 +371,7 @@ int main(void)
 		cmocka_unit_test(a_cancelled_migration_is_over_at_the_source),
 		cmocka_unit_test(without_a_peer_to_tell_nothing_is_handed_over),
 		cmocka_unit_test(a_release_that_cannot_be_stored_ends_the_migration),
+		cmocka_unit_test(a_release_that_cannot_be_stored_ends_the_migration_at_once),
 		cmocka_unit_test(a_source_that_has_said_released_waits_for_an_answer),
 		cmocka_unit_test(a_frozen_copy_yields_to_one_that_has_died_since),
 		cmocka_unit_test(an_operator_may_take_back_what_was_handed_over),
