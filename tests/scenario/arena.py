@@ -14,7 +14,7 @@ HOSTS = ("hosta", "hostb", "client")
 SMALL = "/var/small"  # where a scenario may mount something that is soon full
 # A guest or a polluxd that a scenario left behind: by name, for these hosts are ours alone.
 RESET = ("for p in polluxd pollux-vm state-hop; do killall -9 $p; done 2>/dev/null; sleep 0.2; "
-         f"ip link del demo0 2>/dev/null; umount {SMALL} 2>/dev/null; "
+         f"ip link del demo0 2>/dev/null; umount {SMALL} /var/lib/pollux 2>/dev/null; "
          f"rm -rf /var/lib/pollux /run/pollux {SMALL}; true")
 
 

@@ -2,6 +2,8 @@
 """Deaths, cuts and a full disk in each phase of a migration of Linux under load: before the guest
 stands still, while it does, and while its memory follows. One owner after each, and no write that a
 client was told of is lost, also where the VM is."""
+import shlex
+
 from arena import SMALL
 from judge import client_content, must
 from migrations import (COPIED, OTHER, SHARED_DISK, SLOW, begin, console_keep, guest_well, move,
@@ -54,10 +56,29 @@ def _owner(arena):
     return arena.cluster.wait("one host runs it, and the other has nothing of it", decided, 60)
 
 
+# PID IMAGE: whether that process has the lock of that image.
+LOCKED = """for f in /proc/$1/fd/*; do
+    [ "$(readlink $f)" = "$2" ] && grep -q ^lock: /proc/$1/fdinfo/${f##*/} && exit 0
+done; exit 1"""
+
+
+def _unburdened(arena, host):
+    """As if nothing had been tried: at full speed, nothing logged, its disk its own."""
+    vm = arena.cluster.wait("the VM process tells how it is", lambda: arena.vm(host).get("stats") and
+                            arena.vm(host), 10)
+    burden = {what: vm["stats"][what] for what in ("throttle", "log_dirty")}
+    must(not any(burden.values()), f"it is left with {burden}")
+    image = arena.cluster.disk.format(vm="demo")
+    code, _ = arena.cluster.run(host, shlex.join(["sh", "-c", LOCKED, "sh", str(vm["pid"]), image]),
+                                check=False)
+    must(code == 0, f"{image} is not locked on {host}")
+
+
 def _stays(arena):
     host = _owner(arena)
     must(host == "hosta", f"{host} runs it")
     arena.replies(10)
+    _unburdened(arena, host)
 
 
 def _home(arena):
@@ -71,9 +92,13 @@ def _home(arena):
 
 # ---- the guest outlives it --------------------------------------------------------------------------
 
-def _disk_full(arena):
-    begin(arena)
-    arena.cluster.run("hostb", f"dd if=/dev/zero of={SMALL}/filler bs=64k 2>/dev/null; true")
+def _fill(arena, folder):
+    arena.cluster.run("hostb", f"dd if=/dev/zero of={folder}/filler bs=64k 2>/dev/null; true")
+
+
+def _filled(arena):
+    """The disk at the target is full now, and the migration has failed for it."""
+    _fill(arena, SMALL)
     arena.wait_state("hosta", "running", timeout=60)
     operation = arena.vm("hosta")["operation"]
     must(operation["state"] == "failed" and "No space left" in operation["error"],
@@ -81,9 +106,30 @@ def _disk_full(arena):
     arena.cluster.run("hostb", f"rm {SMALL}/filler")
 
 
+def _disk_full(arena):
+    begin(arena)
+    _filled(arena)
+
+
+def _disk_full_frozen(arena):
+    """By the last of what the guest wrote, which is on its way then. What has its place on the
+    image would find it there."""
+    arena.cluster.run("hostb", f"rm -f {SMALL}/demo.img")
+    _handover_begin(arena, "freezing")
+    _filled(arena)
+    _stretched(arena, False)
+
+
 def _target_process_dies(arena):
     begin(arena)
     arena.kill_vm("hostb")
+
+
+def _target_process_dies_frozen(arena):
+    _handover_begin(arena, "freezing")
+    arena.kill_vm("hostb")
+    arena.wait_state("hosta", "running", timeout=40)
+    _stretched(arena, False)
 
 
 def _link_cut_frozen(arena):
@@ -117,11 +163,12 @@ def migration_fails_in_each_phase(arena):
     arena.cluster.times_ms = PATIENT_MS
     path = arena.capture()
     up(arena, disk=SMALL + "/{vm}.img")
-    for mishap in (_target_process_dies, _disk_full, _link_cut_frozen, _target_host_dies_frozen):
+    for mishap in (_target_process_dies, _disk_full, _disk_full_frozen, _target_process_dies_frozen,
+                   _link_cut_frozen, _target_host_dies_frozen):
         mishap(arena)
         print(f"# {mishap.__name__[1:]}: hosta goes on")
         _stays(arena)
-        if mishap is _disk_full:
+        if mishap is _disk_full_frozen:
             arena.cluster.run("hostb", f"umount {SMALL}")
     _link_cut_handed(arena)
     print(f"# link_cut_handed: {_owner(arena)} goes on")
@@ -129,6 +176,30 @@ def migration_fails_in_each_phase(arena):
     guest_well(arena)
     client_content(arena, _owner(arena))
     arena.capture_dark(path)
+
+
+def migration_disk_full_once_it_is_copied(arena):
+    """Nothing that comes then takes space: what the guest still writes, the record of who owns it,
+    and memory that follows it."""
+    folder = "/var/lib/pollux"
+    for host in OTHER:
+        arena.cluster.run(host, f"mkdir -p {folder}")
+    arena.cluster.run("hostb", f"mount -t tmpfs -o size=12M small {folder}")
+    arena.cluster.run("hosta", "(head -c 4K /dev/zero; head -c 8188K /dev/urandom) >"
+                               f"{folder}/demo.img")
+    up(arena)
+    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *COPIED, *POSTCOPY,
+                         "--bandwidth", "16", "--compression", "none")
+    arena.cluster.wait("the disk is copied", lambda: int(arena.cluster.run(
+        "hostb", f"stat -c %b {folder}/demo.img || echo 0")[1].split()[-1]) >= 16384, 60)
+    _fill(arena, folder)
+    must(arena.state("hosta") == "migrating", f"hosta is {arena.state('hosta')} already")
+    arena.wait_state("hosta", *NOT_HERE, timeout=90)
+    must(arena.happened("hosta", "serving"), "no memory has followed it")
+    console_keep(arena, "hostb")
+    arena.replies(20)
+    guest_well(arena)
+    client_content(arena, "hostb")
 
 
 # ---- a host dies that has what nobody else has --------------------------------------------------------
@@ -188,7 +259,30 @@ def _source_host_dies_pulling(arena):
     arena.wait_state("hostb", "memory-missing", timeout=40)
     must(arena.silent(), "a guest without its memory answered")
     _host_back(arena, "hosta")
+    return _memory_lost(arena)
+
+
+def _source_process_dies_pulling(arena):
+    _pulling(arena)
+    arena.kill_vm("hosta")
+    arena.wait_state("hostb", "memory-missing", timeout=40)
+    must(arena.silent(), "a guest without its memory answered")
+    must(arena.happened("hosta", "memory lost"), "hosta does not tell that it lost memory")
+    operation = arena.vm("hosta")["operation"]
+    must(operation["state"] == "failed" and "hostb lacks of its memory is lost" in operation["error"],
+         f"the memory is lost, and the migration says: {operation}")
+    return _memory_lost(arena)
+
+
+def _memory_lost(arena):
+    """hostb owns it, says what it lacks and what is left to do; and hosta leaves it alone."""
+    text = arena.vm("hostb")["postcopy"]["text"]
+    must("are missing here" in text and "stands still" in text and "stop --force" in text,
+         f"hostb says of the memory that it lacks: {text!r}")
     _recovery_refused(arena)
+    code, text = arena.cluster.pollux("hosta", "start", "/lab/demo.cfg", check=False)
+    must(code != 0 and "another host owns it" in text, f"hosta starts what hostb owns: {text}")
+    must(arena.state("hostb") == "memory-missing", f"hostb is {arena.state('hostb')}")
     arena.cluster.pollux("hostb", "stop", "demo", "--force")
     return _torn(arena)
 
@@ -230,7 +324,8 @@ def migration_loses_a_host_while_memory_follows(arena):
     arena.guest_up(load="mem:300,disk:10", disk=SHARED_DISK)
     arena.cluster.client_start(silence_s=5)
     arena.replies(10)
-    for mishap in (_target_host_dies_pulling, _source_host_dies_pulling):
+    for mishap in (_target_host_dies_pulling, _source_host_dies_pulling,
+                   _source_process_dies_pulling):
         host = mishap(arena)
         print(f"# {mishap.__name__[1:]}: it is of {host}")
         _start(arena, host)

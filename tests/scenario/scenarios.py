@@ -459,7 +459,7 @@ ALL = {f.__name__: f for f in (
     migrations.linux_migrates_with_its_disk, migrations.linux_migrates_on_shared_storage,
     migrations.migration_target_dies, migrations.migration_link_cut,
     migrations.migration_target_frozen, migrations.migration_cut_while_memory_follows,
-    mishaps.migration_source_dies_frozen)}
+    mishaps.migration_source_dies_frozen, mishaps.migration_disk_full_once_it_is_copied)}
 
 # What needs a kernel of its own on each host: KVM's state, a host whose kernel dies with it.
 EMULATED = {name: ALL[name] for name in (
