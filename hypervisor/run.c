@@ -675,7 +675,7 @@ static int step_one(struct vm *vm)
 
 	if (atomic_load(&run->requests) & REQUEST_STOPPED)
 		return -ESHUTDOWN;
-	if (step_lock(vm, &run->stepping))
+	if (run_is_paused(vm) || step_lock(vm, &run->stepping))
 		return -EBUSY;
 	if (atomic_load(&run->requests) & REQUEST_STALL) {
 		pthread_mutex_unlock(&run->stepping);

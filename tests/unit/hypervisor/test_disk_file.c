@@ -259,8 +259,8 @@ static void *bursts_submit(void *arg)
 }
 
 /* The kernel gives up what waits there, begun by a thread that ends, as that of a mirror's
- * first copy does. Writes to one file wait for each other (tmpfs), but for those of threads
- * that used another ring before: so both threads are new. */
+ * first copy does. Writes to one file wait for each other (tmpfs, on kernels that have it so),
+ * but for those of threads that used another ring before: so both threads are new. */
 static void a_thread_that_ends_takes_no_request_along(void **state)
 {
 	struct iovec iov = {aligned_alloc(4096, BURST_LEN), BURST_LEN};
