@@ -62,7 +62,8 @@ struct replicate_config {
 				    * What the guest writes to its disks meanwhile comes on top */
 	bool handover; /* a migration: epoch 1 is the last, and leaves the guest standing still */
 	/* With handover: what the guest's disk requests may keep it in that pause. If it takes
-	 * longer the guest goes on, and next() is asked again. 0 = VM_PAUSE_IDLE_NS. */
+	 * longer the guest goes on, one more round is made and next() asked again; what had been
+	 * NEXT_POSTCOPY stays so. 0 = VM_PAUSE_IDLE_NS. */
 	uint64_t idle_ns;
 	/* With handover: on the epoch thread, no lock held. */
 	enum replicate_next (*next)(void *ctx, const struct replicate_round *round);

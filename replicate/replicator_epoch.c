@@ -176,6 +176,10 @@ static enum replicate_next round_decide(struct replicator *r)
 
 	if (r->postcopy) /* its seal has failed; the link for the rest is there */
 		return NEXT_POSTCOPY;
+	if (r->sync == SYNC_AGAIN) { /* what has come since tells nothing of a round */
+		r->members_sent = synced;
+		return NEXT_ROUND;
+	}
 	next = r->config.next ? r->config.next(r->config.next_ctx, &round)
 			      : protect_next(r, &round);
 	/* There is nothing to wait for but what disks have given, which one more round flushes:
