@@ -185,7 +185,7 @@ void replicator_ownership(struct replicator *r, enum ownership_answer a)
 
 void replicator_cut(struct replicator *r)
 {
-	replicator_lost(r, -ECONNABORTED, "the standby's host says that the twin is gone");
+	replicator_lost(r, -ECONNABORTED, "the VM's polluxd has ended the session");
 }
 
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
