@@ -342,20 +342,38 @@ static void handover_that_cannot_be_sealed_says_why(void **state)
 	twin_end(t);
 }
 
+/* Most pages hold something. */
+static void guest_fills_its_memory(struct twin *t)
+{
+	struct sim_report report;
+
+	do {
+		usleep(1000);
+		assert_int_equal(vm_pause(t->primary.vm), 0);
+		assert_int_equal(vm_sim_report(t->primary.vm, &report), 0);
+		assert_int_equal(vm_resume(t->primary.vm), 0);
+	} while (report.steps < 5 * vm_ram_pages(t->primary.vm));
+}
+
 /* Not when the round is over, which may be minutes later. */
 static void failed_disk_ends_a_slow_round(void **state)
 {
 	struct replicate_config c = twin_config();
+	struct replicate_stats s;
 	struct twin *t;
 
 	c.streams = 1;
 	c.bytes_per_second = 1;
+	c.compression = COMPRESS_NONE;
 	t = twin_make(&c, &c, true, 8 * MEMORY, 3);
+	guest_fills_its_memory(t);
 	fault_arm("mirror.copy", 1, EIO);
 	twin_protect(t);
 	twin_wait_primary(t, BIT_OF(REPLICATOR_PROTECTED) | BIT_OF(REPLICATOR_UNPROTECTED));
 	assert_int_equal(t->primary_state, REPLICATOR_UNPROTECTED);
 	assert_non_null(strstr(t->primary_why, "copy of a disk"));
+	replicator_stats(t->replicator, &s);
+	assert_true(s.sync_done < s.sync_total);
 	twin_end(t);
 }
 
