@@ -163,12 +163,14 @@ def migration_fails_in_each_phase(arena):
     arena.cluster.times_ms = PATIENT_MS
     path = arena.capture()
     up(arena, disk=SMALL + "/{vm}.img")
-    for mishap in (_target_process_dies, _disk_full, _disk_full_frozen, _target_process_dies_frozen,
+    # The full disk while it is frozen comes first: when the guest has once written all its
+    # blocks, it needs no more space.
+    for mishap in (_disk_full_frozen, _disk_full, _target_process_dies, _target_process_dies_frozen,
                    _link_cut_frozen, _target_host_dies_frozen):
         mishap(arena)
         print(f"# {mishap.__name__[1:]}: hosta goes on")
         _stays(arena)
-        if mishap is _disk_full_frozen:
+        if mishap is _disk_full:
             arena.cluster.run("hostb", f"umount {SMALL}")
     _link_cut_handed(arena)
     print(f"# link_cut_handed: {_owner(arena)} goes on")
@@ -188,8 +190,8 @@ def migration_disk_full_once_it_is_copied(arena):
     arena.cluster.run("hosta", "(head -c 4K /dev/zero; head -c 8188K /dev/urandom) >"
                                f"{folder}/demo.img")
     up(arena)
-    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *COPIED, *POSTCOPY,
-                         "--bandwidth", "16", "--compression", "none")
+    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *COPIED, *POSTCOPY, *SLOW,
+                         "--compression", "none")
     arena.cluster.wait("the disk is copied", lambda: int(arena.cluster.run(
         "hostb", f"stat -c %b {folder}/demo.img || echo 0")[1].split()[-1]) >= 16384, 60)
     _fill(arena, folder)
