@@ -149,6 +149,7 @@ static void test_restarted_then_cancelled(void **state)
 	run_alone("hold-1");
 	migrate_held("hold-1");
 	restart(0);
+	WAIT_STATE(0, "hold-1", "migrating");
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 202);
 	operation_ended(0, "hold-1", OPERATION_FAILED, -ECANCELED);
 	WAIT_STATE(0, "hold-1", "running");
@@ -159,6 +160,7 @@ static void test_restarted_then_cancelled(void **state)
  * link yet by which to say so: nobody was told, and it goes on here. */
 static void test_handed_meanwhile(void **state)
 {
+	struct agent_config linked = hosts[0].config;
 	pid_t pid;
 
 	run_alone("hold-1");
@@ -167,12 +169,16 @@ static void test_handed_meanwhile(void **state)
 	host_down(&hosts[0]);
 	kill(pid, SIGWINCH);
 	rounds(20);
+	hosts[0].config.port = port_choose();
+	hosts[0].config.peers[0].port = port_choose();
 	host_up(&hosts[0]);
 	operation_ended(0, "hold-1", OPERATION_FAILED, -EIO);
 	assert_true(vm_says(0, "hold-1", "operation", "hostb could not be told: "));
 	WAIT_STATE(0, "hold-1", "running");
-	WAIT_STATE(1, "hold-1", "none");
 	assert_int_equal(timeline_has(0, "hold-1", "goes on"), 1);
+	hosts[0].config = linked;
+	restart(0);
+	WAIT_STATE(1, "hold-1", "none");
 }
 
 /* Its end came while no polluxd listened: it is not called a protection that was lost. */
@@ -421,7 +427,7 @@ static void test_protected_restarted_cancelled(void **state)
 	protect_whole("hold-1", "stall");
 	migrate_held("hold-1");
 	restart(0);
-	assert_string_equal(state_at(0, "hold-1"), "migrating");
+	WAIT_STATE(0, "hold-1", "migrating");
 	assert_true(vm_says(0, "hold-1", "unprotected", "\"hostb\""));
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 202);
 	WAIT_STATE(0, "hold-1", "protected");
