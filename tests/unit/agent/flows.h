@@ -22,6 +22,7 @@
 #include "agent/api.h"
 #include "agent/guest.h"
 #include "tests/unit/agent/fake_vm.h"
+#include "tests/unit/agent/ports.h"
 
 #define PATIENCE_NS (30 * NS_PER_SEC)
 
@@ -47,20 +48,6 @@ static inline void file_write(const char *name, const char *text, mode_t mode)
 
 	snprintf(path, sizeof(path), "%s/%s", folder, name);
 	assert_int_equal(file_replace(path, text, strlen(text), mode, &e), 0);
-}
-
-static inline uint16_t port_free(void)
-{
-	struct sockaddr_storage a;
-	socklen_t size = sizeof(a);
-	struct error e = {0};
-	int fd;
-
-	/* Port 0 lets the kernel choose; it stays free for the moment until it is used. */
-	assert_int_equal(channel_listen("127.0.0.1", 0, &fd, &e), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &size), 0);
-	close(fd);
-	return ntohs(((struct sockaddr_in *)&a)->sin_port);
 }
 
 static inline void host_configure(struct host *h, const char *name, const char *other,
@@ -273,8 +260,8 @@ static inline int world_make(void **state)
 		fail_msg("%s", e.text);
 	file_write("fence-result", "0", 0600);
 	assert_int_equal(loop_create(&loop), 0);
-	a = port_free();
-	b = port_free();
+	a = port_choose();
+	b = port_choose();
 	host_configure(&hosts[0], "hosta", "hostb", a, b);
 	host_configure(&hosts[1], "hostb", "hosta", b, a);
 	host_up(&hosts[0]);

@@ -24,6 +24,7 @@
 #include "agent/guest.h"
 #include "agent/host.h"
 #include "agent/http.h"
+#include "tests/unit/agent/ports.h"
 
 static struct loop *loop;
 static struct agent *agent;
@@ -35,19 +36,6 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
 	return remove(path);
 }
 
-static uint16_t port_free(void)
-{
-	struct sockaddr_in a;
-	socklen_t size = sizeof(a);
-	struct error e = {0};
-	int fd;
-
-	assert_int_equal(channel_listen("127.0.0.1", 0, &fd, &e), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &size), 0);
-	close(fd);
-	return ntohs(a.sin_port);
-}
-
 static int setup(void **state)
 {
 	struct error e = {0};
@@ -57,7 +45,7 @@ static int setup(void **state)
 	assert_int_equal(pki_create_ca(folder, "test-ca", 1, &e), 0);
 	assert_int_equal(pki_issue(folder, "hosta", "peer", 1, &e), 0);
 	config = (struct agent_config){.name = "hosta",
-				       .port = port_free(),
+				       .port = port_choose(),
 				       .heartbeat_ns = 50 * NS_PER_MS,
 				       .loss_ns = NS_PER_SEC,
 				       .address = "127.0.0.1"};
