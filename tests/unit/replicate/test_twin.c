@@ -24,8 +24,12 @@ static uint64_t random_next(uint64_t *state)
 /* A wait for progress, not a time limit: a hang is ended by whoever runs the tests. */
 static void wait_acknowledged(struct twin *t, uint64_t epochs)
 {
-	while (twin_acknowledged(t) < epochs)
+	while (twin_acknowledged(t) < epochs) {
+		assert_int_equal(twin_wait_primary(t, BIT_OF(REPLICATOR_PROTECTED) |
+							      BIT_OF(REPLICATOR_LOST)),
+				 REPLICATOR_PROTECTED);
 		usleep(1000);
+	}
 }
 
 static struct twin *twin_protected(const struct replicate_config *c, bool disk, uint64_t epochs)
@@ -202,7 +206,7 @@ static void silence_is_a_loss(void **state)
 	struct error e = {0};
 	struct twin *t;
 
-	c.loss_ns = 300 * NS_PER_MS;
+	c.loss_ns = 2 * NS_PER_SEC;
 	c.heartbeat_ns = 30 * NS_PER_MS;
 	t = twin_protected(&c, false, 5);
 	atomic_store(&t->silent, true);
@@ -264,7 +268,8 @@ static void what_was_handed_over_stands_still_for_good(void **state)
 	c.handover = true;
 	t = twin_make(&c, &c, false, MEMORY, 3);
 	twin_protect(t);
-	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
+	assert_int_equal(twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST)),
+			 REPLICATOR_HANDED);
 	assert_int_equal(vm_pause(t->primary.vm), -EBUSY);
 	replicator_ownership(t->replicator, OWNERSHIP_DENIED);
 	twin_wait_primary(t, BIT_OF(REPLICATOR_FENCED));
@@ -315,7 +320,8 @@ static void failed_handover_is_decided_about_again(void **state)
 	fault_arm("replicator.seal", 1, EIO);
 	fault_arm("replicator.seal", 2, EIO);
 	twin_protect(t);
-	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_UNPROTECTED));
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST) |
+				     BIT_OF(REPLICATOR_UNPROTECTED));
 	assert_int_equal(t->primary_state, REPLICATOR_HANDED);
 	assert_int_equal(asked, 3);
 	twin_end(t);
@@ -334,7 +340,8 @@ static void handover_that_cannot_be_sealed_says_why(void **state)
 	for (unsigned i = 1; i <= 8; i++)
 		fault_arm("replicator.seal", i, EDQUOT);
 	twin_protect(t);
-	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_UNPROTECTED));
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST) |
+				     BIT_OF(REPLICATOR_UNPROTECTED));
 	fault_disarm_all();
 	assert_int_equal(t->primary_state, REPLICATOR_UNPROTECTED);
 	assert_non_null(strstr(t->primary_why, strerror(EDQUOT)));
@@ -465,7 +472,7 @@ static void endless_seal_ends_the_session(void **state)
 	struct replicate_config c = twin_config();
 	struct twin *t;
 
-	c.loss_ns = 500 * NS_PER_MS;
+	c.loss_ns = 2 * NS_PER_SEC;
 	c.heartbeat_ns = 30 * NS_PER_MS;
 	t = twin_protected(&c, true, 5);
 	atomic_store(&t->seal_waits, true);

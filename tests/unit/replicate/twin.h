@@ -375,15 +375,19 @@ static inline void twin_standby_state(void *ctx, enum replica_state s, const cha
 }
 
 #define BIT_OF(s) (1u << (s))
+/* What no other state follows, whatever a test waits for. */
+#define TWIN_ENDS (BIT_OF(REPLICATOR_UNPROTECTED) | BIT_OF(REPLICATOR_FENCED))
 
 static inline enum replicator_state twin_wait_primary(struct twin *t, unsigned states)
 {
 	enum replicator_state s;
 
 	pthread_mutex_lock(&t->lock);
-	while (!(states & BIT_OF(t->primary_state)))
+	while (!(states & BIT_OF(t->primary_state)) && !(TWIN_ENDS & BIT_OF(t->primary_state)))
 		pthread_cond_wait(&t->changed, &t->lock);
 	s = t->primary_state;
+	if (!(states & BIT_OF(s)))
+		fail_msg("the session has ended in state %u: %s", s, t->primary_why);
 	pthread_mutex_unlock(&t->lock);
 	return s;
 }
