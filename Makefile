@@ -228,8 +228,8 @@ fuzz:
 # End to end; prints `scenario NAME ok|FAILED|skipped (reason)` lines. All of them with hosts that are
 # namespaces of this machine; those that need a kernel on each host in emulated ones.
 .PHONY: scenario scenario-run scenario-lab scenario-lab-run scenario-lab-long
-RUN_SCENARIO = $(RUN_TESTS) --live --timeout 1080 "tests/scenario/run-all --lab namespaces --jobs 2"
-RUN_SCENARIO_LAB = $(RUN_TESTS) --live --timeout 1080 "tests/scenario/run-all --lab emulated"
+RUN_SCENARIO = $(RUN_TESTS) --live --timeout 2700 "tests/scenario/run-all --lab namespaces --jobs 2"
+RUN_SCENARIO_LAB = $(RUN_TESTS) --live --timeout 2700 "tests/scenario/run-all --lab emulated"
 scenario: scenario-programs
 	$(RUN_SCENARIO)
 scenario-run:
@@ -255,7 +255,7 @@ lab-test:
 	$(RUN_TESTS) --timeout 300 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
 # End to end on this machine: real processes and test guests, over loopback.
 native-test:
-	$(RUN_TESTS) --live --timeout 900 "tests/native/run $(BUILD)"
+	$(RUN_TESTS) --live --timeout 2700 "tests/native/run $(BUILD)"
 # "folder: folders it may use", for lint
 layers:
 	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:
