@@ -41,7 +41,8 @@ struct vm_lazy {
 	bool registered, running;
 	pthread_t thread;
 	_Atomic uint64_t *missing;
-	uint64_t *asked; /* the thread's own */
+	uint64_t *asked;     /* the thread's own */
+	bool short_of_pages; /* likewise; said once */
 	_Atomic uint64_t left;
 	atomic_bool lost;
 };
@@ -169,10 +170,14 @@ static void hole_fill(struct vm_lazy *l, uint64_t page)
 	struct timespec moment = {0, AGAIN_NS};
 	int rc = page_zero(l, page);
 
-	if (!rc || rc == -ENOENT) /* ENOENT: no longer registered, nobody waits */
+	if (!rc || rc == -ENOENT) { /* ENOENT: no longer registered, nobody waits */
+		l->short_of_pages = false;
 		return;
+	}
 	if (rc != -EEXIST) {
-		log_error_rc(rc, "a page of zeros cannot be made; it is tried again");
+		if (!l->short_of_pages)
+			log_error_rc(rc, "a page of zeros cannot be made; it is tried again");
+		l->short_of_pages = true;
 		(void)nanosleep(&moment, NULL);
 	}
 	page_wake(l, page);
