@@ -10,8 +10,8 @@
 #include "cli/cli.h"
 
 #define REPLY_MAX  (16u << 20)
-#define TIMEOUT_MS 20000L
-#define CONNECT_MS 3000L
+#define TIMEOUT_MS 60000L /* a host may be very busy; Ctrl-C is faster */
+#define CONNECT_MS 10000L
 
 const char *json_word(const json_t *o, const char *key)
 {
