@@ -134,7 +134,7 @@ def pause(t):
     p = pair.primary.process
     refused(p, "resume", "running already")
     p.ask("pause")
-    time.sleep(0.1)
+    pair.observer.drain()
     pair.observer.expect_silence(0.7)
     refused(p, "pause", "paused already")
     refused(p, "protect", "running vm", address="127.0.0.1", port=1, **pair.terms())

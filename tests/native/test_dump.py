@@ -306,6 +306,7 @@ def while_paused(t):
             assert dump_end(p)["ok"]
         cores.append(Core(t.path(name)))
     assert cores[0].cpus == cores[1].cpus and cores[0].machine == cores[1].machine
+    pair.observer.drain()
     pair.observer.expect_silence(0.3)
     p.ask("resume")
     pair.observer.wait_replies(20)

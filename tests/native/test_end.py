@@ -62,7 +62,8 @@ def power_off_later(t):
     pair.observer.load(4)
     pair.primary.process.wait_event(lambda e: e["event"] == "vm" and e["what"] == "poweroff")
     pair.primary.console.wait("echo: ok")
-    pair.observer.settle()
+    pair.observer.load(0)
+    pair.observer.drain()
     pair.observer.load(4)
     pair.observer.expect_silence(0.5)
 
@@ -114,6 +115,7 @@ def unprotect_silent(t):
         raise AssertionError("ended in good order without the standby's word")
     except Refused as e:
         assert "fenced" in str(e), e
+    pair.observer.drain()
     pair.observer.expect_silence(0.5)
     assert pair.primary.stats()["state"] == "lost"
     pair.primary.process.ask("ownership", answer="confirmed")

@@ -146,7 +146,7 @@ def fence_hangs(t):
         f.write("#!/bin/sh\nexec sleep 600\n")
     pids = net.hosts.a.kill()
     wait_until(lambda: "fence asked" in net.hosts.b.whats(), 30, "the fence is asked")
-    time.sleep(0.3)
+    net.observer.drain()
     net.observer.expect_silence(2)
     assert net.hosts.b.vm()["state"] == "deciding", net.hosts.b.vm()
     end(pids)
@@ -165,6 +165,7 @@ def fence_fails(t):
     pids = net.hosts.a.kill()
     net.hosts.b.wait("deciding")
     wait_until(lambda: "fence failed" in net.hosts.b.whats(), 30, "the fence has failed")
+    net.observer.drain()
     net.observer.expect_silence(1)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
@@ -207,6 +208,7 @@ def unprotect(t):
     net.hosts.a.kill()
     time.sleep(2.5)
     assert net.hosts.b.vm()["state"] == "none" and not net.hosts.fenced()
+    net.observer.drain()
     net.observer.expect_silence(0.3)
     end(map(int, open(t.path("hosta.pid")).read().split()))
 
@@ -222,7 +224,7 @@ def standby_dies(t, policy):
         net.observer.wait_replies(30)
         return
     wait_until(lambda: net.hosts.a.vm()["state"] not in ("protected", "running"), 20, "it stalls")
-    time.sleep(0.3)
+    net.observer.drain()
     net.observer.expect_silence(1)
     net.hosts.a.do("failover", "demo", "--force")
     net.observer.wait_replies(30)

@@ -92,7 +92,7 @@ def back_pressure(t):
     pair.load()
     pair.protect(proxied=True, **PATIENT)
     pair.proxy.hold("back")
-    time.sleep(0.2)
+    pair.observer.drain()
     pair.observer.load(350)
     pair.observer.expect_silence(1.0)
     pair.observer.window = 0
@@ -111,7 +111,7 @@ def cut_and_heal(t, policy):
     pair.observer.wait_replies(50)
     pair.proxy.hold()
     pair.primary.process.wait_state("lost")
-    time.sleep(0.1)
+    pair.observer.drain()
     pair.observer.expect_silence(1.0)
     old, old_link = pair.standby, pair.proxy
     pair.standby = None
@@ -154,7 +154,7 @@ def reset_link(t):
     pair.proxy.reset()
     pair.standby.process.wait_state("lost")
     pair.primary.process.wait_state("lost")
-    time.sleep(0.1)
+    pair.observer.drain()
     pair.observer.expect_silence(0.5)
     pair.primary.process.ask("ownership", answer="confirmed")
     pair.observer.wait_replies(20)

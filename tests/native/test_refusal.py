@@ -3,7 +3,6 @@
 import os
 import secrets
 import socket
-import time
 
 from case import case
 from director import Refused, preamble_of
@@ -60,7 +59,7 @@ def standby_newer(t):
     pair = attempt(t, {"term": 9}, {"term": 8})
     event = pair.primary.process.wait_state("unprotected", "lost")
     assert event["state"] == "lost" and "term" in event["why"], event
-    time.sleep(0.1)
+    pair.observer.drain()
     pair.observer.expect_silence(0.5)
     pair.primary.process.ask("ownership", answer="confirmed")
     pair.observer.wait_replies(20)

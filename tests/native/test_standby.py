@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """The standby's process dies: what the primary does under each policy and each answer."""
-import time
 
 from case import case
 from director import Refused
@@ -14,7 +13,7 @@ def lose_standby(t, policy, **terms):
     pair.observer.wait_replies(20)
     pair.standby.kill()
     pair.primary.process.wait_state("lost")
-    time.sleep(0.1)
+    pair.observer.drain()
     pair.observer.expect_silence(0.5)
     return pair
 
@@ -83,7 +82,7 @@ def counted_as_lost(t):
     pair.load()
     pair.protect(proxied=True, loss_ms=30000)
     pair.proxy.hold()
-    time.sleep(0.1)
+    pair.observer.drain()
     pair.observer.expect_silence(0.3)
     pair.primary.process.ask("ownership", answer="lost")
     pair.primary.process.wait_state("lost")
@@ -104,7 +103,7 @@ def unasked(t):
             pass
     pair.protect(proxied=True, loss_ms=30000)
     pair.proxy.hold()
-    time.sleep(0.1)
+    pair.observer.drain()
     for answer in ("confirmed", "forced"):
         pair.primary.process.ask("ownership", answer=answer)
     pair.observer.expect_silence(0.5)

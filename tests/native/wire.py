@@ -17,6 +17,7 @@ TYPE_ECHO, TYPE_RARP = b"\x88\xb5", b"\x80\x35"
 FNV_PRIME = 0x100000001b3
 REPLY_PATIENCE = 0.25  # seconds after which a request no longer counts as under way
 GAP_CHOICES_MAX = 200000
+QUIET_LOOKS = 30  # one each 10 ms; requests are made more often
 
 
 class Proxy:
@@ -361,13 +362,28 @@ class Observer:
                 f"{self.replies - before} replies came out that had to be held"
             time.sleep(0.01)
 
-    def settle(self, seconds=0.05):
-        """End the load, and let what is on its way come."""
-        self.window = 0
-        before = -1
-        while before != self.replies:
+    def drain(self, timeout=10):
+        """What had left before it was held may still be on its way: until nothing more comes. Looks
+        are counted, and not seconds: in a stall of this process the thread that reads stands too."""
+        deadline, before, quiet = time.monotonic() + timeout, self.replies, 0
+        while quiet < QUIET_LOOKS:
+            self.check()
+            assert time.monotonic() < deadline, \
+                f"{timeout} s after it had to be held output still comes"
+            time.sleep(0.01)
+            quiet = quiet + 1 if self.replies == before else 0
             before = self.replies
-            time.sleep(seconds)
+
+    def settle(self, timeout=20):
+        """End the load, and let all that was asked be answered."""
+        with self.lock:
+            self.window = 0
+        deadline = time.monotonic() + timeout
+        while self.sent:
+            self.check()
+            assert time.monotonic() < deadline, \
+                f"{len(self.sent)} requests were not answered in {timeout} s"
+            time.sleep(0.01)
         self.check()
 
     def close(self):
