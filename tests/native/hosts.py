@@ -9,10 +9,27 @@ import subprocess
 import time
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+PORTS, PORTS_EACH = range(10000, 32000), 20  # below those that the kernel chooses for anybody
+
+
+def free_ports(n):
+    """Beginning where no other process begins: they stay free until each polluxd has bound its own,
+    and while it is down."""
+    first, held = os.getpid() * PORTS_EACH, []
+    for i in range(len(PORTS)):
+        s = socket.socket()
+        try:
+            s.bind(("127.0.0.1", PORTS[(first + i) % len(PORTS)]))
+            held.append(s)
+        except OSError:
+            s.close()
+        if len(held) == n:
+            break
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    assert len(ports) == n, "there are no free ports"
+    return ports
 
 
 def wait_until(condition, seconds, what):
@@ -184,7 +201,7 @@ class Hosts:
             subprocess.run([f"{t.build}/pollux", "pki", *args, "--dir", t.path("pki")],
                            check=True, capture_output=True)
         self.fence("kill")
-        ports = {name: free_port() for name in names}
+        ports = dict(zip(names, free_ports(len(names))))
         self.all = [Host(self, name, ports) for name in names]
         self.a, self.b = self.all[:2]
         for host in self.all:
