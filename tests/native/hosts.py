@@ -33,9 +33,11 @@ def free_ports(n):
 
 
 def wait_until(condition, seconds, what):
+    """what: a text, or a function that makes it once the wait was in vain."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain: {what}"
+        assert time.monotonic() < end, \
+            f"waited {seconds} s in vain: {what() if callable(what) else what}"
         time.sleep(0.02)
 
 
@@ -127,8 +129,13 @@ peers = ( {", ".join(self.peer(p, ports[p]) for p in ports if p != name)} );
         return json.loads(p.stdout) if p.returncode == 0 else {"state": "none", "timeline": []}
 
     def wait(self, state, seconds=20):
-        wait_until(lambda: self.vm()["state"] == state, seconds,
-                   f"{self.name}: {state}, not {self.vm()['state']} ({self.vm().get('why')})")
+        vm = {}
+
+        def there():
+            vm.update(self.vm())
+            return vm["state"] == state
+        wait_until(there, seconds,
+                   lambda: f"{self.name}: {state}, not {vm['state']} ({vm.get('why')})")
 
     def whats(self):
         return [e["what"] for e in self.vm()["timeline"]]

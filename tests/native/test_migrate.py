@@ -70,7 +70,8 @@ def unburdened(host):
     def settled():
         stats = host.vm().get("stats") or {}
         return (stats.get("throttle"), stats.get("log_dirty")) == (0, False)
-    wait_until(settled, 10, f"log-dirty is off, and no throttle: {host.vm().get('stats')}")
+    wait_until(settled, 10,
+               lambda: f"log-dirty is off, and no throttle: {host.vm().get('stats')}")
     with open(host.t.path("demo.cfg")) as f:
         image = re.search(r'disks = \( { path = "[^"]*/([^"/]+)"', f.read())
     assert not image or locked(host.vm()["pid"], image[1]), f"{image[1]} is not locked"
@@ -309,6 +310,10 @@ def source_cannot_yield(t, away=False):
     moves(hosts)
 
 
+# What is left after the one round of 8 s takes seconds to follow.
+FOLLOWS = "pages=2000 rate=250 report=1"
+
+
 def pulling(hosts):
     """Postcopy whose push takes long: the guest runs there, its memory is here."""
     command = hosts.a.pollux("migrate", "demo", "hostb", *POSTCOPY, "--bandwidth", "1",
@@ -329,7 +334,7 @@ def cut(hosts):
 @case("migrate-postcopy-link-comes-back", needs=("kvm", "root"))
 def postcopy_link_comes_back(t):
     """A short cut needs no operator: the source makes the link again."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    hosts = started(t, cmdline=FOLLOWS)
     command = pulling(hosts)
     cut(hosts)
     hosts.b.wait("running")
@@ -343,7 +348,7 @@ def postcopy_link_comes_back(t):
 @case("migrate-postcopy-link-cut-polluxds-restarted", restart=True, needs=("kvm", "root"))
 def postcopy_link_cut(t, restart):
     """The guest stands still until the link is made again, and nothing is lost."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1",
+    hosts = started(t, cmdline=FOLLOWS,
                     faults_a=",".join(f"postcopy.relink:{n}" for n in range(1, 5)))
     command = pulling(hosts)
     assert "is up" in hosts.a.refuses(3, "migrate", "demo", "--recover")
@@ -378,7 +383,7 @@ def postcopy_link_cut(t, restart):
 @case("migrate-postcopy-source-dies", needs=("kvm", "root"))
 def postcopy_source_dies(t):
     """What was not sent yet is lost with it: both sides say so, and nobody runs a torn guest."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    hosts = started(t, cmdline=FOLLOWS)
     command = pulling(hosts)
     os.kill(hosts.a.vm_pids()[0], signal.SIGKILL)
     ended(command, 1, "is lost")
@@ -391,7 +396,7 @@ def postcopy_source_dies(t):
 def postcopy_source_reboots(t):
     """The memory that it held is lost, its term is not: it goes on to know whose the VM is, though
     the other host says nothing."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    hosts = started(t, cmdline=FOLLOWS)
     command = pulling(hosts)
     term = hosts.a.vm()["term"]
     silent = hosts.b.kill()
@@ -413,7 +418,7 @@ def postcopy_source_reboots(t):
 @case("migrate-postcopy-given-up", needs=("kvm", "root"))
 def postcopy_given_up(t):
     """By an operator at the source, who knows that the target will not come back."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1")
+    hosts = started(t, cmdline=FOLLOWS)
     command = pulling(hosts)
     hosts.a.do("stop", "demo", "--force")
     ended(command, 1)

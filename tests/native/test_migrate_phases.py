@@ -6,7 +6,7 @@ import signal
 
 from case import case
 from hosts import Hosts
-from test_migrate import connected, copying, ended, goes_on, moves, pulling, started, stays
+from test_migrate import FOLLOWS, connected, copying, ended, goes_on, moves, pulling, started, stays
 
 
 def handed(t):
@@ -60,7 +60,7 @@ def target_disk_full_at_end(t):
 @case("migrate-postcopy-target-process-dies", needs=("kvm", "root"))
 def postcopy_target_process_dies(t):
     """It ran there, and is down with what it had become; what the source kept is of no use."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1",
+    hosts = started(t, cmdline=FOLLOWS,
                     faults_a=",".join(f"postcopy.relink:{n}" for n in range(1, 5)))
     command = pulling(hosts)
     os.kill(hosts.b.vm_pids()[0], signal.SIGKILL)

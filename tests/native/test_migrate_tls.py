@@ -7,7 +7,7 @@ import subprocess
 
 from case import case
 from hosts import wait_until
-from test_migrate import SLOW, connected, goes_on, moves, pulling, started, stays
+from test_migrate import FOLLOWS, SLOW, connected, goes_on, moves, pulling, started, stays
 
 
 # ---- certificates ------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def keys_renewed(t, streams):
 
 @case("migrate-postcopy-keys-renewed", needs=("kvm", "root"), seconds=200)
 def postcopy_keys_renewed(t):
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1", faults_a=renewals(50))
+    hosts = started(t, cmdline=FOLLOWS, faults_a=renewals(100))
     command = pulling(hosts)
     seen = [0]
 
