@@ -183,7 +183,18 @@ peers = ( {", ".join(self.peer(p, ports[p]) for p in ports if p != name)} );
             wait_until(lambda pid=pid: reaped(pid), 10, "the VM process is gone")
 
     def console(self):
-        """What the guest has said lately; it may go on saying it for ever."""
+        """What the guest has said lately; it may go on saying it for ever. All have said something
+        when they began: on a busy machine a look may be over before that comes."""
+        text = []
+
+        def heard():
+            text[:] = [self.look()]
+            return text[0]
+        wait_until(heard, 20, f"{self.name}: the guest has said something")
+        return text[0]
+
+    def look(self):
+        """As much as comes within a moment."""
         s = socket.socket(socket.AF_UNIX)
         s.settimeout(0.2)
         text, end = b"", time.monotonic() + 0.3
@@ -261,3 +272,14 @@ class Hosts:
 def passes(text):
     """The numbers of the passes that a dirtier has told of."""
     return [int(n) for n in re.findall(r"dirtier: pass (\d+)", text)]
+
+
+def heard(host, seconds=20, least=1, find=passes):
+    """So many passes that the guest tells of, of one look: the next may be at a quiet moment."""
+    found = []
+
+    def look():
+        found[:] = find(host.console())
+        return len(found) >= least
+    wait_until(look, seconds, "the guest says something")
+    return found

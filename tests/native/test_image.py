@@ -7,25 +7,14 @@ import subprocess
 import time
 
 from case import case
-from hosts import Hosts, passes, wait_until
+from hosts import Hosts, heard, passes, wait_until
 
 
 def guest_goes_on(host):
     """It keeps counting its passes, and has found no page wrong."""
-    before = max(passes(host.console()), default=0)
+    before = max(heard(host))
     wait_until(lambda: max(passes(host.console()), default=0) > before, 20, "the guest goes on")
     assert "FAIL" not in host.console()
-
-
-def heard(host, seconds=20, least=1):
-    """So many passes that the guest tells of, of one look: the next may be at a quiet moment."""
-    found = []
-
-    def look():
-        found[:] = passes(host.console())
-        return len(found) >= least
-    wait_until(look, seconds, "the guest says something")
-    return found
 
 
 def runs_for_a_while(host):

@@ -8,13 +8,13 @@ import signal
 import time
 
 from case import case
-from hosts import Hosts, passes, wait_until
+from hosts import Hosts, heard, passes, wait_until
 
 SLOW = ("--bandwidth", "1", "--compression", "none")  # a first round of seconds, for what is to happen meanwhile
 
 
 def goes_on(host):
-    before = max(passes(host.console()), default=0)
+    before = max(heard(host))
     wait_until(lambda: max(passes(host.console()), default=0) > before, 20, "the guest goes on")
     assert "FAIL" not in host.console()
 
@@ -369,7 +369,7 @@ def postcopy_link_cut(t, restart):
         assert side in host.do("status", "demo")
     seen = [0, 1]  # of what it said before a console may show less at first
     while seen[-1] != seen[-2] and len(seen) < 20:
-        seen.append(max(passes(hosts.b.console()), default=0))
+        seen.append(max(passes(hosts.b.look()), default=0))
     assert seen[-1] == seen[-2], f"it stands still: {seen}"
     assert hosts.b.vm()["state"] == "memory-missing"
     assert "holds its memory" in hosts.b.refuses(3, "migrate", "demo", "--recover")
