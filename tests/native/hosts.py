@@ -32,6 +32,9 @@ def free_ports(n):
     return ports
 
 
+SILENCE = {"loss_ms": 1000}  # for cases that wait until silence is a loss
+
+
 def wait_until(condition, seconds, what):
     """what: a text, or a function that makes it once the wait was in vain."""
     end = time.monotonic() + seconds
@@ -209,7 +212,7 @@ peers = ( {", ".join(self.peer(p, ports[p]) for p in ports if p != name)} );
 
 
 class Hosts:
-    def __init__(self, t, heartbeat_ms=50, loss_ms=1000, extra="", own_disks=False,
+    def __init__(self, t, heartbeat_ms=50, loss_ms=3000, extra="", own_disks=False,
                  names=("hosta", "hostb")):
         self.own_disks = own_disks
         self.t, self.heartbeat_ms, self.loss_ms, self.extra = t, heartbeat_ms, loss_ms, extra

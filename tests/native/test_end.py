@@ -5,7 +5,7 @@ import time
 
 from case import case
 from director import Refused
-from pair import Pair, wait_until
+from pair import SILENCE, Pair, wait_until
 
 
 @case("unprotect-then-kill", mode="event")
@@ -108,7 +108,7 @@ def unprotect_silent(t):
     """It cannot confirm: the end is no good end, and nothing leaves."""
     pair = Pair(t)
     pair.load()
-    pair.protect(proxied=True)
+    pair.protect(proxied=True, **SILENCE)
     pair.proxy.hold()
     try:
         pair.primary.process.ask("unprotect")
@@ -127,7 +127,7 @@ def unprotect_unheard(t):
     """BYE arrives and its answer does not: the standby is released, the primary must ask."""
     pair = Pair(t)
     pair.load()
-    pair.protect(proxied=True)
+    pair.protect(proxied=True, **SILENCE)
     pair.proxy.hold("back")
     try:
         pair.primary.process.ask("unprotect")

@@ -8,7 +8,7 @@ import signal
 import time
 
 from case import case
-from hosts import Hosts, heard, passes, wait_until
+from hosts import SILENCE, Hosts, heard, passes, wait_until
 
 SLOW = ("--bandwidth", "1", "--compression", "none")  # a first round of seconds, for what is to happen meanwhile
 
@@ -24,8 +24,8 @@ def connected(hosts):
                "the peers are connected")
 
 
-def started(t, faults_a="", faults_b="", own_disks=False, **vm):
-    hosts = Hosts(t, own_disks=own_disks)
+def started(t, faults_a="", faults_b="", own_disks=False, loss=None, **vm):
+    hosts = Hosts(t, own_disks=own_disks, **(loss or {}))
     for host, faults in ((hosts.a, faults_a), (hosts.b, faults_b)):
         if faults:
             host.down()
@@ -189,7 +189,7 @@ def target_polluxd_dies(t):
 
 @case("migrate-target-host-falls-silent")
 def target_host_silent(t):
-    hosts = started(t)
+    hosts = started(t, loss=SILENCE)
     command = copying(hosts)
     pids = hosts.b.kill()
     ended(command, 1, "the VM runs on here")

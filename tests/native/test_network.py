@@ -6,7 +6,7 @@ import socket
 import time
 
 from case import PATIENCE, case
-from hosts import Hosts, wait_until
+from hosts import SILENCE, Hosts, wait_until
 from wire import Frames, Observer
 
 
@@ -83,7 +83,7 @@ def end(pids):
 @case("network-host-dies-interval", mode="interval")
 def host_dies(t, mode):
     """A silent host is fenced; the switch finds the guest at its new place."""
-    net = Network(t)
+    net = Network(t, **SILENCE)
     net.start("--mode", mode)
     net.moves()
     net.hosts.a.kill()
@@ -95,7 +95,7 @@ def host_dies(t, mode):
 @case("network-old-owner-comes-back")
 def old_owner(t):
     """It does not run its old copy; it becomes the standby, and the owner again."""
-    net = Network(t)
+    net = Network(t, **SILENCE)
     net.start()
     a, b = net.hosts.a, net.hosts.b
     net.moves()
@@ -140,7 +140,7 @@ def hops(t):
 @case("network-fence-hangs")
 def fence_hangs(t):
     """No answer is no permission, for as long as the fence takes; then the operator decides."""
-    net = Network(t)
+    net = Network(t, **SILENCE)
     net.start()
     with open(t.path("fence"), "w") as f:
         f.write("#!/bin/sh\nexec sleep 600\n")
@@ -159,7 +159,7 @@ def fence_hangs(t):
 @case("network-fence-fails-host-wakes")
 def fence_fails(t):
     """Nobody may promote; the frozen owner wakes, and holds its output until it knows."""
-    net = Network(t)
+    net = Network(t, **SILENCE)
     net.start()
     net.hosts.fence(3)
     pids = net.hosts.a.kill()
@@ -178,7 +178,7 @@ def fence_fails(t):
 def forced(t):
     """The operator was wrong: the old owner still lived. It must stop when it hears of the term.
     Until then it may find acknowledgements that came before: output that the twin made too."""
-    net = Network(t)
+    net = Network(t, **SILENCE)
     net.start()
     net.hosts.fence(3)
     pids = net.hosts.a.kill()
@@ -200,7 +200,7 @@ def forced(t):
 @case("network-unprotect-then-die")
 def unprotect(t):
     """After a clean end the death of the owner is the death of any unprotected VM."""
-    net = Network(t)
+    net = Network(t, **SILENCE)
     net.start()
     net.hosts.a.do("unprotect", "demo")
     net.hosts.b.wait("none")

@@ -3,7 +3,7 @@
 import time
 
 from case import case
-from pair import Pair, wait_until
+from pair import SILENCE, Pair, wait_until
 
 PATIENT = {"loss_ms": 30000}
 
@@ -107,7 +107,7 @@ def cut_and_heal(t, policy):
     """Silence, not a reset. What is held leaves with the first epoch of the next session."""
     pair = Pair(t)
     pair.load(window=8)
-    pair.protect(proxied=True, policy=policy)
+    pair.protect(proxied=True, policy=policy, **SILENCE)
     pair.observer.wait_replies(50)
     pair.proxy.hold()
     pair.primary.process.wait_state("lost")
@@ -137,7 +137,7 @@ def cut_and_heal(t, policy):
 def cut_both(t):
     pair = Pair(t)
     pair.load()
-    pair.protect(proxied=True)
+    pair.protect(proxied=True, **SILENCE)
     pair.proxy.hold()
     pair.standby.process.wait_state("lost")
     pair.primary.process.wait_state("lost")

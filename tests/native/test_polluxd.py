@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from case import case
-from hosts import Hosts, heard, passes, wait_until
+from hosts import SILENCE, Hosts, heard, passes, wait_until
 
 
 def guest_goes_on(host):
@@ -21,7 +21,7 @@ def guest_goes_on(host):
 @case("polluxd-host-dies-interval", mode="interval")
 def host_dies(t, mode):
     """And comes back, and takes the VM in again as a standby."""
-    hosts = Hosts(t)
+    hosts = Hosts(t, **SILENCE)
     hosts.protected("--mode", mode)
     pids = hosts.a.kill()
     hosts.b.wait("running")
@@ -58,7 +58,7 @@ def vm_process_dies(t):
 @case("polluxd-vm-process-hangs")
 def vm_process_hangs(t):
     """Its polluxd lives and would say so for ever: it finds out, and ends the process."""
-    hosts = Hosts(t)
+    hosts = Hosts(t, **SILENCE)
     hosts.protected()
     os.kill(hosts.a.vm_pids()[0], signal.SIGSTOP)
     hosts.b.wait("running")
@@ -80,7 +80,7 @@ def standby_process_dies(t):
 
 @case("polluxd-standby-host-dies")
 def standby_host_dies(t):
-    hosts = Hosts(t)
+    hosts = Hosts(t, **SILENCE)
     hosts.protected()
     hosts.b.kill()
     hosts.a.wait("running")
@@ -90,7 +90,7 @@ def standby_host_dies(t):
 
 @case("polluxd-standby-host-dies-stall")
 def standby_host_dies_stall(t):
-    hosts = Hosts(t)
+    hosts = Hosts(t, **SILENCE)
     hosts.protected("--policy", "stall")
     hosts.b.kill()
     hosts.a.wait("asking")
@@ -105,7 +105,7 @@ def standby_host_dies_stall(t):
 @case("polluxd-fence-fails")
 def fence_fails(t):
     """It waits, says why, and does not promote until an operator takes it upon himself."""
-    hosts = Hosts(t)
+    hosts = Hosts(t, **SILENCE)
     hosts.protected()
     hosts.fence(3)
     hosts.a.kill()

@@ -6,7 +6,7 @@ import socket
 
 from case import case
 from director import Refused, preamble_of
-from pair import Pair
+from pair import SILENCE, Pair
 
 
 def no_session(pair, *words):
@@ -110,7 +110,7 @@ def says_nothing(t):
     sock = socket.create_server(("127.0.0.1", 0))
     t.cleanup(sock.close)
     pair.primary.process.ask("protect", address="127.0.0.1", port=sock.getsockname()[1],
-                             **pair.terms())
+                             **pair.terms(**SILENCE))
     event = pair.primary.process.wait_state("unprotected", "lost")
     assert event["state"] == "unprotected" and "time" in event["why"].lower(), event
     pair.observer.wait_replies(20)
