@@ -443,7 +443,9 @@ static void test_protected_restarted_arrives(void **state)
 	migrate_held("hold-1");
 	restart(0);
 	copy_end(0, "hold-1");
-	WAIT_FOR(guest_at(1, "hold-1")->own.state == OWN_ALONE, "hold-1");
+	WAIT_FOR(guest_at(1, "hold-1")->own.state == OWN_ALONE && guest_at(1, "hold-1")->again.owed,
+		 "hold-1");
+	loop_timer_set(guest_at(1, "hold-1")->again_timer, 0); /* or "none" may be over at once */
 	WAIT_STATE(0, "hold-1", "none");
 	host_down(&hosts[0]);
 	host_down(&hosts[1]);
