@@ -505,7 +505,7 @@ static void test_protected_forced_back(void **state)
 	host_down(&hosts[1]);
 	assert_int_equal(vm_call(0, "hold-1", "failover", json_pack("{s:b}", "force", 1)), 202);
 	operation_ended(0, "hold-1", OPERATION_DONE, 0);
-	assert_string_equal(state_at(0, "hold-1"), "running");
+	WAIT_STATE(0, "hold-1", "running"); /* its process may obey only now */
 	assert_true(g->again.owed);
 	host_up(&hosts[1]);
 	WAIT_STATE(0, "hold-1", "protected");
