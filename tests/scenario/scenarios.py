@@ -176,8 +176,9 @@ def shutdown_is_no_failure(arena):
 
 def primary_dies_in_first_copy(arena):
     """The guest is lost, as any unprotected one; the standby must not resume rubbish."""
+    arena.cluster.times_ms = mishaps.PATIENT_MS
     arena.guest_up()
-    arena.lab("delay", net="repl", host="*", usec=100000)
+    arena.lab("delay", net="repl", host="*", usec=300000)
     arena.cluster.pollux("hosta", "protect", "demo", "--to", "hostb", "--detach")
     arena.wait_state("hostb", "standby-syncing", timeout=30)
     arena.lab("kill", host="hosta")
@@ -214,7 +215,7 @@ def _linux_moves(arena, hops, run_ms, engines="", **options):
     cluster.run("hosta", f"kill -USR1 {pid}")
     cluster.wait("all moves are done",
                  lambda: "hop: done" in cluster.run("hosta", "cat /tmp/hop.log")[1] or
-                 cluster.run("hosta", f"kill -0 {pid}", check=False)[0], 400, 1)
+                 cluster.run("hosta", f"kill -0 {pid}", check=False)[0], 900, 1)
     log = cluster.run("hosta", "cat /tmp/hop.log")[1]
     must("hop: done" in log, f"the moves ended early: {log.strip()[-300:]}")
     arena.replies(20, 250)
