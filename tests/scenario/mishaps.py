@@ -64,12 +64,13 @@ done; exit 1"""
 
 def _unburdened(arena, host):
     """As if nothing had been tried: at full speed, nothing logged, its disk its own."""
-    vm = arena.cluster.wait("the VM process tells how it is", lambda: arena.vm(host).get("stats") and
-                            arena.vm(host), 10)
-    burden = {what: vm["stats"][what] for what in ("throttle", "log_dirty")}
-    must(not any(burden.values()), f"it is left with {burden}")
-    image = arena.cluster.disk.format(vm="demo")
-    code, _ = arena.cluster.run(host, shlex.join(["sh", "-c", LOCKED, "sh", str(vm["pid"]), image]),
+    def settled():
+        """polluxd tells what it knew last, and only then asks anew."""
+        stats = arena.vm(host).get("stats") or {}
+        return (stats.get("throttle"), stats.get("log_dirty")) == (0, False)
+    arena.cluster.wait("no throttle and no log of writes is left", settled, 10)
+    image, pid = arena.cluster.disk.format(vm="demo"), str(arena.vm_pid(host))
+    code, _ = arena.cluster.run(host, shlex.join(["sh", "-c", LOCKED, "sh", pid, image]),
                                 check=False)
     must(code == 0, f"{image} is not locked on {host}")
 
