@@ -11,27 +11,39 @@ from migrations import (COPIED, OTHER, SHARED_DISK, SLOW, begin, console_keep, g
 
 POSTCOPY = ("--postcopy", "--downtime", "0")
 # So long that what is done at the sight of a state is done within that state.
-STRETCH_USEC = 300000
+STRETCH_USEC = 600000
+SEEN = "/lab/seen"  # by all hosts
 # TCP that meets such a delay all at once keeps silent for longer than the delay.
 PATIENT_MS = {"heartbeat": 100, "loss": 2500, "fence_delay": 4000}
 NOT_HERE = ("none", "unknown")
 
 
+def _once(condition, line, meanwhile=":"):
+    """A shell line that runs another one when the condition holds, which it does within a minute."""
+    wait = f"until {condition}; do {meanwhile}; done"
+    return f"timeout 60 sh -c {shlex.quote(wait)} && {line}"
+
+
 def _state_seen(arena, host, ownership):
-    """Looks as often as it can, on that host."""
-    status = f"{arena.cluster.programs}/pollux status demo --json"
-    arena.cluster.run(host, f"end=$(($(date +%s) + 60)); until {status} 2>/dev/null | "
-                            f"grep -Eq '\"ownership\": *\"{ownership}\"'; do "
-                            f"[ $(date +%s) -lt $end ] || exit 1; done", timeout=90)
+    """Looks as often as it can, on that host, and tells the others."""
+    status = f"{arena.cluster.programs}/pollux status demo --json 2>/dev/null"
+    seen = f"{status} | grep -Eq '\"ownership\": *\"{ownership}\"'"
+    arena.cluster.run(host, _once(seen, f"touch {SEEN}"), timeout=90)
 
 
 def _stretched(arena, on=True):
-    arena.lab("delay", net="repl", host="*", usec=STRETCH_USEC if on else 0)
+    """The way to hostb alone: what hosta has sent when it is frozen is under way for all of it."""
+    arena.lab("delay", net="repl", host="hostb", usec=STRETCH_USEC if on else 0)
 
 
-def _handover_begin(arena, ownership):
-    """A migration from hosta, seen in that state of its end. The link gets slow when there is one."""
+def _handover_begin(arena, ownership, then_hostb=None):
+    """A migration from hosta, seen in that state of its end, and what hostb does at that sight. The
+    link gets slow when there is a migration."""
+    arena.cluster.run("hosta", f"rm -f {SEEN}")
     begin(arena, "--compression", "lz4", "--downtime", "3000")
+    if then_hostb:
+        line = _once(f"[ -e {SEEN} ]", then_hostb, "sleep 0.01")
+        arena.cluster.background("hostb", f"sh -c {shlex.quote(line)}", "/tmp/then")
     _stretched(arena)
     _state_seen(arena, "hosta", ownership)
 
@@ -93,13 +105,12 @@ def _home(arena):
 
 # ---- the guest outlives it --------------------------------------------------------------------------
 
-def _fill(arena, folder):
-    arena.cluster.run("hostb", f"dd if=/dev/zero of={folder}/filler bs=64k 2>/dev/null; true")
+def _fill(folder):
+    return f"dd if=/dev/zero of={folder}/filler bs=64k 2>/dev/null"
 
 
 def _filled(arena):
-    """The disk at the target is full now, and the migration has failed for it."""
-    _fill(arena, SMALL)
+    """The disk at the target is full now: the migration fails for it."""
     arena.wait_state("hosta", "running", timeout=60)
     operation = arena.vm("hosta")["operation"]
     must(operation["state"] == "failed" and "No space left" in operation["error"],
@@ -109,6 +120,7 @@ def _filled(arena):
 
 def _disk_full(arena):
     begin(arena)
+    arena.cluster.run("hostb", _fill(SMALL), check=False)
     _filled(arena)
 
 
@@ -116,7 +128,7 @@ def _disk_full_frozen(arena):
     """By the last of what the guest wrote, which is on its way then. What has its place on the
     image would find it there."""
     arena.cluster.run("hostb", f"rm -f {SMALL}/demo.img")
-    _handover_begin(arena, "freezing")
+    _handover_begin(arena, "freezing", _fill(SMALL))
     _filled(arena)
     _stretched(arena, False)
 
@@ -127,8 +139,7 @@ def _target_process_dies(arena):
 
 
 def _target_process_dies_frozen(arena):
-    _handover_begin(arena, "freezing")
-    arena.kill_vm("hostb")
+    _handover_begin(arena, "freezing", "killall -9 pollux-vm")
     arena.wait_state("hosta", "running", timeout=40)
     _stretched(arena, False)
 
@@ -193,9 +204,9 @@ def migration_disk_full_once_it_is_copied(arena):
     up(arena)
     arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *COPIED, *POSTCOPY, *SLOW,
                          "--compression", "none")
-    arena.cluster.wait("the disk is copied", lambda: int(arena.cluster.run(
-        "hostb", f"stat -c %b {folder}/demo.img || echo 0")[1].split()[-1]) >= 16384, 60)
-    _fill(arena, folder)
+    copied = f"[ $(stat -c %b {folder}/demo.img 2>/dev/null || echo 0) -ge 16384 ]"
+    arena.cluster.run("hostb", _once(copied, f"{{ {_fill(folder)}; true; }}", "sleep 0.02"),
+                      timeout=90)
     must(arena.state("hosta") == "migrating", f"hosta is {arena.state('hosta')} already")
     arena.wait_state("hosta", *NOT_HERE, timeout=90)
     must(arena.happened("hosta", "serving"), "no memory has followed it")
