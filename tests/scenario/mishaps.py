@@ -109,6 +109,11 @@ def _fill(folder):
     return f"dd if=/dev/zero of={folder}/filler bs=64k 2>/dev/null"
 
 
+def _image_gone(arena):
+    """At the target: what has its place on the image would find it there."""
+    arena.cluster.run("hostb", f"rm -f {SMALL}/demo.img")
+
+
 def _filled(arena):
     """The disk at the target is full now: the migration fails for it."""
     arena.wait_state("hosta", "running", timeout=60)
@@ -119,15 +124,15 @@ def _filled(arena):
 
 
 def _disk_full(arena):
+    _image_gone(arena)
     begin(arena)
     arena.cluster.run("hostb", _fill(SMALL), check=False)
     _filled(arena)
 
 
 def _disk_full_frozen(arena):
-    """By the last of what the guest wrote, which is on its way then. What has its place on the
-    image would find it there."""
-    arena.cluster.run("hostb", f"rm -f {SMALL}/demo.img")
+    """By the last of what the guest wrote, which is on its way then."""
+    _image_gone(arena)
     _handover_begin(arena, "freezing", _fill(SMALL))
     _filled(arena)
     _stretched(arena, False)
