@@ -18,6 +18,8 @@ WAYS = ((), ("--streams", "4"), ("--postcopy", "--downtime", "0"),
 COPIED = ("--with-disks", "--overwrite")
 OTHER = {"hosta": "hostb", "hostb": "hosta"}
 SLOW = ("--bandwidth", "4", "--compression", "none")  # so that something can come between
+# Memory follows for ten seconds.
+FOLLOWED = ("--postcopy", "--downtime", "0", "--bandwidth", "2", "--compression", "none")
 
 VIEWER = """
 import os, socket
@@ -148,8 +150,7 @@ def migration_target_frozen(arena):
 def migration_cut_while_memory_follows(arena):
     """Postcopy: the guest stands still until the link is made again, and nothing is lost."""
     up_shared(arena)
-    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW,
-                         "--postcopy", "--downtime", "0")
+    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *FOLLOWED)
     arena.wait_state("hosta", "serving", timeout=90)
     console_keep(arena, "hostb")
     arena.cut("repl")

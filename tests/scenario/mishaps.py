@@ -6,8 +6,8 @@ import shlex
 
 from arena import SMALL
 from judge import client_content, must
-from migrations import (COPIED, OTHER, SHARED_DISK, SLOW, begin, console_keep, guest_well, move,
-                        up)
+from migrations import (COPIED, FOLLOWED, OTHER, SHARED_DISK, SLOW, begin, console_keep,
+                        guest_well, move, up)
 
 POSTCOPY = ("--postcopy", "--downtime", "0")
 # So long that what is done at the sight of a state is done within that state.
@@ -223,11 +223,15 @@ def migration_disk_full_once_it_is_copied(arena):
 
 # ---- a host dies that has what nobody else has --------------------------------------------------------
 
+# A client gives up after that. No guest that lives keeps it, also on a busy machine.
+SILENCE_S = 15
+
+
 def _start(arena, host):
     """The VM that is down on that host, and a client of its own."""
     arena.cluster.pollux(host, "start", "/lab/demo.cfg", timeout=120)
     arena.cluster.guest_wait()
-    arena.cluster.client_start(silence_s=5)
+    arena.cluster.client_start(silence_s=SILENCE_S)
     arena.replies(10)
 
 
@@ -307,7 +311,7 @@ def _memory_lost(arena):
 
 
 def _pulling(arena):
-    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *POSTCOPY)
+    arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *FOLLOWED)
     arena.wait_state("hosta", "serving", timeout=90)
     arena.replies(5)
 
@@ -328,7 +332,7 @@ def _torn(arena):
 def migration_loses_a_host_in_each_phase(arena):
     """The VM goes with a host that alone had all of it, or a part; its disk does not."""
     arena.guest_up(load="mem:300,disk:10")
-    arena.cluster.client_start(silence_s=5)
+    arena.cluster.client_start(silence_s=SILENCE_S)
     arena.replies(10)
     for mishap in (_source_process_dies_copying, _source_host_dies_copying):
         host = mishap(arena)
@@ -341,7 +345,7 @@ def migration_loses_a_host_while_memory_follows(arena):
     """Neither host has all of it then: it is down, and says so; its disk is whole."""
     (arena.place.share / "demo.img").unlink(missing_ok=True)
     arena.guest_up(load="mem:300,disk:10", disk=SHARED_DISK)
-    arena.cluster.client_start(silence_s=5)
+    arena.cluster.client_start(silence_s=SILENCE_S)
     arena.replies(10)
     for mishap in (_target_host_dies_pulling, _source_host_dies_pulling,
                    _source_process_dies_pulling):
