@@ -25,9 +25,9 @@ def run_on_a_terminal(arena):
     shutil.copy(pathlib.Path(__file__).with_name("on-terminal"), arena.place.share)
     cluster.run("hosta", "mkdir -p /var/lib/pollux")
     # Behind the count of processors: from then on messages of pollux mix with the guest's line.
-    code, text = cluster.run("hosta", "/lab/on-terminal 60 ' clock ' "
+    code, text = cluster.run("hosta", "/lab/on-terminal 180 ' clock ' "
                              f"'{CTRL_CLOSING_BRACKET}' {cluster.programs}/pollux run {config}",
-                             timeout=90, check=False)
+                             timeout=200, check=False)
     must(code == 0, f"pollux run ended with {code}: {text[-400:]}")
     must("cpus 2" in text, f"the guest does not see its two vCPUs: {text[-400:]}")
     left = cluster.run("hosta", "pidof pollux-vm; true")[1].strip()
@@ -237,7 +237,7 @@ def _linux_well(arena, pid):
     log_clean(console)
     cluster.run("client", "echo QUIT | nc -w 2 10.78.0.100 7; true")
     cluster.wait("the guest is off", lambda: cluster.run("hosta", f"kill -0 {pid}",
-                                                         check=False)[0] != 0, 30)
+                                                         check=False)[0] != 0, 120)
     disk = cluster.disk_verdict("hosta")
     must(disk["ok"], f"the disk does not agree with the client: {disk}")
     return console
