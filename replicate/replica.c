@@ -439,15 +439,22 @@ int replica_add_stream(struct replica *r, uint16_t stream, int fd)
 	return rc;
 }
 
-static int promote_refused(int rc, struct error *e)
+static int promote_refused(struct replica *r, int rc, struct error *e)
 {
+	bool broken;
+
 	if (rc == -EAGAIN)
 		return error_set(e, rc,
 				 "there is no whole epoch yet: the first copy was not finished");
 	if (rc == -ESTALE)
 		return error_set(e, rc, "the new term is not newer than the session's");
+	pthread_mutex_lock(&r->lock);
+	broken = r->core.state == STANDBY_BROKEN;
+	pthread_mutex_unlock(&r->lock);
+	if (rc == -EPERM && broken)
+		return error_set(e, rc, "this replica is broken: %s", r->why);
 	if (rc == -EPERM)
-		return error_set(e, rc, "this replica ended in good order or is broken");
+		return error_set(e, rc, "this replica ended in good order");
 	return error_set(e, rc, "the replica has been promoted already");
 }
 
@@ -472,7 +479,7 @@ int replica_promote(struct replica *r, uint64_t new_term, struct error *e)
 		acknowledge_first(r);
 	rc = replica_step(r, &(struct standby_input){.type = STANDBY_EV_PROMOTE, .term = new_term});
 	if (rc)
-		return promote_refused(rc, e);
+		return promote_refused(r, rc, e);
 	pthread_mutex_lock(&r->lock);
 	while (r->core.state == STANDBY_PROMOTING)
 		pthread_cond_wait(&r->changed, &r->lock);

@@ -425,6 +425,7 @@ static void failed_commit_breaks_the_twin(void **state)
 			 REPLICA_BROKEN);
 	twin_wait_primary(t, BIT_OF(REPLICATOR_LOST));
 	assert_int_equal(replica_promote(t->replica, 8, &e), -EPERM);
+	assert_non_null(strstr(e.text, strerror(EIO)));
 	fault_disarm_all();
 	twin_end(t);
 }
