@@ -79,8 +79,9 @@ def output(process, live):
     behind keeps the pipe open.  Single results also go to the terminal at once."""
     data, line, left = b"", b"", False
     while True:
+        ended = process.poll() is not None  # before the wait: its last words come before its end
         ready = select.select([process.stdout], [], [], GRACE_PIPE)[0]
-        if not ready and process.poll() is not None:
+        if not ready and ended:
             left = True
             break
         chunk = os.read(process.stdout.fileno(), 65536) if ready else None

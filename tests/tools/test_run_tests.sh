@@ -10,6 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
 
+limit=30
 # expect NAME CODE TOTALS [TEXT]: run the script on standard input under run_tests.py
 expect() {
 	{
@@ -18,7 +19,7 @@ expect() {
 	} >"$work/$1"
 	chmod +x "$work/$1"
 	code=0
-	out=$("$top/tests/run_tests.py" --timeout 3 "$work/$1" 2>&1) || code=$?
+	out=$("$top/tests/run_tests.py" --timeout "$limit" "$work/$1" 2>&1) || code=$?
 	result=ok
 	[ "$code" -eq "$2" ] || result=FAILED
 	[ "$(printf '%s\n' "$out" | tail -n 1)" = "$3" ] || result=FAILED
@@ -60,13 +61,15 @@ echo 1..1
 echo "ok 1 - test_a"
 kill -SEGV $$
 END
+limit=3
 expect refuses-to-wait-for-ever 1 "0 passed, 1 failed, 0 skipped" "not done after 3 s" <<'END'
 sleep 60 & wait
 END
+limit=30
 expect refuses-what-leaves-processes 1 "1 passed, 1 failed, 0 skipped" "left a process behind" <<'END'
 echo 1..1
 echo "ok 1 - test_a"
-setsid sleep 8 &
+setsid sleep 60 &
 END
 expect counts-our-lines 1 "2 passed, 1 failed, 1 skipped" "no lab here" <<'END'
 echo "scenario kill-primary ok 12 ms"
