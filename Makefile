@@ -185,15 +185,16 @@ fuzzers: $(FUZZERS)
 guests: $(GUESTS)
 
 .PHONY: unit unit-run unit-threads-run one-test sim sim-run
+UNIT_LIMIT := --timeout 900
 unit: unit-programs
-	$(RUN_TESTS) $(UNIT)
+	$(RUN_TESTS) $(UNIT_LIMIT) $(UNIT)
 # The -run targets build nothing: what did not build fails, the others still run.
 unit-run:
-	$(RUN_TESTS) $(UNIT)
+	$(RUN_TESTS) $(UNIT_LIMIT) $(UNIT)
 # Those that start threads, for SAN=thread, which makes moves of guests slow.
 unit-threads-run: export POLLUX_MOVES := 15
 unit-threads-run:
-	$(RUN_TESTS) $$(for t in $(UNIT); do \
+	$(RUN_TESTS) $(UNIT_LIMIT) $$(for t in $(UNIT); do \
 		nm $$t 2>&1 | grep -Eq ' T thread_start$$| U pthread_create|No such file' && echo $$t; done)
 # make one-test T=tests/unit/base/test_buf.c
 # The folders below hypervisor/ and beside it need no test guests.
@@ -252,7 +253,7 @@ tools-test:
 	$(RUN_TESTS) $(wildcard tests/tools/test_*.sh)
 # The lab's own programs, without an emulator.
 lab-test:
-	$(RUN_TESTS) --timeout 300 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
+	$(RUN_TESTS) --timeout 900 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
 # End to end on this machine: real processes and test guests, over loopback.
 native-test:
 	$(RUN_TESTS) --live --timeout 2700 "tests/native/run $(BUILD)"

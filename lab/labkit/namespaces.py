@@ -16,6 +16,7 @@ from .place import CHECKOUT, LabError
 
 HOST_FLAGS = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
 NUMBERS = {"repl": 1, "front": 2}
+STOP_LOOKS = 1000  # a hundredth of a second apart
 TRY = ("mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t tmpfs lab /mnt || exit 3; "
        "(: <> /dev/net/tun) || exit 4")
 
@@ -59,6 +60,15 @@ def _parent(pid):
     except OSError:
         return None
     return int(text[text.rindex(")") + 2:].split()[1])
+
+
+def _runs(pid):
+    """Whether it is neither stopped nor dead."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text[text.rindex(")") + 2] not in "TtZX"
 
 
 def process_namespace(pid, kind="pid"):
@@ -152,6 +162,11 @@ class NamespaceHost(Machine):
                 except ProcessLookupError:
                     pass
             done |= new
+        # One that slept is woken before it stops.
+        for _ in range(STOP_LOOKS):
+            if not on or not any(_runs(pid) for pid in done):
+                break
+            await asyncio.sleep(0.01)
         if not on:
             await self._mute(False)
 

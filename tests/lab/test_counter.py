@@ -145,7 +145,7 @@ class CounterTest(FolderTest):
 
     # ---- servers that do not behave
 
-    def faulty(self, answer, *options):
+    def faulty(self, answer, *options, patience=10):
         """answer(request number) -> bytes to send, or None to stop answering."""
         listener = socket.create_server(("127.0.0.1", 0))
 
@@ -163,7 +163,8 @@ class CounterTest(FolderTest):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         with listener:
-            code, verdict = self.client(listener.getsockname()[1], "-n", "6", "-t", "0.3", *options)
+            code, verdict = self.client(listener.getsockname()[1], "-n", "6", "-t", str(patience),
+                                        *options)
         thread.join(10)
         self.assertEqual((code, verdict["verdict"]), (1, "bad"), verdict)
         return verdict
@@ -182,7 +183,8 @@ class CounterTest(FolderTest):
     def test_faults_of_the_connection(self):
         for name, third in (("reset", b"RESET"), ("closed", b"CLOSE"), ("silent", b"")):
             with self.subTest(name):
-                verdict = self.faulty(lambda n: third if n == 3 else b"%d %d\n" % (n, n))
+                verdict = self.faulty(lambda n: third if n == 3 else b"%d %d\n" % (n, n),
+                                      patience=2 if name == "silent" else 10)
                 self.assertEqual((verdict["connection"], verdict["replies"]), (name, 2))
                 self.assertIn("3 ", self.log.read_text().splitlines()[-1])
 

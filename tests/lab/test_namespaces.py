@@ -66,12 +66,13 @@ class NamespaceLabTest(FolderTest):
         """All processes of a host, as this machine numbers them."""
         return namespace_processes(namespaces.child_namespace(self.status(host)["pid"]))
 
-    def reaches(self, host="hosta", peer="hostb"):
-        return "1 packets received" in self.on(host, f"ping -c 1 -W 1 {peer}", code=None)
+    def reaches(self, host="hosta", peer="hostb", patience=10):
+        return "1 packets received" in self.on(host, f"ping -c 1 -W {patience} {peer}", code=None)
 
     def connection(self):
         """hosta holds a connection to hostb open and writes down what comes of it."""
-        self.on("hostb", "nc -l -p 99 -e cat >/dev/null 2>&1 & sleep 0.2")
+        self.on("hostb", "nc -l -p 99 -e cat >/dev/null 2>&1 & "
+                "until ss -ltn | grep -q :99; do sleep 0.05; done")
         self.on("hosta", "(sleep 1000 | nc hostb 99; echo ended >/tmp/ended) >/dev/null 2>&1 & sleep 0.2")
         eventually(lambda: "ESTAB" in self.on("hosta", "ss -tn"), "the connection is there")
 
@@ -97,7 +98,7 @@ class NamespaceLabTest(FolderTest):
         capture = pathlib.Path(self.lab("pcap", "repl", "on").strip())
         self.lab("kill", "hostb")
         self.assertEqual(namespace_processes(inode), [])
-        self.assertFalse(self.reaches())
+        self.assertFalse(self.reaches(patience=1))
         self.assertIn("ESTAB", self.on("hosta", "ss -tn"))
         self.on("hosta", "cat /tmp/ended", code=1)
         self.lab("pcap", "repl", "off")
@@ -128,7 +129,7 @@ class NamespaceLabTest(FolderTest):
     def test_cut_and_heal(self):
         self.assertTrue(self.reaches())
         self.lab("cut", "repl")
-        self.assertFalse(self.reaches())
+        self.assertFalse(self.reaches(patience=1))
         self.assertTrue(self.reaches("hosta", "hostb-front"))
         self.lab("heal")
         self.assertTrue(self.reaches())
@@ -141,7 +142,7 @@ class NamespaceLabTest(FolderTest):
         # One may have ended that its parent, stopped, has not waited for.
         self.assertEqual({state(p) for p in self.processes("hostb")} - {"Z"}, {"T"})
         frozen = beat.read_bytes()
-        self.assertFalse(self.reaches())
+        self.assertFalse(self.reaches(patience=1))
         self.assertEqual(beat.read_bytes(), frozen)
         self.lab("thaw", "hostb")
         eventually(lambda: beat.read_bytes() not in (frozen, b""), "it goes on")

@@ -9,11 +9,11 @@ SILENCE = f"""
 set -e
 ip link set lo up
 {TOOLS}/echo-probe -i 5 127.0.0.1 >out &
-sleep 0.3
+sleep 2
 ip link set lo down
 sleep 0.3
 ip link set lo up
-sleep 0.3
+sleep 2
 kill -TERM $!
 wait $!
 """
@@ -31,7 +31,7 @@ class ProbeTest(FolderTest):
 
     def test_nobody_there_is_an_error(self):
         done = subprocess.run(["unshare", "--user", "--map-root-user", "--net", "timeout", "-s",
-                               "TERM", "0.2", f"{TOOLS}/echo-probe", "127.0.0.1"],
+                               "TERM", "2", f"{TOOLS}/echo-probe", "127.0.0.1"],
                               capture_output=True, text=True, timeout=30)
         self.assertEqual(json.loads(done.stdout)["replies"], 0)
 

@@ -35,13 +35,14 @@ def protected_under_load(t, ops):
     pair.primary.process.ask("boot")
     pair.primary.console.wait("blk: done")
     pair.protect(mode="interval", streams=2)
+    assert "blk: done writes" not in pair.primary.console.text, "it fell quiet too soon"
     pair.primary.console.wait_more("blk: done")
     return pair
 
 
 @case("disk-quiet-after-load")
 def quiet(t):
-    pair = protected_under_load(t, 6000)
+    pair = protected_under_load(t, 24000)
     pair.primary.console.wait("blk: done writes")
     pair.wait_epochs(2)
     wait_until(pair.disks_equal, 10, "equal disks")
@@ -99,7 +100,7 @@ def block_is_whole(number, data):
 @case("disk-re-protected-and-equal")
 def protected_again(t):
     """After a failover the new owner's disk is copied whole to a third one."""
-    pair = protected_under_load(t, 12000)
+    pair = protected_under_load(t, 48000)
     pair.failover()
     pair.primary.console.wait("blk: done")
     pair.protect(mode="interval")

@@ -4,7 +4,7 @@ saying so as long as it is not."""
 import threading
 
 from case import case
-from hosts import SILENCE, Hosts
+from hosts import Hosts
 from test_migrate import POSTCOPY, goes_on
 
 
@@ -36,7 +36,7 @@ class Watch(threading.Thread):
 
 
 def three(t):
-    hosts = Hosts(t, extra="protect_again_s = 1;", names=("hosta", "hostb", "hostc"), **SILENCE)
+    hosts = Hosts(t, extra="protect_again_s = 1;", names=("hosta", "hostb", "hostc"))
     hosts.protected()
     return hosts
 

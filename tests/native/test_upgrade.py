@@ -11,7 +11,7 @@ import subprocess
 import time
 
 from case import case
-from hosts import SILENCE, Hosts, heard, passes, wait_until
+from hosts import Hosts, heard, passes, wait_until
 from test_network import Network
 from test_polluxd import guest_goes_on
 
@@ -129,7 +129,7 @@ def traffic(t, engine):
 @case("upgrade-then-protect-and-fail-over", needs=("kvm", "root"))
 def then_protect(t):
     """The new process does all that the old one did: a session, a failover, and an upgrade again."""
-    hosts = Hosts(t, own_disks=True, **SILENCE)
+    hosts = Hosts(t, own_disks=True)
     hosts.a.do("start", hosts.vm_file(disk="demo.img"))
     upgraded(hosts.a)
     hosts.a.do("protect", "demo", "--to", "hostb", "--overwrite")

@@ -406,8 +406,8 @@ static void test_stop_in_the_middle(void **state)
 	struct bench *b = *state;
 
 	for (unsigned i = 0; i < 20; i++) {
-		/* 1 MiB/s: the copy of 1 MiB would last a second */
-		assert_int_equal(mirror_source_start(b->source, emit, b, 1 << 20, on_synced), 0);
+		/* 16 KiB/s: the copy of 1 MiB would last a minute */
+		assert_int_equal(mirror_source_start(b->source, emit, b, 16 << 10, on_synced), 0);
 		guest_write(b);
 		mirror_source_stop(b->source);
 	}
