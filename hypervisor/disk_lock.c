@@ -9,9 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define LOG_MODULE "disk"
+#define DEAD_NS    (3 * NS_PER_SEC)
+#define LOOK_NS    (10 * NS_PER_MS)
 
 /* ---- who holds it: fcntl() does not tell of open files, /proc/PID/fdinfo does ------------ */
 
@@ -99,14 +102,39 @@ static int busy(int fd, bool readonly, const char *path, struct error *e)
 
 /* ---- locks ----------------------------------------------------------------------------------- */
 
-int disk_lock(int fd, bool readonly, const char *path, struct error *e)
+static int lock_try(int fd, bool readonly)
 {
 	struct flock all = {.l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+
+	if (!fcntl(fd, F_OFD_SETLK, &all))
+		return 0;
+	return errno == EACCES ? -EAGAIN : -errno;
+}
+
+/* The kernel keeps the lock of a process that has died until it is done with what that process
+ * had begun; nobody can be found who holds it, as where another host does. */
+static int lock_await(int fd, bool readonly)
+{
+	const struct timespec moment = {0, LOOK_NS};
+	uint64_t until = clock_ns() + DEAD_NS;
+	int rc;
+
+	do {
+		(void)nanosleep(&moment, NULL);
+		rc = lock_try(fd, readonly);
+	} while (rc == -EAGAIN && clock_ns() < until);
+	return rc;
+}
+
+int disk_lock(int fd, bool readonly, const char *path, struct error *e)
+{
 	int rc = fault_point("disk.lock");
 
-	if (!rc && fcntl(fd, F_OFD_SETLK, &all))
-		rc = -errno;
-	if (rc == -EAGAIN || rc == -EACCES)
+	if (!rc)
+		rc = lock_try(fd, readonly);
+	if (rc == -EAGAIN && !holder_find(fd))
+		rc = lock_await(fd, readonly);
+	if (rc == -EAGAIN)
 		return busy(fd, readonly, path, e);
 	return rc ? error_set(e, rc, "the disk %s cannot be locked: %s", path, strerror(-rc)) : 0;
 }

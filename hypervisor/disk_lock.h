@@ -9,7 +9,8 @@
 
 #include "base/base.h"
 
-/* -EBUSY when somebody has it; `e` says who, where that can be seen. */
+/* -EBUSY when somebody has it; `e` says who, where that can be seen. Where it cannot, it waits up
+ * to 3 s: the lock may be that of a process that has died with writes under way. */
 int disk_lock(int fd, bool readonly, const char *path, struct error *e) MUST_CHECK;
 void disk_unlock(int fd);
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -136,6 +137,59 @@ static void other_is_welcome(bool readonly)
 	other_start(&o, readonly);
 	other_end(&o);
 	assert_string_equal(o.words, "");
+}
+
+/* ---- nobody who can be found -------------------------------------------------------------- */
+
+/* An open file, locked, that lies in a socket and is no process's, as with a dead one's requests.
+ */
+struct lock_adrift {
+	int pair[2];
+};
+
+static void lock_set_adrift(struct lock_adrift *l)
+{
+	struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	char room[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
+	struct iovec iov = {&byte, 1};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = room,
+			   .msg_controllen = sizeof(room)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+	int fd = open(config.path, O_RDWR | O_CLOEXEC);
+
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &all), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, l->pair), 0);
+	*c = (struct cmsghdr){CMSG_LEN(sizeof(fd)), SOL_SOCKET, SCM_RIGHTS};
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	assert_int_equal(sendmsg(l->pair[0], &m, 0), 1);
+	close(fd);
+}
+
+static void *lock_drop_soon(void *arg)
+{
+	struct lock_adrift *l = arg;
+
+	usleep(200000);
+	close(l->pair[0]);
+	close(l->pair[1]);
+	return NULL;
+}
+
+static void a_dead_process_is_waited_for(void **state)
+{
+	struct disk_backend *b = must_open(false);
+	struct lock_adrift l;
+	pthread_t thread;
+
+	lock_set_adrift(&l);
+	assert_int_equal(b->ops->claim(b, &e), -EBUSY);
+	assert_non_null(strstr(e.text, "another process or host"));
+	assert_int_equal(thread_start(&thread, "drops", lock_drop_soon, &l), 0);
+	must_claim(b);
+	pthread_join(thread, NULL);
+	b->ops->destroy(b);
 }
 
 /* ---- one writer, or readers ---------------------------------------------------------------------
@@ -412,6 +466,7 @@ int main(void)
 		T(one_of_a_vms_disks_writes),
 		T(many_processes_read),
 		T(a_dead_process_holds_nothing),
+		T(a_dead_process_is_waited_for),
 		T(what_cannot_be_locked_says_why),
 		T(a_claim_goes_from_process_to_process),
 		T(a_yield_leaves_nothing_on_its_way),
