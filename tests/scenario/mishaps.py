@@ -213,8 +213,9 @@ def migration_disk_full_once_it_is_copied(arena):
     arena.cluster.run("hostb", _once(copied, f"{{ {_fill(folder)}; true; }}", "sleep 0.02"),
                       timeout=90)
     must(arena.state("hosta") == "migrating", f"hosta is {arena.state('hosta')} already")
-    arena.wait_state("hosta", *NOT_HERE, timeout=90)
-    must(arena.happened("hosta", "serving"), "no memory has followed it")
+    arena.wait_state("hosta", "none", timeout=90)
+    must(arena.happened("hosta", "serving"),
+         f"no memory has followed it: {[e['what'] for e in arena.vm('hosta')['timeline']]}")
     console_keep(arena, "hostb")
     arena.replies(20)
     guest_well(arena)
