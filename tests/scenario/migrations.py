@@ -43,10 +43,10 @@ def guest_well(arena, still_ms=None):
         log_clean(arena.cluster.run(host, "cat /tmp/console 2>/dev/null; true")[1])
 
 
-def up(arena, **options):
+def up(arena, load=LOAD, **options):
     for host in OTHER:
         arena.cluster.run(host, "rm -f /tmp/console")
-    arena.guest_up(load=LOAD, **options)
+    arena.guest_up(load=load, **options)
     console_keep(arena, "hosta")
     arena.watch = Watch(arena)
     arena.cluster.client_start()
