@@ -248,7 +248,7 @@ int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint)
 
 	if (guest_operation_is(g, "migrate") && !ours && guest_chain_cancel(g))
 		return 0;
-	if (session && !g->child_state[0])
+	if (!ours && session && !g->child_state[0])
 		return guest_refuse(e, hint, -EBUSY, "try again in a moment",
 				    "the process of %s has not said yet what it does", g->name);
 	if (!ours)

@@ -349,8 +349,8 @@ static int chunk_copy(struct mirror_source *m, uint8_t *chunk, uint64_t from, ui
 {
 	struct iovec iov = {chunk, to - from};
 	struct emitter out = chunk_take(m, from, to);
-	ssize_t got = pread(m->below->fd, chunk, to - from, (off_t)from);
 	int rc = fault_point("mirror.copy"), rc_end;
+	ssize_t got = pread(m->below->fd, chunk, to - from, (off_t)from);
 
 	if (!rc && got != (ssize_t)(to - from))
 		rc = got < 0 ? -errno : -EIO;

@@ -306,22 +306,29 @@ static enum replicate_next seal_at_once(void *ctx, const struct replicate_round 
 	return round->members_synced ? NEXT_SEAL : NEXT_ROUND;
 }
 
-/* The pause may be too long by now, or the guest have written much: it is decided anew. */
-static void failed_handover_is_decided_about_again(void **state)
+/* Until it has ended one way or the other. */
+static void hand_over(struct twin **t, unsigned *asked)
 {
 	struct replicate_config c = twin_config();
-	unsigned asked = 0;
-	struct twin *t;
 
 	c.handover = true;
 	c.next = seal_at_once;
-	c.next_ctx = &asked;
-	t = twin_make(&c, &c, false, MEMORY, 3);
+	c.next_ctx = asked;
+	*t = twin_make(&c, &c, false, MEMORY, 3);
+	twin_protect(*t);
+	twin_wait_primary(*t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST) |
+				      BIT_OF(REPLICATOR_UNPROTECTED));
+}
+
+/* The pause may be too long by now, or the guest have written much: it is decided anew. */
+static void failed_handover_is_decided_about_again(void **state)
+{
+	unsigned asked = 0;
+	struct twin *t;
+
 	fault_arm("replicator.seal", 1, EIO);
 	fault_arm("replicator.seal", 2, EIO);
-	twin_protect(t);
-	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST) |
-				     BIT_OF(REPLICATOR_UNPROTECTED));
+	hand_over(&t, &asked);
 	assert_int_equal(t->primary_state, REPLICATOR_HANDED);
 	assert_int_equal(asked, 3);
 	twin_end(t);
@@ -329,19 +336,12 @@ static void failed_handover_is_decided_about_again(void **state)
 
 static void handover_that_cannot_be_sealed_says_why(void **state)
 {
-	struct replicate_config c = twin_config();
 	unsigned asked = 0;
 	struct twin *t;
 
-	c.handover = true;
-	c.next = seal_at_once;
-	c.next_ctx = &asked;
-	t = twin_make(&c, &c, false, MEMORY, 3);
 	for (unsigned i = 1; i <= 8; i++)
 		fault_arm("replicator.seal", i, EDQUOT);
-	twin_protect(t);
-	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST) |
-				     BIT_OF(REPLICATOR_UNPROTECTED));
+	hand_over(&t, &asked);
 	fault_disarm_all();
 	assert_int_equal(t->primary_state, REPLICATOR_UNPROTECTED);
 	assert_non_null(strstr(t->primary_why, strerror(EDQUOT)));
