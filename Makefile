@@ -151,7 +151,8 @@ UNIT := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/*/test_*.c))
 SIM := $(if $(wildcard tests/sim/*.c),$(BUILD)/tests/sim/sim)
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 GUESTS :=
--include tests/guests/guests.mk lab/lab.mk bench/bench.mk tests/linux/linux.mk tests/cpu/cpu.mk
+-include tests/guests/guests.mk lab/lab.mk bench/bench.mk tests/linux/linux.mk tests/cpu/cpu.mk \
+	tests/native/native.mk
 
 # $(call test_program,SOURCE,FOLDER); sources beside it that are not tests are shared by them.
 test_helpers = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/unit/$1/test_%,$(wildcard tests/unit/$1/*.c)))
@@ -239,7 +240,15 @@ scenario-lab: scenario-programs
 	$(RUN_SCENARIO_LAB)
 scenario-lab-run:
 	$(RUN_SCENARIO_LAB)
-# Linux from engine to engine: a CPU in software inside of an emulated host.
+# Linux from host to host MOVES times in a row, with its disk and without; HOSTS=emulated: under KVM.
+.PHONY: scenario-migrate
+MOVES ?= 50
+HOSTS ?= namespaces
+scenario-migrate: export POLLUX_MIGRATIONS = $(MOVES)
+scenario-migrate: scenario-programs
+	$(RUN_TESTS) --live --timeout $$(($(MOVES) * 150 + 1200)) "tests/scenario/run-all \
+		--lab $(HOSTS) --jobs 2 linux_migrates_with_its_disk linux_migrates_on_shared_storage"
+# Those that take long there: a CPU in software inside of an emulated host.
 scenario-lab-long: scenario-programs
 	$(RUN_TESTS) --live --timeout 3600 "tests/scenario/run-all --lab emulated --long"
 
@@ -249,12 +258,12 @@ scenario-lab-long: scenario-programs
 lint:
 	$(RUN_TESTS) tests/lint/lint.py
 # Whether lint refuses what it must, results are counted right, packages get installed.
-tools-test:
+tools-test: bench-programs $(BUILD)/bench/guest/migrant
 	$(RUN_TESTS) $(wildcard tests/tools/test_*.sh)
 # The lab's own programs, without an emulator.
 lab-test:
 	$(RUN_TESTS) --timeout 900 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
-# End to end on this machine: real processes and test guests, over loopback.
+# End to end on this machine: real processes and test guests, over loopback (after native-programs).
 native-test:
 	$(RUN_TESTS) --live --timeout 2700 "tests/native/run $(BUILD)"
 # "folder: folders it may use", for lint
@@ -313,9 +322,10 @@ help:
 	@echo 'make unit       the unit tests;  make one-test T=tests/unit/base/test_buf.c'
 	@echo 'make sim        the seeded simulation;  SIM_ARGS are its arguments'
 	@echo 'make cpu-diff   instructions in the software CPU and on this processor;  make cpu-diff-long: 10 million'
-	@echo 'make native-test the end-to-end tests on this machine (after make programs guests)'
+	@echo 'make native-test the end-to-end tests on this machine (after make native-programs)'
 	@echo 'make scenario   the end-to-end tests of protection;  make scenario-lab: in emulated hosts;'
-	@echo '                make scenario-lab-long: Linux from engine to engine there'
+	@echo '                make scenario-lab-long: Linux from engine to engine there;'
+	@echo '                make scenario-migrate MOVES=50 HOSTS=namespaces|emulated: so many migrations in a row'
 	@echo 'make linux-test Linux kernels in the engine without KVM;  make linux-test-long: all of it;'
 	@echo '                LINUX_ARGS=--list, or the names of some'
 	@echo 'make fuzz-brief each fuzzer for FUZZ_SECONDS=10;  make fuzz: for an hour'

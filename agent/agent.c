@@ -137,7 +137,7 @@ static void peer_message(void *ctx, struct peer *p, const json_t *message)
 
 static json_t *peer_hello_extra(void *ctx)
 {
-	return json_pack("{s:[s, s]}", "can", "migrate", "probe");
+	return json_pack("{s:[s, s, s]}", "can", "migrate", "probe", "disks");
 }
 
 /* ---- life ------------------------------------------------------------------------------- */
@@ -157,6 +157,13 @@ static int peers_open(struct agent *a, struct error *e)
 	if (!rc)
 		rc = peers_create(&a->config, a->identity, a->loop, &events, &a->peers, e);
 	return rc;
+}
+
+int agent_identity_reload(struct agent *a, struct error *e)
+{
+	if (!a->identity)
+		return error_set(e, -ENOENT, "no certificates are configured");
+	return channel_identity_reload(a->identity, a->config.ca, a->config.cert, a->config.key, e);
 }
 
 static int api_open(struct agent *a, struct error *e)
@@ -179,6 +186,8 @@ static int agent_open(struct agent *a, struct error *e)
 	rc = folders_make(&a->config, e);
 	if (!rc && (rc = jobs_create(a->loop, &a->jobs)))
 		error_set(e, rc, "cannot watch jobs: %s", strerror(-rc));
+	if (!rc && (rc = marks_create(&a->marks)))
+		error_set(e, rc, "out of memory");
 	if (!rc)
 		rc = state_lock(a, e);
 	if (!rc)
@@ -224,6 +233,7 @@ void agent_destroy(struct agent *a)
 	acceptor_destroy(a->acceptor);
 	host_fences_end(a);
 	jobs_destroy(a->jobs);
+	marks_destroy(a->marks);
 	explicit_bzero(a->bursts, sizeof(a->bursts));
 	while ((g = LIST_FIRST(&a->guests)))
 		guest_free(g);

@@ -69,6 +69,9 @@ struct agent;
 /* Listens, finds the VM processes that are there, dials the peers. `c` is copied. */
 int agent_create(const struct agent_config *c, struct loop *loop, struct agent **out,
 		 struct error *e) MUST_CHECK;
+/* Read the certificates again: connections that begin from now on use them. An error leaves all as
+ * it was. */
+int agent_identity_reload(struct agent *a, struct error *e) MUST_CHECK;
 /* VM processes go on without it. */
 void agent_destroy(struct agent *a);
 

@@ -22,13 +22,18 @@ static void reply_json(struct http_reply *out, unsigned status, json_t *o)
 	json_decref(o);
 }
 
-static void reply_error(struct http_reply *out, unsigned status, const char *text, const char *hint)
+static json_t *error_json(const char *text, const char *hint)
 {
 	json_t *o = json_object();
 
 	json_object_set_new(o, "error", json_text(text));
 	json_object_set_new(o, "hint", json_text(hint ? hint : ""));
-	reply_json(out, status, o);
+	return o;
+}
+
+static void reply_error(struct http_reply *out, unsigned status, const char *text, const char *hint)
+{
+	reply_json(out, status, error_json(text, hint));
 }
 
 static const struct {
@@ -39,14 +44,20 @@ static const struct {
 	{-EALREADY, 409}, {-EAGAIN, 409},  {-EEXIST, 409}, {-ENOTCONN, 409}, {-ENOSPC, 507},
 };
 
-static void reply_failure(struct http_reply *out, int rc, const struct error *e, const char *hint)
+/* `reasons`: where there may be several; or NULL. */
+static void reply_failure(struct http_reply *out, int rc, const struct error *e, const char *hint,
+			  json_t *reasons)
 {
+	json_t *o = error_json(e->text[0] ? e->text : strerror(-rc), hint);
 	unsigned status = 500;
 
 	for (size_t i = 0; i < ARRAY_LEN(statuses); i++)
 		if (statuses[i].rc == rc)
 			status = statuses[i].status;
-	reply_error(out, status, e->text[0] ? e->text : strerror(-rc), hint);
+	if (json_array_size(reasons))
+		json_object_set(o, "reasons", reasons);
+	json_decref(reasons);
+	reply_json(out, status, o);
 }
 
 /* ---- request bodies: {} or the keys of a table, no others ---------------------------------- */
@@ -192,7 +203,7 @@ static void reply_operation(struct call *c, struct guest *g, int rc, const struc
 			    const char *hint)
 {
 	if (rc)
-		reply_failure(c->out, rc, e, hint);
+		reply_failure(c->out, rc, e, hint, NULL);
 	else
 		reply_json(c->out, 202, guest_json(g, true));
 }
@@ -256,21 +267,36 @@ static void post_protect(struct call *c)
 	reply_operation(c, c->guest, rc, &e, hint);
 }
 
+/* What was begun, which may be beside another one. */
+static void reply_migrate(struct call *c, const struct guest *g)
+{
+	json_t *o = guest_json(g, true);
+
+	if (g->beside.operation.id == c->agent->last_operation)
+		json_object_set_new(o, "operation", guest_beside_json(g));
+	reply_json(c->out, 202, o);
+}
+
 static void post_migrate(struct call *c)
 {
 	struct migrate_options options;
-	char to[AGENT_NAME_MAX + 2];
+	char to[AGENT_NAME_MAX + 2] = "";
 	struct error e = {0};
 	const char *hint = "";
-	json_t *body = NULL;
+	json_t *body = NULL, *reasons = NULL;
 	int rc = peer_body_read(c->q, to, &body, &e);
 
 	if (!rc)
 		rc = migrate_options_parse(body, &options, &e);
-	if (!rc)
+	if (!rc) {
 		rc = guest_migrate(c->guest, to, &options, &e, &hint);
+		reasons = rc ? guest_migrate_refusals(c->guest, to) : NULL;
+	}
 	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+	if (rc)
+		reply_failure(c->out, rc, &e, hint, reasons);
+	else
+		reply_migrate(c, c->guest);
 }
 
 /* Of routes that take no more than the name of a VM. */
@@ -312,7 +338,17 @@ static void post_image_cancel(struct call *c)
 
 static void post_upgrade(struct call *c)
 {
-	post_plain(c, guest_upgrade);
+	static const struct body_key keys[] = {{"protect_again", JSON_TRUE, false}, {0}};
+	struct error e = {0};
+	const char *hint = "";
+	json_t *body;
+	int rc = body_read(c->q, keys, &body, &e);
+
+	if (!rc)
+		rc = guest_upgrade(c->guest, json_is_true(json_object_get(body, "protect_again")),
+				   &e, &hint);
+	json_decref(body);
+	reply_operation(c, c->guest, rc, &e, hint);
 }
 
 static void post_failover(struct call *c)

@@ -50,12 +50,15 @@ static void outcome_put(const struct migrate_forecast *f, json_t *out)
 					   [END_PAUSE] = "pause",
 					   [END_POSTCOPY] = "postcopy",
 					   [END_GIVE_UP] = "give-up"};
+	static const char *const late[] = {[LATE_MEMORY] = "memory", [LATE_DISKS] = "disks"};
 
 	json_object_set_new(out, "end", json_string(ends[f->end]));
 	json_object_set_new(out, "total_ns", json_integer((json_int_t)f->total_ns));
 	json_object_set_new(out, "downtime_ns", json_integer((json_int_t)f->downtime_ns));
 	json_object_set_new(out, "rounds", json_integer(f->rounds));
 	json_object_set_new(out, "throttle", json_integer(f->throttle));
+	if (f->late)
+		json_object_set_new(out, "late", json_string(late[f->late]));
 	if (f->why)
 		json_object_set_new(out, "why", json_string(f->why));
 }
@@ -128,4 +131,34 @@ json_t *forecast_json(const struct forecast_input *in)
 		json_object_set_new(out, "disk_bytes", json_integer((json_int_t)m.disk_bytes));
 	outcome_put(&f, out);
 	return out;
+}
+
+/* By what is late, if time is up. */
+static const char *give_up_hint(const char *late, const struct migrate_config *c)
+{
+	bool pause = c->stuck == STUCK_STOP;
+
+	if (!strcmp(late, "disks"))
+		return "what helps: a larger --timeout, or more bandwidth; no --stuck does";
+	if (*late)
+		return pause ? "what helps: a larger --timeout or --most-downtime; --stuck "
+			       "postcopy; more bandwidth"
+			     : "what helps: a larger --timeout; --stuck postcopy, or --stuck stop "
+			       "with a --most-downtime that may be as long; more bandwidth";
+	return pause ? "what helps: a larger --most-downtime; --stuck postcopy; more bandwidth"
+		     : "what helps: --stuck postcopy, or --stuck stop with a --most-downtime that "
+		       "may be as long; a larger --downtime; more bandwidth";
+}
+
+json_t *forecast_warning(const json_t *forecast, const struct migrate_config *c)
+{
+	char text[256];
+
+	if (strcmp(json_text_of(forecast, "end"), "give-up") != 0)
+		return NULL;
+	snprintf(text, sizeof(text), "it is foreseen to be given up, after about %.1f s: %s",
+		 (double)number_of(forecast, "total_ns") / 1e9, json_text_of(forecast, "why"));
+	return json_pack("{s:s, s:s, s:o, s:s}", "code", "give-up", "severity", "warning",
+			 "sentence", json_text(text), "hint",
+			 give_up_hint(json_text_of(forecast, "late"), c));
 }

@@ -17,5 +17,8 @@ struct forecast_input {
 	unsigned streams;
 };
 json_t *forecast_json(const struct forecast_input *in);
+/* That it will be given up, as a reason of severity "warning" with what helps against it; NULL: it
+ * will not, or nobody knows. */
+json_t *forecast_warning(const json_t *forecast, const struct migrate_config *c);
 
 #endif

@@ -51,6 +51,8 @@ struct protect_again {
 struct migration {
 	json_t *wishes;                 /* as "migrate" in vm-process.h */
 	json_t *last;                   /* what the process said last of how it goes */
+	json_t *sent;                   /* as in vm-process.h: before it was handed over */
+	uint64_t postcopy_bytes;        /* and since, on the wire */
 	bool session;                   /* the process says that its session is one */
 	uint64_t began_ns, frozen_ns;   /* clock_ns(); 0 = not yet */
 	bool postcopy, served;          /* pages were left behind; and have all been sent */
@@ -60,12 +62,16 @@ struct migration {
 	/* guest_forecast.c */
 	uint64_t probe, probe_ns; /* the one under way, 0 = none; since when */
 	uint64_t chain_ns, peer_store_ns;
+	bool rehearses;     /* the pause waits for this: */
+	unsigned walk;      /* its number, from 1; 0: the probe under way is an older one */
+	uint64_t walked_ns; /* of those that count */
 	uint64_t pause_ns, transfer_ns, released_ns, took_heard_ns; /* until sealed; whole there */
 	struct word_took took;
+	char end_why[160]; /* as in vm-process.h; "": as was wished for */
 };
 /* What an operator may choose for one. */
 struct migrate_options {
-	bool with_disks, overwrite, assume_same, check;
+	bool with_disks, overwrite, assume_same, check, postcopy_only;
 	unsigned bandwidth_mb, streams, downtime_ms, most_downtime_ms, most_s, throttle_max,
 		rounds_max, postcopy_after;
 	char compression[16], stuck[16];
@@ -98,7 +104,7 @@ struct guest_dump {
 struct guest_image; /* guest_image.c */
 
 /* An operation that begins with the end of a protection. */
-enum chain_what { CHAIN_NONE, CHAIN_MIGRATE, CHAIN_PROTECT };
+enum chain_what { CHAIN_NONE, CHAIN_MIGRATE, CHAIN_PROTECT, CHAIN_UPGRADE };
 struct chain {
 	enum chain_what what; /* is still to come */
 	char to[AGENT_NAME_MAX + 1], standby[AGENT_NAME_MAX + 1];
@@ -122,7 +128,8 @@ struct guest {
 	char peer[AGENT_NAME_MAX + 1];      /* the other host, "" = none yet */
 	char identity[VM_IDENTITY_LEN + 1]; /* drawn at its first start; "" = not known */
 	char *config, *origin;              /* the VM file; NULL: only terms are known */
-	bool copy; /* the disks here are copies that an earlier session made: may be written over */
+	unsigned copies; /* bit i: disk i here is a copy of an earlier session: may be written over
+			  */
 	struct record_file record_file;
 	struct ownership own;
 	struct guest_event_list events;
@@ -149,6 +156,8 @@ struct guest {
 	uint64_t start_owed; /* a process for this term, when the last one is gone */
 	uint64_t lost_ns;    /* when the loss under way was detected, 0 = none */
 	json_t *stats;       /* the last that the process said */
+	json_t *sections;    /* of state, that its program writes; NULL: it does not say */
+	bool takes_disks;    /* its program knows a session of which some disks are not copied */
 	uint64_t stats_ns;
 	struct loop_timer *stop_timer, *again_timer;
 	struct protect_again again;
@@ -174,9 +183,18 @@ struct guest {
 		uint64_t number;    /* of the question that waits for its answer; 0 = none */
 		uint64_t operation; /* that it is for */
 		struct loop_timer *timer;
-		json_t *result; /* the last answer */
-		bool answered;  /* and only what is measured is still to come */
+		json_t *copied;   /* the offer that was asked about, if disks are to be copied */
+		json_t *refusals; /* of this host: [reason]; or NULL */
+		json_t *result;   /* the last answer, and those */
+		bool answered;    /* and only what is measured is still to come */
 	} check;
+	struct {
+		struct operation operation; /* a check */
+		uint64_t number;            /* of its question; 0 = none waits */
+		struct loop_timer *timer;
+		json_t *copied, *refusals, *result; /* as in `check` */
+	} beside;                                   /* asked while another operation is under way */
+	struct describe *describes;                 /* of both: guest_check.c */
 	struct forecast forecast;
 	struct guest_image *image; /* a save or restore that is under way */
 	char *torn;                /* the snapshot of which its disks may be half; NULL: none */
@@ -234,6 +252,8 @@ void guest_session_over(struct guest *g); /* so that ownership hears of it */
 void guest_session_cut(struct guest *g);
 /* Find a process of an earlier polluxd. An error: there may be one. */
 int guest_vm_attach(struct guest *g, bool *alive, struct error *e) MUST_CHECK;
+/* Of which build its process is, and what that brings, as it says. */
+void guest_program_take(struct guest *g, const json_t *said);
 void guest_vm_stats(struct guest *g); /* ask; g->stats follows */
 /* A process in place of the last one. -EAGAIN: that is still leaving; set start_owed. */
 int guest_child_start(struct guest *g, enum child_role role, struct error *e) MUST_CHECK;
@@ -249,6 +269,8 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 /* Whether it may be asked for at all. */
 int guest_migrate_possible(struct guest *g, const char *to, struct error *e,
 			   const char **hint) MUST_CHECK;
+/* All that speaks against that on this host: [{"severity", "sentence", "hint"}]. */
+json_t *guest_migrate_refusals(struct guest *g, const char *to);
 int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 /* Into the request for the session. */
 void guest_migration_put(const struct guest *g, json_t *request);
@@ -259,6 +281,7 @@ void guest_migration_found(struct guest *g);
 void guest_migrated(struct guest *g);      /* the other host owns it */
 void guest_migrate_check(struct guest *g); /* has the operation ended? */
 json_t *guest_migration_json(const struct guest *g);
+const char *guest_migrate_phase(const struct guest *g); /* while it is checked, or under way */
 void guest_migration_free(struct guest *g);
 /* Of its downtime, whatever is sent. */
 uint64_t guest_migrate_fixed_ns(const struct agent *a);
@@ -267,7 +290,8 @@ uint64_t guest_migrate_fixed_ns(const struct agent *a);
 bool guest_peer_can(const struct peer *p, const char *what);
 
 /* ---- guest_forecast.c: what a downtime is made of --------------------------------------- */
-void guest_probe(struct guest *g); /* a migration goes on: now and then */
+void guest_probe(struct guest *g);    /* a migration goes on: now and then */
+void guest_rehearse(struct guest *g); /* and its pause is about to come */
 void guest_probe_message(struct agent *a, struct peer *from, const json_t *message);
 void guest_released_said(struct guest *g);
 void guest_released_heard(struct guest *g);
@@ -320,6 +344,11 @@ int guest_migrate(struct guest *g, const char *to, const struct migrate_options 
 /* It is protected; by another host than until now. */
 int guest_standby_move(struct guest *g, const char *to, const struct protect_options *o,
 		       struct error *e, const char **hint) MUST_CHECK;
+int guest_chain_upgrade(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+/* The upgrade is done. True: the operation goes on with the protection that was taken away. */
+bool guest_chain_upgraded(struct guest *g);
+/* An upgrade with a protection to be made again is under way, or has failed and is not over. */
+bool guest_chain_owes(const struct guest *g);
 void guest_migrate_checked(struct guest *g); /* nothing is in its way */
 /* Before the migration itself has begun: true, and it never will. */
 bool guest_chain_cancel(struct guest *g);
@@ -328,6 +357,18 @@ void guest_chain_undo(struct guest *g);
 void guest_chain_arrived(struct guest *g, const struct protect_again *then);
 
 /* ---- guest_check.c: what is in the way -------------------------------------------------- */
+/* The other host can be asked, also when this one refuses. */
+bool guest_check_can_ask(const struct guest *g, const char *to);
+bool guest_check_reaches(const struct guest *g, const char *to); /* were nothing else under way */
+/* Its question, under that number, as soon as it is known what it needs. */
+int guest_describe(struct guest *g, const char *to, const struct migrate_options *o,
+		   uint64_t number) MUST_CHECK;
+/* The reasons of this host come first, and one is enough; none: nothing. */
+void guest_refusals_join(json_t *refusals, json_t *result);
+json_t *guest_unanswered_json(const char *text, const char *hint); /* in place of an answer */
+/* An answer about an offer in which disks are to be copied, or NULL: what neither end can do. */
+void guest_answer_join(const struct guest *g, const struct peer *from, const json_t *copied,
+		       json_t *result);
 int guest_check_begin(struct guest *g, const char *to, const struct migrate_options *o,
 		      struct error *e) MUST_CHECK;
 /* The operation under way waits for the other host, for a while; and no more. */
@@ -341,6 +382,14 @@ void guest_check_free(struct guest *g);
 void guest_check_go_on(struct guest *g);
 bool guest_check_is(const struct guest *g, uint64_t number);
 
+/* ---- guest_beside.c: the same beside another operation ---------------------------------- */
+int guest_beside_begin(struct guest *g, const char *to, const struct migrate_options *o) MUST_CHECK;
+bool guest_beside_is(const struct guest *g, uint64_t number);
+void guest_beside_answer(struct guest *g, const struct peer *from, const json_t *message);
+void guest_beside_unanswered(struct guest *g, const char *text);
+void guest_beside_free(struct guest *g);
+json_t *guest_beside_json(const struct guest *g); /* guest_json.c */
+
 /* ---- guest_measure.c: how long it will take ---------------------------------------------- */
 void guest_forecast_begin(struct guest *g, const char *to, const struct migrate_options *o);
 /* What the other host needs to know for it; a new object. */
@@ -350,6 +399,7 @@ void guest_forecast_link(struct guest *g, bool possible, const char *why);
 void guest_forecast_event(struct guest *g, const json_t *message);
 bool guest_forecast_waits(const struct guest *g);
 json_t *guest_forecast_json(const struct guest *g);
+json_t *guest_forecast_warning(const struct guest *g, const json_t *forecast); /* or NULL */
 void guest_forecast_free(struct guest *g);
 
 /* ---- guest_postcopy.c: memory that follows ---------------------------------------------- */
@@ -449,7 +499,8 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 		  const char **hint) MUST_CHECK;
 int guest_unprotect(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 int guest_failover(struct guest *g, bool forced, struct error *e, const char **hint) MUST_CHECK;
-int guest_upgrade(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
+/* again: also one that is protected, which it is not until that is made again. */
+int guest_upgrade(struct guest *g, bool again, struct error *e, const char **hint) MUST_CHECK;
 int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e,
 	       const char **hint) MUST_CHECK;
 /* Look whether what happened ends the operation under way. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A protected VM that is to go elsewhere, or whose twin is: the session ends first, in good
+ * A protected VM that is to go elsewhere, or whose twin is, or that is to go on in another process
+ * which the twin could not follow: the session ends first, in good
  * order, and what was wanted follows. A VM that was protected when it set out is protected
  * again where it arrives, by its old standby or, if it went there, by the host it left; and
  * here, when it could not leave. Until then it says that it is not.
@@ -35,8 +36,10 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 	}
 	if (!guest_session_ended(g, reply))
 		return;
-	timeline_add(&g->timeline, "unprotected", "to be moved");
-	g->again.wanted = g->again.owed = false; /* from here on g->chain.then says so */
+	timeline_add(&g->timeline, "unprotected", "%s",
+		     g->chain.what == CHAIN_UPGRADE ? "to be upgraded" : "to be moved");
+	if (g->chain.then.wanted) /* from here on that says so */
+		g->again.wanted = g->again.owed = false;
 	guest_session_over(g);
 	if (cancelled)
 		guest_chain_undo(g);
@@ -86,6 +89,9 @@ static void then_note(struct guest *g, const char *to)
 static int chain_begin(struct guest *g, enum chain_what what, const char *to, struct error *e,
 		       const char **hint)
 {
+	static const char *const operations[] = {[CHAIN_MIGRATE] = "migrate",
+						 [CHAIN_PROTECT] = "protect",
+						 [CHAIN_UPGRADE] = "upgrade"};
 	int rc = guest_peer_ready(g, to, e, hint);
 
 	/* Should this polluxd not come to it, the next one is to know what was taken away. */
@@ -93,10 +99,11 @@ static int chain_begin(struct guest *g, enum chain_what what, const char *to, st
 		rc = guest_store(g, &g->own.record, e);
 	if (rc)
 		return rc;
-	guest_operation_begin(g, what == CHAIN_MIGRATE ? "migrate" : "protect");
+	guest_operation_begin(g, operations[what]);
 	g->chain.what = what;
 	snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
-	timeline_add(&g->timeline, "unprotect asked", "to be moved to %s", to);
+	timeline_add(&g->timeline, "unprotect asked", "to %s %s%s", operations[what],
+		     what == CHAIN_UPGRADE ? "it, and be made again on " : "it: ", to);
 	guest_session_end(g, unprotected);
 	return 0;
 }
@@ -105,15 +112,20 @@ int guest_migrate(struct guest *g, const char *to, const struct migrate_options 
 		  const char **hint)
 {
 	int rc = guest_migrate_possible(g, to, e, hint);
+	bool refused = rc;
 
-	if (rc)
+	if (refused && o->check && g->operation.state == OPERATION_RUNNING)
+		return guest_beside_begin(g, to, o) ? rc : 0;
+	if (refused && !guest_check_can_ask(g, to))
 		return rc;
 	*hint = "see the log of polluxd";
 	rc = guest_check_begin(g, to, o, e);
 	if (rc)
 		return rc;
-	g->chain = (struct chain){.migrate = *o};
-	snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
+	if (!refused) { /* else it may say still how it is to be protected again */
+		g->chain = (struct chain){.migrate = *o};
+		snprintf(g->chain.to, sizeof(g->chain.to), "%s", to);
+	}
 	guest_operation_begin(g, o->check ? "check" : "migrate");
 	g->check.operation = g->operation.id;
 	return 0;
@@ -164,6 +176,16 @@ int guest_standby_move(struct guest *g, const char *to, const struct protect_opt
 	return then_forget(g, chain_begin(g, CHAIN_PROTECT, to, e, hint));
 }
 
+int guest_chain_upgrade(struct guest *g, struct error *e, const char **hint)
+{
+	char standby[AGENT_NAME_MAX + 1];
+
+	snprintf(standby, sizeof(standby), "%s", g->peer);
+	g->chain = (struct chain){0};
+	then_note(g, standby);
+	return then_forget(g, chain_begin(g, CHAIN_UPGRADE, standby, e, hint));
+}
+
 static int chain_go(struct guest *g, struct error *e, const char **hint)
 {
 	struct chain *c = &g->chain;
@@ -175,6 +197,8 @@ static int chain_go(struct guest *g, struct error *e, const char **hint)
 	g->operation.state = OPERATION_NONE;
 	if (what == CHAIN_MIGRATE)
 		rc = guest_migrate_begin(g, c->to, &c->migrate, e, hint);
+	else if (what == CHAIN_UPGRADE)
+		rc = guest_upgrade(g, false, e, hint);
 	else
 		rc = guest_protect(g, c->to, &c->protect, e, hint);
 	g->operation.id = id; /* to whoever waits it is one operation */
@@ -217,6 +241,28 @@ bool guest_chain_check(struct guest *g)
 		guest_operation_fail(g, rc, e.text, hint);
 		guest_chain_undo(g);
 	}
+	return true;
+}
+
+bool guest_chain_owes(const struct guest *g)
+{
+	return g->upgrade && g->chain.then.wanted;
+}
+
+bool guest_chain_upgraded(struct guest *g)
+{
+	struct chain *c = &g->chain;
+	uint64_t downtime_ns = g->operation.downtime_ns;
+
+	if (!c->then.wanted)
+		return false;
+	g->operation.what = "protect"; /* if that fails before it begins, the upgrade did not */
+	c->what = CHAIN_PROTECT;
+	c->protect = c->then.options;
+	snprintf(c->to, sizeof(c->to), "%s", c->standby);
+	log_warn("%s: it is NOT protected yet; it will be on %s", g->name, c->to);
+	(void)guest_chain_check(g);
+	g->operation.downtime_ns = downtime_ns;
 	return true;
 }
 

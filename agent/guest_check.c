@@ -4,8 +4,14 @@
  * first; and how long it will take is measured. Nothing is begun before the answer, and with
  * --check nothing after it.
  *
- *   source  "check" (number, offer, burst)   ->  target
+ *   source  "check" (number, offer, burst, only)   ->  target
  *   source  <- "checked" (number, result, burst, why)
+ *
+ * What this host has against it is in the same list: the other one is asked all the same, for
+ * whoever puts one thing right is to know of the next.
+ *
+ * "only": there is nothing to begin, and so how long it would take is measured also when
+ * something is in the way. Else whoever has to wait for a refusal waits for nothing.
  *
  * What looks at files runs as a job: its end finds the guest by name, for meanwhile it may
  * have gone, or be asked something else.
@@ -21,6 +27,7 @@
 #define LOG_MODULE "check"
 #define ANSWER_NS  (20 * NS_PER_SEC)
 #define MEASURE_NS (6 * NS_PER_SEC) /* after the answer */
+#define CPU_NS     (5 * NS_PER_SEC)
 
 static void timer_set(struct guest *g, uint64_t at)
 {
@@ -32,8 +39,12 @@ void guest_answer_came(struct guest *g)
 {
 	g->check.number = 0;
 	g->check.answered = false;
+	json_decref(g->check.refusals);
+	g->check.refusals = NULL;
 	timer_set(g, 0);
 }
+
+static void check_fail(struct guest *g, int rc, const char *text, const char *hint);
 
 static void answer_late(void *ctx)
 {
@@ -45,11 +56,11 @@ static void answer_late(void *ctx)
 		guest_check_go_on(g);
 		return;
 	}
-	guest_answer_came(g);
-	if (!asked)
-		return;
-	guest_operation_fail(g, -ETIMEDOUT, "the other host has not answered",
-			     "is its polluxd well? see its log");
+	if (asked)
+		check_fail(g, -ETIMEDOUT, "the other host has not answered",
+			   "the VM runs on here; is the other polluxd well? see its log");
+	else
+		guest_answer_came(g);
 }
 
 void guest_answer_wait(struct guest *g)
@@ -67,12 +78,6 @@ bool guest_check_is(const struct guest *g, uint64_t number)
 	return g && number && g->check.number == number && g->check.operation == g->operation.id;
 }
 
-static void check_fail(struct guest *g, int rc, const char *text)
-{
-	guest_answer_came(g);
-	guest_operation_fail(g, rc, text, "see the log of polluxd");
-}
-
 /* ---- the question ------------------------------------------------------------------ */
 
 struct describe {
@@ -81,6 +86,7 @@ struct describe {
 	char vm[VM_NAME_MAX + 1], to[AGENT_NAME_MAX + 1];
 	char protect_on[AGENT_NAME_MAX + 1]; /* options.protect_on points to it */
 	uint64_t number;
+	struct describe *next; /* of those that wait until the process has said what CPU it has */
 	struct preflight_options options;
 	json_t *about, *offer; /* offer NULL: error */
 	struct error error;
@@ -102,32 +108,28 @@ static void describe_run(struct job *j)
 	d->offer = preflight_describe(d->about, &d->options, &d->error);
 }
 
-/* What a copy would take: holes are not read. */
-static uint64_t disk_bytes(const json_t *offer)
+static void copied_note(json_t **copied, json_t *offer)
 {
-	const json_t *disks = json_object_get(offer, "disks"), *d;
-	uint64_t sum = 0;
-	size_t i;
+	bool mirror = !strcmp(json_text_of(offer, "storage"), "mirror");
 
-	if (strcmp(json_text_of(offer, "storage"), "mirror") != 0)
-		return 0;
-	json_array_foreach(disks, i, d) if (!json_is_true(json_object_get(d, "readonly"))) sum +=
-		(uint64_t)json_integer_of(d, "allocated", 0);
-	return sum;
+	json_decref(*copied);
+	*copied = mirror ? json_incref(offer) : NULL;
 }
 
 static int check_send(struct describe *d, struct guest *g, struct error *e)
 {
 	struct peer *peer = peers_find(g->agent->peers, d->to);
 	json_t *message;
+	bool measured = guest_check_is(g, d->number);
 	int rc;
 
 	if (!d->offer)
 		return error_set(e, d->error.code ? d->error.code : -ENOMEM, "%s", d->error.text);
-	g->forecast.disk_bytes = disk_bytes(d->offer);
-	message = json_pack("{s:s, s:I, s:s, s:O, s:o?}", "type", "check", "number",
+	copied_note(measured ? &g->check.copied : &g->beside.copied, d->offer);
+	message = json_pack("{s:s, s:I, s:s, s:O, s:o?, s:b}", "type", "check", "number",
 			    (json_int_t)d->number, "vm", g->name, "offer", d->offer, "burst",
-			    guest_forecast_burst(g));
+			    measured ? guest_forecast_burst(g) : NULL, "only",
+			    measured && guest_operation_is(g, "check"));
 	rc = message && peer ? peer_send(peer, message) : -ENOTCONN;
 	if (rc && !peer)
 		json_decref(message);
@@ -144,7 +146,11 @@ static void describe_done(struct job *j)
 	if (guest_check_is(g, d->number)) {
 		rc = check_send(d, g, &e);
 		if (rc && rc != -ENOTCONN) /* then it is asked when the link is back */
-			check_fail(g, rc, e.text);
+			check_fail(g, rc, e.text, "see the log of polluxd");
+	} else if (guest_beside_is(g, d->number)) {
+		rc = check_send(d, g, &e);
+		if (rc)
+			guest_beside_unanswered(g, e.text);
 	}
 	describe_free(j);
 }
@@ -156,33 +162,96 @@ static const char *postcopy_word(const struct migrate_options *o)
 	return strcmp(o->stuck, "postcopy") ? NULL : "if-stuck";
 }
 
-static int describe_start(struct guest *g, const char *to, const struct migrate_options *o)
+static int describe_go(struct guest *g, struct describe *d)
+{
+	int rc = d->about ? jobs_start(g->agent->jobs, &d->job) : -ENOMEM;
+
+	if (rc)
+		describe_free(&d->job);
+	return rc;
+}
+
+static void describe_judge(struct guest *g, uint64_t number, int rc)
+{
+	if (rc && guest_check_is(g, number))
+		check_fail(g, rc, strerror(-rc), "see the log of polluxd");
+	else if (rc && guest_beside_is(g, number))
+		guest_beside_unanswered(g, strerror(-rc));
+}
+
+/* A guest that came from elsewhere may have less than this host offers. One that does not say is
+ * of a build that took such guests nowhere. */
+static void cpu_told(void *ctx, int rc, const json_t *reply, const char *text)
+{
+	struct guest *g = ctx;
+	const json_t *cpuid = json_object_get(json_object_get(reply, "stats"), "cpuid");
+	struct describe *d;
+
+	if (rc)
+		log_warn("%s: its CPU is not known: %s", g->name, text);
+	while ((d = g->describes)) {
+		uint64_t number = d->number;
+
+		g->describes = d->next;
+		if (json_array_size(cpuid))
+			json_object_set_new(d->about, "cpuid", json_deep_copy(cpuid));
+		describe_judge(g, number, describe_go(g, d));
+	}
+}
+
+static void describes_drop(struct guest *g)
+{
+	struct describe *d;
+
+	while ((d = g->describes)) {
+		g->describes = d->next;
+		describe_free(&d->job);
+	}
+}
+
+int guest_describe(struct guest *g, const char *to, const struct migrate_options *o,
+		   uint64_t number)
 {
 	struct describe *d = calloc(1, sizeof(*d));
 	const char *protect_on = guest_chain_then_on(g, to);
-	int rc;
 
 	if (!d)
 		return -ENOMEM;
 	*d = (struct describe){
 		.job = {.run = describe_run, .done = describe_done, .drop = describe_free},
 		.agent = g->agent,
-		.number = g->check.number,
+		.number = number,
 		.options = {.with_disks = o->with_disks,
 			    .overwrite = o->overwrite,
 			    .assume_same = o->assume_same,
 			    .postcopy = postcopy_word(o),
 			    .protect_on = protect_on ? d->protect_on : NULL,
-			    .is_protected = guest_is_protected(g)},
+			    .is_protected = guest_is_protected(g),
+			    .marks = g->agent->marks},
 		.about = preflight_about(g),
 	};
 	snprintf(d->protect_on, sizeof(d->protect_on), "%s", protect_on ?: "");
 	snprintf(d->vm, sizeof(d->vm), "%s", g->name);
 	snprintf(d->to, sizeof(d->to), "%s", to);
-	rc = d->about ? jobs_start(g->agent->jobs, &d->job) : -ENOMEM;
-	if (rc)
-		describe_free(&d->job);
-	return rc;
+	if (!g->child)
+		return describe_go(g, d);
+	d->next = g->describes;
+	g->describes = d;
+	guest_child_ask(g, json_pack("{s:s, s:b}", "do", "stats", "cpuid", true), CPU_NS, cpu_told);
+	return 0;
+}
+
+bool guest_check_reaches(const struct guest *g, const char *to)
+{
+	struct peer *p = peers_find(g->agent->peers, to);
+
+	return g->child_role == CHILD_VM && p && peer_is_up(p) && guest_peer_can(p, "migrate");
+}
+
+bool guest_check_can_ask(const struct guest *g, const char *to)
+{
+	return g->operation.state != OPERATION_RUNNING && !g->chain.cancelled &&
+	       !guest_chain_owes(g) && guest_check_reaches(g, to);
 }
 
 int guest_check_begin(struct guest *g, const char *to, const struct migrate_options *o,
@@ -192,9 +261,11 @@ int guest_check_begin(struct guest *g, const char *to, const struct migrate_opti
 
 	json_decref(g->check.result);
 	g->check.result = NULL;
+	json_decref(g->check.refusals); /* of one that ended without its answer */
+	g->check.refusals = guest_migrate_refusals(g, to);
 	g->check.answered = false;
 	g->check.number = ++g->agent->last_check;
-	rc = describe_start(g, to, o);
+	rc = guest_describe(g, to, o, g->check.number);
 	if (rc) {
 		guest_answer_came(g);
 		return error_set(e, rc, "what %s needs cannot be found out: %s", g->name,
@@ -214,8 +285,8 @@ void guest_check_peer_up(struct guest *g, struct peer *p)
 		return;
 	if (g->child_role == CHILD_SERVING && !strcmp(g->peer, peer_config(p)->name))
 		rc = guest_recover_send(g);
-	else if (!strcmp(g->chain.to, peer_config(p)->name))
-		rc = describe_start(g, g->chain.to, &g->chain.migrate);
+	else if (!strcmp(g->forecast.to, peer_config(p)->name))
+		rc = guest_describe(g, g->forecast.to, &g->forecast.options, g->check.number);
 	if (rc)
 		log_warn_rc(rc, "%s: %s cannot be asked again", g->name, peer_config(p)->name);
 }
@@ -262,19 +333,20 @@ static const char *burst_expect(struct agent *a, const json_t *o)
 	return rc ? "the other host is being asked by too many" : NULL;
 }
 
-/* "why" says why there is no result or, beside one that is possible, why no burst. */
+/* "why" says why there is no result or, beside one, why no burst. */
 static void answer_send(struct agent *a, const char *host, const json_t *question, json_t *result,
 			const char *why)
 {
 	struct peer *to = peers_find(a->peers, host);
-	bool possible = json_is_true(json_object_get(result, "possible"));
+	bool burst = result && (json_is_true(json_object_get(result, "possible")) ||
+				json_is_true(json_object_get(question, "only")));
 	json_t *o;
 
-	if (possible)
+	if (burst)
 		why = burst_expect(a, json_object_get(question, "burst"));
 	o = json_pack("{s:s, s:I, s:s, s:O?, s:b, s:s*}", "type", "checked", "number",
 		      json_integer_of(question, "number", 0), "vm", json_text_of(question, "vm"),
-		      "result", result, "burst", possible && !why, "why", why);
+		      "result", result, "burst", burst && !why, "why", why);
 	if (!o || !to || peer_send(to, o))
 		log_warn("%s could not be told about its migration", host);
 }
@@ -319,20 +391,32 @@ static void check_answer(struct agent *a, struct peer *from, const json_t *messa
 
 /* ---- the answer -------------------------------------------------------------------- */
 
-/* All that is in the way, in one line for people; the rest is in the result. */
+/* What is in the way, in one line for people; all of it is in the result. */
 static void reasons_text(const json_t *result, char *out, size_t room)
 {
 	const json_t *reasons = json_object_get(result, "reasons"), *r;
-	size_t i, used = 0, n = 0;
+	json_t *sentences = json_array();
+	size_t i;
 
-	out[0] = '\0';
 	json_array_foreach(reasons, i, r)
 	{
-		if (strcmp(json_text_of(r, "severity"), "error") != 0 || used >= room)
-			continue;
-		used += (size_t)snprintf(out + used, room - used, "%s%s", n++ ? "; " : "",
-					 json_text_of(r, "sentence"));
+		if (!strcmp(json_text_of(r, "severity"), "error"))
+			json_array_append(sentences, json_object_get(r, "sentence"));
 	}
+	json_texts_join(sentences, "; ", out, room);
+	json_decref(sentences);
+}
+
+void guest_refusals_join(json_t *refusals, json_t *result)
+{
+	json_t *all = json_copy(refusals);
+
+	if (json_array_size(all)) {
+		json_array_extend(all, json_object_get(result, "reasons"));
+		json_object_set(result, "reasons", all);
+		json_object_set_new(result, "possible", json_false());
+	}
+	json_decref(all);
 }
 
 /* All that was waited for is there. */
@@ -354,14 +438,49 @@ static void check_over(struct guest *g)
 	guest_migrate_checked(g);
 }
 
+json_t *guest_unanswered_json(const char *text, const char *hint)
+{
+	return json_pack("{s:b, s:[{s:s, s:s, s:o, s:s}]}", "possible", false, "reasons", "code",
+			 "unasked", "severity", "error", "sentence", json_text(text), "hint", hint);
+}
+
+/* There is no answer. What this host has to say is told all the same. */
+static void check_fail(struct guest *g, int rc, const char *text, const char *hint)
+{
+	if (!json_array_size(g->check.refusals)) {
+		guest_answer_came(g);
+		guest_operation_fail(g, rc, text, hint);
+		return;
+	}
+	g->check.result = guest_unanswered_json(text, hint);
+	guest_refusals_join(g->check.refusals, g->check.result);
+	check_over(g);
+}
+
+static bool is_measured(const struct guest *g)
+{
+	return json_is_true(json_object_get(g->check.result, "possible")) ||
+	       guest_operation_is(g, "check");
+}
+
+static void forecast_join(struct guest *g)
+{
+	json_t *forecast = guest_forecast_json(g);
+	json_t *warning = guest_forecast_warning(g, forecast);
+
+	if (warning)
+		json_array_append_new(json_object_get(g->check.result, "reasons"), warning);
+	json_object_set_new(g->check.result, "forecast", forecast);
+}
+
 void guest_check_go_on(struct guest *g)
 {
-	bool possible = json_is_true(json_object_get(g->check.result, "possible"));
+	bool measured = is_measured(g);
 
-	if (!g->check.answered || (possible && guest_forecast_waits(g)))
+	if (!g->check.answered || (measured && guest_forecast_waits(g)))
 		return;
-	if (possible)
-		json_object_set_new(g->check.result, "forecast", guest_forecast_json(g));
+	if (measured)
+		forecast_join(g);
 	check_over(g);
 }
 
@@ -373,10 +492,53 @@ static void answer_lacks(struct guest *g, const char *why)
 		 *why ? "could not find out what is in the way: "
 		      : "did not understand the question",
 		 why);
-	guest_operation_fail(g, -EBADMSG, text, "see its log");
+	check_fail(g, -EBADMSG, text, "see its log");
 }
 
-static void answer_take(struct guest *g, const json_t *message)
+/* What a copy would take: holes are not read. */
+static uint64_t disk_bytes(const struct guest *g)
+{
+	unsigned shared = preflight_shared_disks(g->check.result);
+	uint64_t sum = 0;
+	const json_t *d;
+	size_t i;
+
+	json_array_foreach(json_object_get(g->check.copied, "disks"), i, d)
+	{
+		if (!json_is_true(json_object_get(d, "readonly")) && !(shared >> i & 1))
+			sum += (uint64_t)json_integer_of(d, "allocated", 0);
+	}
+	return sum;
+}
+
+/* Another program than polluxd's: the VM may have been started by an older one. */
+static void disks_check(const struct guest *g, json_t *result)
+{
+	if (!preflight_shared_disks(result) || g->takes_disks)
+		return;
+	json_array_append_new(
+		json_object_get(result, "reasons"),
+		json_pack("{s:s, s:s, s:s, s:s}", "code", "process", "severity", "error",
+			  "sentence",
+			  "a disk is the same one on both hosts, and the VM's process is too old "
+			  "to hand that over beside others that it copies",
+			  "hint", "`pollux upgrade` has it go on in a new process"));
+	json_object_set_new(result, "possible", json_false());
+}
+
+void guest_answer_join(const struct guest *g, const struct peer *from, const json_t *copied,
+		       json_t *result)
+{
+	const json_t *disks = json_object_get(copied, "disks");
+
+	if (!guest_peer_can(from, "disks"))
+		preflight_same_refuse(disks, result);
+	else if (!json_is_true(json_object_get(copied, "assume_same")))
+		preflight_untold_refuse(disks, result);
+	disks_check(g, result);
+}
+
+static void answer_take(struct guest *g, const struct peer *from, const json_t *message)
 {
 	const json_t *result = json_object_get(message, "result");
 
@@ -384,14 +546,16 @@ static void answer_take(struct guest *g, const json_t *message)
 	    g->check.answered)
 		return;
 	if (!json_is_object(result)) {
-		guest_answer_came(g);
 		answer_lacks(g, json_text_of(message, "why"));
 		return;
 	}
 	g->check.result = json_deep_copy(result);
+	guest_refusals_join(g->check.refusals, g->check.result);
 	g->check.answered = true;
+	guest_answer_join(g, from, g->check.copied, g->check.result);
+	g->forecast.disk_bytes = disk_bytes(g);
 	timer_set(g, clock_ns() + MEASURE_NS);
-	if (json_is_true(json_object_get(result, "possible")))
+	if (is_measured(g))
 		guest_forecast_link(g, json_is_true(json_object_get(message, "burst")),
 				    json_text_of(message, "why"));
 	guest_check_go_on(g);
@@ -403,15 +567,21 @@ void guest_check_message(struct agent *a, struct peer *from, const json_t *messa
 
 	if (!strcmp(json_text_of(message, "type"), "check"))
 		check_answer(a, from, message);
+	else if (guest_beside_is(g, (uint64_t)json_integer_of(message, "number", 0)))
+		guest_beside_answer(g, from, message);
 	else if (g)
-		answer_take(g, message);
+		answer_take(g, from, message);
 }
 
 void guest_check_free(struct guest *g)
 {
+	describes_drop(g);
 	loop_timer_free(g->check.timer);
+	json_decref(g->check.copied);
 	json_decref(g->check.result);
+	json_decref(g->check.refusals);
 	g->check.timer = NULL;
-	g->check.result = NULL;
+	g->check.copied = g->check.result = g->check.refusals = NULL;
+	guest_beside_free(g);
 	guest_forecast_free(g);
 }

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "agent/guest.h"
+#include "agent/preflight.h"
 
 #define LOG_MODULE "disks"
 
@@ -32,6 +32,24 @@ static int disk_size(const char *path, uint64_t *out)
 		rc = -ENOTBLK;
 	close(fd);
 	return rc;
+}
+
+/* "" where it has none that only this one device has. */
+static void unique_name(const char *path, char *out, size_t room)
+{
+	json_t *d = preflight_disk(path);
+	bool unique = json_is_true(json_object_get(d, "unique"));
+
+	snprintf(out, room, "%s", unique ? json_text_of(d, "wwid") : "");
+	json_decref(d);
+}
+
+static bool is_the_primarys(const struct offered_disk *d)
+{
+	char ours[sizeof(d->wwid)];
+
+	unique_name(d->path, ours, sizeof(ours));
+	return *d->wwid && !strcmp(ours, d->wwid);
 }
 
 static int config_parse(const char *text, const char *origin, struct vm_config **out,
@@ -63,6 +81,7 @@ int guest_disks_describe(const struct guest *g, struct offer *out, struct error 
 
 		snprintf(d->path, sizeof(d->path), "%s", c->disks[i].path);
 		d->readonly = c->disks[i].readonly;
+		unique_name(d->path, d->wwid, sizeof(d->wwid));
 		rc = disk_size(d->path, &d->size);
 		if (rc)
 			error_set(e, rc, "the disk %s: %s", d->path, strerror(-rc));
@@ -90,10 +109,12 @@ static int disk_make(const struct offered_disk *d, struct error *e)
 	return 0;
 }
 
-static int disk_prepare(const struct guest *g, const struct offered_disk *d,
-			const struct protect_options *p, struct error *e)
+static int disk_prepare(const struct guest *g, const struct offer *o, unsigned i, struct error *e)
 {
-	bool shared = !strcmp(p->storage, "shared"), foreign = !p->overwrite && !g->copy;
+	const struct protect_options *p = &o->session.options;
+	const struct offered_disk *d = &o->disks[i];
+	bool shared = session_disks_shared(p) >> i & 1;
+	bool foreign = !p->overwrite && !(g->copies >> i & 1);
 	uint64_t size = 0;
 	int rc = disk_size(d->path, &size);
 
@@ -105,6 +126,12 @@ static int disk_prepare(const struct guest *g, const struct offered_disk *d,
 		return error_set(e, -EINVAL,
 				 "the disk %s has %llu bytes on this host and %llu on the primary",
 				 d->path, (unsigned long long)size, (unsigned long long)d->size);
+	/* A file is saved by its lock, which a device that two hosts see does not have. */
+	if (!d->readonly && !shared && is_the_primarys(d))
+		return error_set(e, -EEXIST,
+				 "the disk %s is the same one on both hosts (%s): a copy would be "
+				 "written over the guest's own data",
+				 d->path, d->wwid);
 	if (!d->readonly && !shared && foreign)
 		return error_set(e, -EEXIST,
 				 "the disk %s is there already, and is no earlier copy of this VM: "
@@ -136,7 +163,7 @@ int guest_disks_prepare(const struct guest *g, const struct offer *o, struct err
 	if (!rc)
 		rc = disks_agree(c, o, e);
 	for (unsigned i = 0; !rc && i < o->disk_count; i++)
-		rc = disk_prepare(g, &o->disks[i], &o->session.options, e);
+		rc = disk_prepare(g, o, i, e);
 	free(c);
 	return rc;
 }

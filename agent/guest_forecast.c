@@ -4,12 +4,14 @@
  *
  * What the last pages take is forecast by the VM process. The rest is a chain of hand-overs
  * between four processes, and a record that the target stores. How long a hand-over takes
- * depends on how busy both hosts are; so while the memory is copied a like chain is walked
+ * depends on how busy both hosts are; so while the memory is copied, and again when the guest is
+ * about to be stopped and the copy leaves them time, a like chain is walked
  *
  *   own process <- echo -> source -- probe -> target <- echo, twice -> its process
  *                          source <- probed --
  *
- * and fixed = work + chain x ratio + store. The ratio is a mean of what handovers from here took.
+ * and fixed = work + chain x ratio + stores. Work is the pause itself and what the target needs to
+ * load and start; it and the ratio are means of what handovers from here took.
  */
 #include <string.h>
 
@@ -18,26 +20,35 @@
 #define LOG_MODULE   "migrate"
 #define ECHO_NS      (2 * NS_PER_SEC)
 #define ECHOES_THERE 2u
-#define RATIO_FIRST  1.2
-#define RATIO_LEAST  0.5
+#define RATIO_FIRST  1.5
+#define RATIO_LEAST  0.2
 #define RATIO_MOST   10.0
-#define WORK_NS      (2 * NS_PER_MS) /* pause, state and load on a machine that has time */
-#define MEAN_OF      4u              /* running means weigh the newest by one in so many */
+#define WORK_FIRST   (400 * NS_PER_US) /* on a machine that has time */
+#define MEAN_OF      4u                /* running means weigh the newest by one in so many */
+#define WALKS        3u                /* of a rehearsal */
+#define WALK_SLOW_NS (5 * NS_PER_MS)
 
 static uint64_t mean(uint64_t before, uint64_t now)
 {
 	return before ? ((MEAN_OF - 1) * before + now) / MEAN_OF : now;
 }
 
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 /* ---- the probe, source ------------------------------------------------------------- */
 
-static void forecast_tell(struct guest *g)
+static void forecast_tell(struct guest *g, bool rehearsed)
 {
 	struct migration *m = &g->migration;
 	double ratio = g->agent->handover_ratio > 0 ? g->agent->handover_ratio : RATIO_FIRST;
-	uint64_t fixed_ns = WORK_NS + (uint64_t)((double)m->chain_ns * ratio) + m->peer_store_ns;
-	json_t *request = json_pack("{s:s, s:I}", "do", "forecast", "fixed_us",
-				    (json_int_t)(fixed_ns / NS_PER_US));
+	uint64_t work_ns = g->agent->handover_work_ns ? g->agent->handover_work_ns : WORK_FIRST;
+	uint64_t fixed_ns = work_ns + (uint64_t)((double)m->chain_ns * ratio) + g->agent->store_ns +
+			    m->peer_store_ns;
+	json_t *request = json_pack("{s:s, s:I, s:b}", "do", "forecast", "fixed_us",
+				    (json_int_t)(fixed_ns / NS_PER_US), "rehearsed", rehearsed);
 
 	guest_child_ask(g, request, ECHO_NS, NULL);
 }
@@ -81,19 +92,55 @@ void guest_probe(struct guest *g)
 	guest_child_ask(g, json_pack("{s:s}", "do", "echo"), ECHO_NS, probe_echoed);
 }
 
+/* The one that was under way when the rehearsal began is of before, and the first one finds
+ * everybody asleep: the others count. One that is slow is worth no more of them. */
+static void walked(struct guest *g, uint64_t ns)
+{
+	struct migration *m = &g->migration;
+	unsigned walk = m->walk++;
+	bool slow = walk == 1 && ns > WALK_SLOW_NS;
+
+	if (walk > 1 || slow)
+		m->walked_ns += ns;
+	if (walk < WALKS && !slow) {
+		guest_probe(g);
+		return;
+	}
+	m->rehearses = false;
+	m->chain_ns = m->walked_ns / (slow ? 1 : WALKS - 1);
+	forecast_tell(g, true);
+}
+
 static void probe_answered(struct guest *g, const json_t *message)
 {
 	struct migration *m = &g->migration;
 	json_int_t store_ns = json_integer_of(message, "store_ns", 0);
+	uint64_t ns = less(clock_ns(), m->probe_ns);
 
 	if (!m->probe || (uint64_t)json_integer_of(message, "number", 0) != m->probe)
 		return;
 	m->probe = 0;
-	m->chain_ns = mean(m->chain_ns, clock_ns() - m->probe_ns);
 	m->peer_store_ns =
 		store_ns > 0 && store_ns < (json_int_t)NS_PER_SEC ? (uint64_t)store_ns : 0;
-	if (probe_wanted(g))
-		forecast_tell(g);
+	if (!probe_wanted(g))
+		return;
+	if (m->rehearses) {
+		walked(g, ns);
+		return;
+	}
+	m->chain_ns = mean(m->chain_ns, ns);
+	forecast_tell(g, false);
+}
+
+/* Whatever keeps it from an answer, the pause does not wait for long. */
+void guest_rehearse(struct guest *g)
+{
+	struct migration *m = &g->migration;
+
+	m->rehearses = true;
+	m->walk = probe_goes_on(m) ? 0 : 1;
+	m->walked_ns = 0;
+	guest_probe(g);
 }
 
 /* ---- the probe, target --------------------------------------------------------------- */
@@ -177,16 +224,14 @@ void guest_took(struct guest *g, const struct word_took *took)
 	m->took_heard_ns = clock_ns();
 }
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
-}
-
-/* What it took beside the pages, as a multiple of the chain. */
+/* The words are what is left of it, as a multiple of the chain. The record that is stored here is
+ * on its way while the last epoch is. */
 void guest_handover_learn(struct guest *g)
 {
 	const struct migration *m = &g->migration;
-	uint64_t others_ns = less(m->forecast_ns, m->fixed_ns) + m->took.store + WORK_NS;
+	uint64_t work_ns = m->pause_ns + m->took.load + m->took.start;
+	uint64_t stores_ns = less(g->agent->store_ns, m->transfer_ns) + m->took.store;
+	uint64_t others_ns = m->transfer_ns + stores_ns + work_ns;
 	double *mean_ratio = &g->agent->handover_ratio, ratio;
 
 	if (!m->chain_ns || !m->took.all || m->postcopy)
@@ -194,8 +239,9 @@ void guest_handover_learn(struct guest *g)
 	ratio = (double)less(m->downtime_ns, others_ns) / (double)m->chain_ns;
 	ratio = ratio < RATIO_LEAST ? RATIO_LEAST : ratio > RATIO_MOST ? RATIO_MOST : ratio;
 	*mean_ratio = *mean_ratio > 0 ? (*mean_ratio * (MEAN_OF - 1) + ratio) / MEAN_OF : ratio;
-	log_debug("%s: a handover takes %.2f times the chain of %.2f ms", g->name, ratio,
-		  (double)m->chain_ns / 1e6);
+	g->agent->handover_work_ns = mean(g->agent->handover_work_ns, work_ns);
+	log_debug("%s: a handover takes %.2f times the chain of %.2f ms, and %.2f ms of work",
+		  g->name, ratio, (double)m->chain_ns / 1e6, (double)work_ns / 1e6);
 }
 
 /* In order, and what they have in common with the clock of this host: all but `target`. */

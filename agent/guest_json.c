@@ -74,6 +74,25 @@ static json_t *operation_json(const struct operation *o)
 	return json;
 }
 
+json_t *guest_beside_json(const struct guest *g)
+{
+	json_t *json = operation_json(&g->beside.operation);
+
+	if (json && g->beside.result && !g->beside.number)
+		json_object_set(json, "check", g->beside.result);
+	return json;
+}
+
+/* The one of now. */
+static json_t *current_json(const struct guest *g)
+{
+	json_t *json = operation_json(&g->operation);
+
+	if (json && (guest_operation_is(g, "migrate") || guest_operation_is(g, "check")))
+		json_object_set_new(json, "phase", json_string(guest_migrate_phase(g)));
+	return json;
+}
+
 static json_t *options_json(const struct protect_options *p)
 {
 	return json_pack("{s:s, s:s, s:s, s:i, s:b}", "mode", p->mode, "policy", p->policy,
@@ -87,14 +106,16 @@ static void details_put(json_t *o, const struct guest *g)
 
 	snprintf(console, sizeof(console), "%s/%s.console", g->agent->config.run_dir, g->name);
 	json_object_set_new(o, "why", json_text(g->why));
-	json_object_set_new(o, "operation", operation_json(&g->operation));
+	json_object_set_new(o, "operation", current_json(g));
 	json_object_set_new(o, "operation_before", operation_json(&g->ended));
+	if (g->beside.operation.id)
+		json_object_set_new(o, "operation_beside", guest_beside_json(g));
 	json_object_set_new(o, "timeline", timeline_json(&g->timeline));
 	json_object_set_new(o, "console", g->console_fd >= 0 ? json_text(console) : json_null());
 	json_object_set_new(o, "dump", guest_dump_json(g));
 	json_object_set_new(o, "origin", g->origin ? json_text(g->origin) : json_null());
 	json_object_set_new(o, "migration", guest_migration_json(g));
-	if (g->check.result)
+	if (g->check.result && !g->check.answered) /* else it lacks the forecast */
 		json_object_set(o, "check", g->check.result);
 	json_object_set_new(o, "unprotected", guest_again_json(g) ?: json_null());
 	if (g->postcopy[0])

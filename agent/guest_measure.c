@@ -189,6 +189,7 @@ static struct migrate_config config_of(const struct guest *g)
 	c.throttle_max = o->throttle_max;
 	c.most_ns = o->most_s * NS_PER_SEC;
 	c.postcopy_after = o->postcopy_after;
+	c.postcopy_only = o->postcopy_only;
 	if (o->most_downtime_ms)
 		c.most_downtime_ns = o->most_downtime_ms * NS_PER_MS;
 	if (o->rounds_max)
@@ -215,6 +216,13 @@ json_t *guest_forecast_json(const struct guest *g)
 	};
 
 	return forecast_json(&in);
+}
+
+json_t *guest_forecast_warning(const struct guest *g, const json_t *forecast)
+{
+	struct migrate_config c = config_of(g);
+
+	return forecast_warning(forecast, &c);
 }
 
 void guest_forecast_free(struct guest *g)

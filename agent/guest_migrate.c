@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/guest.h"
+#include "agent/preflight.h"
 
 #define LOG_MODULE "migrate"
 /* Of a downtime, whatever is sent: pause, state, load, start, and the words between; beside
@@ -96,6 +97,8 @@ static int option_take(const char *key, const json_t *v, struct migrate_options 
 		return flag_take(key, v, &out->assume_same, e);
 	if (!strcmp(key, "check"))
 		return flag_take(key, v, &out->check, e);
+	if (!strcmp(key, "postcopy_only"))
+		return flag_take(key, v, &out->postcopy_only, e);
 	return error_set(e, -EINVAL, "unknown key \"%.64s\"", key);
 }
 
@@ -113,6 +116,8 @@ int migrate_options_parse(const json_t *o, struct migrate_options *out, struct e
 		if (rc)
 			break;
 	}
+	if (out->postcopy_only)
+		out->postcopy_after = 1;
 	return rc;
 }
 
@@ -140,6 +145,8 @@ static json_t *wishes_json(const struct agent *a, const struct migrate_options *
 		json_object_set_new(w, "most_s", json_integer(o->most_s));
 	if (w && o->postcopy_after)
 		json_object_set_new(w, "postcopy_after", json_integer(o->postcopy_after));
+	if (w && o->postcopy_only)
+		json_object_set_new(w, "postcopy_only", json_true());
 	if (w && o->rounds_max)
 		json_object_set_new(w, "rounds_max", json_integer(o->rounds_max));
 	return w;
@@ -157,18 +164,25 @@ bool guest_peer_can(const struct peer *p, const char *what)
 	return false;
 }
 
-int guest_migrate_possible(struct guest *g, const char *to, struct error *e, const char **hint)
+static int refused_busy(struct guest *g, const char *to, struct error *e, const char **hint)
 {
-	int rc = guest_busy(g, e, hint);
+	return guest_busy(g, e, hint);
+}
 
-	if (!rc)
-		rc = guest_peer_ready(g, to, e, hint);
-	if (rc)
+/* A polluxd that is too old would take the offer for one of protection, and fence us for its
+ * end. */
+static int refused_peer(struct guest *g, const char *to, struct error *e, const char **hint)
+{
+	int rc = guest_peer_ready(g, to, e, hint);
+
+	if (rc || guest_peer_can(peers_find(g->agent->peers, to), "migrate"))
 		return rc;
-	/* It would take the offer for one of protection, and fence us for its end. */
-	if (!guest_peer_can(peers_find(g->agent->peers, to), "migrate"))
-		return guest_refuse(e, hint, -EPERM, "update the other host first",
-				    "the polluxd of %s is too old to take a migration", to);
+	return guest_refuse(e, hint, -EPERM, "update the other host first",
+			    "the polluxd of %s is too old to take a migration", to);
+}
+
+static int refused_place(struct guest *g, const char *to, struct error *e, const char **hint)
+{
 	if (g->own.state == OWN_PRIMARY && !guest_is_protected(g))
 		return guest_refuse(e, hint, -EBUSY, "wait for it, or cancel it",
 				    "%s is being copied to %s", g->name, g->peer);
@@ -183,11 +197,48 @@ int guest_migrate_possible(struct guest *g, const char *to, struct error *e, con
 		return guest_refuse(e, hint, -EPERM,
 				    "protect it again, or `pollux failover --force`",
 				    "%s stands still, since its session was lost", g->name);
-	if (g->postcopy[0])
-		return guest_refuse(e, hint, -EBUSY,
-				    "try again when `pollux status` shows it complete",
-				    "a part of the memory of %s is on its way still", g->name);
 	return 0;
+}
+
+static int refused_memory(struct guest *g, const char *to, struct error *e, const char **hint)
+{
+	if (!g->postcopy[0])
+		return 0;
+	return guest_refuse(e, hint, -EBUSY, "try again when `pollux status` shows it complete",
+			    "a part of the memory of %s is on its way still", g->name);
+}
+
+static int (*const refusals[])(struct guest *g, const char *to, struct error *e,
+			       const char **hint) = {
+	refused_busy,
+	refused_peer,
+	refused_place,
+	refused_memory,
+};
+
+int guest_migrate_possible(struct guest *g, const char *to, struct error *e, const char **hint)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(refusals) && !rc; i++)
+		rc = refusals[i](g, to, e, hint);
+	return rc;
+}
+
+json_t *guest_migrate_refusals(struct guest *g, const char *to)
+{
+	json_t *out = json_array();
+
+	for (size_t i = 0; i < ARRAY_LEN(refusals); i++) {
+		struct error e = {0};
+		const char *hint = "";
+
+		if (refusals[i](g, to, &e, &hint))
+			json_array_append_new(out, json_pack("{s:s, s:o, s:s}", "severity", "error",
+							     "sentence", json_text(e.text), "hint",
+							     hint));
+	}
+	return out;
 }
 
 int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_options *o,
@@ -203,6 +254,8 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 	if (rc)
 		return rc;
 	snprintf(p.storage, sizeof(p.storage), "%s", o->with_disks ? "mirror" : "shared");
+	if (o->with_disks)
+		p.shared_disks = preflight_shared_disks(g->check.result);
 	if (strcmp(o->compression, "auto") != 0) /* which is what is done when nothing is said */
 		snprintf(p.compression, sizeof(p.compression), "%s", o->compression);
 	guest_peer_set(g, to);
@@ -230,8 +283,8 @@ static void cancelled(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
 
-	if (rc) {
-		log_warn("%s: the migration was not cancelled: %s", g->name, text);
+	if (rc) { /* lost, and so cancelled all the same; or too late: its end will tell */
+		log_warn("%s: cancelling the migration: %s", g->name, text);
 		return;
 	}
 	if (!guest_session_ended(g, reply))
@@ -277,13 +330,19 @@ void guest_migration_put(const struct guest *g, json_t *request)
 void guest_migration_note(struct guest *g, const json_t *message)
 {
 	json_int_t frozen = json_integer_of(message, "frozen_ns", 0);
+	const json_t *sent = json_object_get(message, "sent");
 	struct migration *m = &g->migration;
 
 	m->session = json_is_true(json_object_get(message, "handover"));
 	if (json_is_true(json_object_get(message, "postcopy")))
 		m->postcopy = true;
+	if (json_is_object(sent)) {
+		json_decref(m->sent);
+		m->sent = json_deep_copy(sent);
+	}
 	if (frozen <= 0)
 		return;
+	snprintf(m->end_why, sizeof(m->end_why), "%s", json_text_of(message, "end_why"));
 	m->forecast_ns = (uint64_t)json_integer_of(message, "forecast_ns", 0);
 	m->fixed_ns = (uint64_t)json_integer_of(message, "fixed_ns", 0);
 	m->pause_ns = (uint64_t)json_integer_of(message, "pause_ns", 0);
@@ -319,8 +378,8 @@ void guest_migrated(struct guest *g)
 	guest_handover_learn(g);
 	json_decref(m->last);
 	m->last = json_incref(g->stats);
-	timeline_add(&g->timeline, "migrated", "to %s, downtime %.1f ms", g->peer,
-		     (double)m->downtime_ns / 1e6);
+	timeline_add(&g->timeline, "migrated", "to %s, downtime %.1f ms%s%s", g->peer,
+		     (double)m->downtime_ns / 1e6, m->end_why[0] ? "; " : "", m->end_why);
 	log_info("%s: migrated to %s in %.1f s, downtime %.1f ms", g->name, g->peer,
 		 (double)m->total_ns / 1e9, (double)m->downtime_ns / 1e6);
 	/* A process that was found, and has not said yet what it holds, may hold some. */
@@ -368,6 +427,40 @@ void guest_migrate_check(struct guest *g)
 	}
 }
 
+const char *guest_migrate_phase(const struct guest *g)
+{
+	static const struct {
+		const char *process, *phase;
+	} phases[] = {{"syncing", "copying"},
+		      {"freezing", "pausing"},
+		      {"handed", "handing-over"},
+		      {"lost", "ending"}};
+
+	if (g->child_role == CHILD_SERVING)
+		return g->check.number ? "recovering" : "postcopy";
+	if (g->check.number)
+		return "checking";
+	if (g->chain.what != CHAIN_NONE)
+		return "unprotecting";
+	for (size_t i = 0; i < ARRAY_LEN(phases); i++)
+		if (!strcmp(g->child_state, phases[i].process))
+			return phases[i].phase;
+	return g->migration.cancelled ? "ending" : "connecting";
+}
+
+/* All that went over the wire, and what made it so much. */
+static json_t *sent_json(const struct migration *m)
+{
+	json_t *o = json_copy(m->sent);
+	json_int_t before = json_integer_of(o, "bytes", 0);
+
+	if (!o)
+		return NULL;
+	json_object_set_new(o, "postcopy_bytes", json_integer((json_int_t)m->postcopy_bytes));
+	json_object_set_new(o, "bytes", json_integer(before + (json_int_t)m->postcopy_bytes));
+	return o;
+}
+
 json_t *guest_migration_json(const struct guest *g)
 {
 	const struct migration *m = &g->migration;
@@ -384,6 +477,10 @@ json_t *guest_migration_json(const struct guest *g)
 		json_object_set_new(o, "forecast_ns", json_integer((json_int_t)m->forecast_ns));
 	if (o && over)
 		json_object_set_new(o, "handover", guest_handover_json(m));
+	if (o && over && m->end_why[0])
+		json_object_set_new(o, "end_why", json_text(m->end_why));
+	if (o && over && m->sent)
+		json_object_set_new(o, "sent", sent_json(m));
 	if (o && m->last)
 		json_object_set(o, "last", m->last);
 	if (o && m->wishes)
@@ -395,5 +492,6 @@ void guest_migration_free(struct guest *g)
 {
 	json_decref(g->migration.wishes);
 	json_decref(g->migration.last);
+	json_decref(g->migration.sent);
 	g->migration = (struct migration){0};
 }

@@ -136,11 +136,18 @@ static void check_stop(struct guest *g)
 		guest_operation_done(g);
 }
 
-/* A failure was told when it was found out. */
+/* A failure of the processes was told when it was found out. */
 static void check_upgrade(struct guest *g)
 {
-	if (!g->upgrade)
+	if (guest_chain_check(g) || g->upgrade)
+		return;
+	if (g->own.state != OWN_ALONE) {
+		guest_operation_fail(g, -EIO, g->why[0] ? g->why : "the session ended",
+				     "see `pollux status`");
+		g->chain.then.wanted = false; /* it was not taken away: g->again says so still */
+	} else if (!guest_chain_upgraded(g)) {
 		guest_operation_done(g);
+	}
 }
 
 static const struct {
@@ -187,10 +194,17 @@ int guest_busy(const struct guest *g, struct error *e, const char **hint)
 				    "what was cancelled had begun to end the protection of %s, "
 				    "which is made again when it has ended",
 				    g->name);
-	if (g->operation.state != OPERATION_RUNNING)
-		return 0;
-	return guest_refuse(e, hint, -EBUSY, "wait for it, or look at it with `pollux status`",
-			    "'%s' of %s is still under way", g->operation.what, g->name);
+	if (g->operation.state == OPERATION_RUNNING)
+		return guest_refuse(e, hint, -EBUSY,
+				    "wait for it, or look at it with `pollux status`",
+				    "'%s' of %s is still under way", g->operation.what, g->name);
+	/* What begins now would forget the protection that is owed for it. */
+	if (guest_chain_owes(g))
+		return guest_refuse(e, hint, -EBUSY, "try again in a moment",
+				    "the upgrade of %s has failed, and its protection is to be "
+				    "made again first",
+				    g->name);
+	return 0;
 }
 
 /* ---- start ---------------------------------------------------------------------------------- */
@@ -344,15 +358,19 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 /* ---- upgrade --------------------------------------------------------------------------------
  */
 
-int guest_upgrade(struct guest *g, struct error *e, const char **hint)
+int guest_upgrade(struct guest *g, bool again, struct error *e, const char **hint)
 {
 	int rc = guest_busy(g, e, hint);
 
 	if (rc)
 		return rc;
+	if (again && guest_is_protected(g))
+		return guest_chain_upgrade(g, e, hint);
 	if (g->own.state == OWN_PRIMARY || g->own.state == OWN_ASKING || guest_stands_still(g))
 		return guest_refuse(
-			e, hint, -EPERM, "unprotect it first, and protect it again afterwards",
+			e, hint, -EPERM,
+			"unprotect it first, and protect it again afterwards; or --protect-again "
+			"does both",
 			"%s is protected, and its twin follows the old process", g->name);
 	if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM || !g->child_state[0] ||
 	    g->vm_ended || g->stopping)

@@ -77,6 +77,8 @@ void guest_postcopy_event(struct guest *g, const json_t *message)
 	bool source = g->child_role == CHILD_SERVING;
 	bool running = source || (g->own.state == OWN_ALONE && g->late);
 
+	if (!strcmp(json_text_of(message, "side"), "source"))
+		g->migration.postcopy_bytes = (uint64_t)json_integer_of(message, "bytes", 0);
 	/* At a source that may go on it says nothing of the guest's memory. */
 	if (source || g->late || g->own.state == OWN_HANDED)
 		snprintf(g->postcopy, sizeof(g->postcopy), "%s", state);

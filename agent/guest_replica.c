@@ -125,7 +125,7 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 		replica_failed(g, text);
 		return;
 	}
-	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(reply, "engine"));
+	guest_program_take(g, reply);
 	guest_child_ask(g, guest_session_request(&g->session, "standby"), QUICK_NS, prepared);
 }
 
@@ -152,8 +152,7 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 	snprintf(g->chain.then.peer, sizeof(g->chain.then.peer), "%s", o->then_to);
 	g->chain.standby[0] = '\0';
 	/* From here on what is on the disks is a copy, also for a polluxd after this one. */
-	if (strcmp(o->session.options.storage, "shared") != 0)
-		g->copy = true;
+	g->copies = VM_DISKS_ALL & ~session_disks_shared(&o->session.options);
 	return g->own.storing ? 0 : guest_store(g, &g->own.record, e);
 }
 

@@ -13,6 +13,7 @@
 #include "agent/guest.h"
 
 #define LOG_MODULE     "store"
+#define RECORD_OLDEST  1 /* read: this one and all up to */
 #define RECORD_VERSION 1
 
 static void record_path(const struct agent *a, const char *name, char out[PATH_MAX])
@@ -72,11 +73,13 @@ static int operation_put(const struct guest *g, const struct ownership_record *r
 
 static json_t *record_json(const struct guest *g, const struct ownership_record *record)
 {
-	json_t *o = json_pack("{s:i, s:s, s:I, s:s, s:s, s:b, s:b, s:I}", "version", RECORD_VERSION,
-			      "name", g->name, "term", (json_int_t)record->term, "role",
-			      ownership_role_name(record->role), "peer", g->peer, "copy", g->copy,
-			      "continue_alone", g->own.config.continue_alone, "disks_term",
-			      (json_int_t)g->disks_term);
+	/* "copy" is for an older polluxd: it may write over all of them, or none. */
+	json_t *o =
+		json_pack("{s:i, s:s, s:I, s:s, s:s, s:b, s:i, s:b, s:I}", "version",
+			  RECORD_VERSION, "name", g->name, "term", (json_int_t)record->term, "role",
+			  ownership_role_name(record->role), "peer", g->peer, "copy",
+			  g->copies == VM_DISKS_ALL, "copies", (int)g->copies, "continue_alone",
+			  g->own.config.continue_alone, "disks_term", (json_int_t)g->disks_term);
 
 	if (o && g->config &&
 	    (json_object_set_new(o, "config", json_text(g->config)) ||
@@ -156,8 +159,7 @@ static bool record_types_ok(const json_t *o)
 	const json_t *origin = json_object_get(o, "origin");
 	const char *identity = json_text_of(o, "identity");
 
-	return json_integer_of(o, "version", 0) == RECORD_VERSION &&
-	       json_is_string(json_object_get(o, "name")) && json_integer_of(o, "term", -1) >= 0 &&
+	return json_is_string(json_object_get(o, "name")) && json_integer_of(o, "term", -1) >= 0 &&
 	       json_is_string(json_object_get(o, "role")) &&
 	       json_is_string(json_object_get(o, "peer")) &&
 	       strlen(json_text_of(o, "peer")) <= AGENT_NAME_MAX &&
@@ -188,6 +190,15 @@ static void operation_take(const json_t *o, struct guest *g, uint64_t term)
 		log_warn("%s: what was under way is not known: %s", g->name, e.text);
 }
 
+/* An older record tells of all disks at once. */
+static unsigned copies_of(const json_t *o)
+{
+	bool all = json_is_true(json_object_get(o, "copy"));
+	json_int_t bits = json_integer_of(o, "copies", all ? VM_DISKS_ALL : 0);
+
+	return bits > 0 && bits <= VM_DISKS_ALL ? (unsigned)bits : 0;
+}
+
 static int record_take(const json_t *o, struct guest *g, struct ownership_record *record)
 {
 	int rc;
@@ -209,12 +220,23 @@ static int record_take(const json_t *o, struct guest *g, struct ownership_record
 	g->disks_term = (uint64_t)json_integer_of(o, "disks_term", (json_int_t)record->term);
 	snprintf(g->peer, sizeof(g->peer), "%s", json_text_of(o, "peer"));
 	snprintf(g->identity, sizeof(g->identity), "%s", json_text_of(o, "identity"));
-	g->copy = json_is_true(json_object_get(o, "copy"));
+	g->copies = copies_of(o);
 	/* Who has a role again has nothing of an older copy to serve. */
 	g->serving = record->role == ROLE_NONE && json_is_true(json_object_get(o, "serving"));
 	g->own.config.continue_alone = !json_is_false(json_object_get(o, "continue_alone"));
 	operation_take(o, g, record->term);
 	return 0;
+}
+
+static int record_version_check(const json_t *o, struct error *e)
+{
+	json_int_t version = json_integer_of(o, "version", 0);
+
+	if (version_within((uint64_t)version, RECORD_OLDEST, RECORD_VERSION))
+		return 0;
+	return error_set(e, -EPROTONOSUPPORT,
+			 "a VM's record of version %lld, this program reads %d to %d",
+			 (long long)version, RECORD_OLDEST, RECORD_VERSION);
 }
 
 int guest_record_parse(const char *text, size_t n, struct guest *g, struct ownership_record *record,
@@ -226,12 +248,13 @@ int guest_record_parse(const char *text, size_t n, struct guest *g, struct owner
 
 	if (!o)
 		return error_set(e, -EBADMSG, "line %d: %s", je.line, je.text);
-	rc = record_take(o, g, record);
+	rc = record_version_check(o, e);
+	if (!rc)
+		rc = record_take(o, g, record);
 	json_decref(o);
-	if (rc)
-		return error_set(e, rc, "%s",
-				 rc == -ENOMEM ? "out of memory" : "not a VM's record");
-	return 0;
+	/* The first sentence stays. */
+	return rc ? error_set(e, rc, "%s", rc == -ENOMEM ? "out of memory" : "not a VM's record")
+		  : 0;
 }
 
 /* What was under way in a process that has ended since is over. */
@@ -268,8 +291,8 @@ static int record_load(struct agent *a, const char *name, struct error *e)
 		rc = guest_record_parse((char *)text.data, text.len, g, &record, e);
 		if (rc)
 			error_context(e,
-				      "%s is damaged; restore it, for without its term this "
-				      "host must not run the VM",
+				      "%s is damaged, or of another version; restore it, for "
+				      "without its term this host must not run the VM",
 				      path);
 	}
 	buf_free(&text);

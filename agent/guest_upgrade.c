@@ -39,6 +39,8 @@ struct upgrade {
 	char path[PATH_MAX];    /* control path of the new one, until it has the VM */
 	bool waiting;           /* for an answer of the old one */
 	char engine[16], build[64], why[400];
+	json_t *sections;
+	bool takes_disks;
 	int code; /* of the first failure */
 };
 
@@ -56,6 +58,7 @@ static void upgrade_close(struct upgrade *u)
 	vm_child_free(u->other);
 	unlink(u->path);
 	g->upgrade = NULL;
+	json_decref(u->sections);
 	free(u);
 }
 
@@ -83,6 +86,8 @@ static void upgrade_over(struct upgrade *u)
 	if (u->other || u->waiting)
 		return;
 	upgrade_close(u);
+	if (g->operation.state == OPERATION_FAILED)
+		guest_chain_undo(g);
 	guest_operation_check(g);
 }
 
@@ -161,6 +166,10 @@ static void upgrade_swap(struct upgrade *u)
 		vm_child_tell(old, &(struct vm_child_events){old_event, other_exited, g});
 	snprintf(g->engine, sizeof(g->engine), "%s", u->engine);
 	snprintf(g->build, sizeof(g->build), "%s", u->build);
+	json_decref(g->sections);
+	g->sections = u->sections;
+	u->sections = NULL;
+	g->takes_disks = u->takes_disks;
 }
 
 static void upgrade_done(struct upgrade *u, uint64_t downtime_ns)
@@ -283,6 +292,9 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 	step_mark("polluxd.created");
 	snprintf(u->engine, sizeof(u->engine), "%s", json_text_of(reply, "engine"));
 	snprintf(u->build, sizeof(u->build), "%s", json_text_of(reply, "build"));
+	json_decref(u->sections);
+	u->sections = json_deep_copy(json_object_get(reply, "sections"));
+	u->takes_disks = json_is_true(json_object_get(reply, "shared_disks"));
 	guest_console_serve(g, false);
 	u->step = UPGRADE_YIELDING;
 	old_ask(u, json_pack("{s:s, s:s}", "do", "yield", "next", u->path), yielded);

@@ -108,6 +108,7 @@ static void stats_take(struct guest *g, const json_t *stats)
 	json_decref(g->stats);
 	g->stats = json_deep_copy(stats);
 	json_object_del(g->stats, "event");
+	json_object_del(g->stats, "sections");
 	g->stats_ns = clock_ns();
 }
 
@@ -151,6 +152,8 @@ static void child_event(void *ctx, const json_t *message)
 		guest_dump_event(g, message);
 	else if (!strcmp(event, "measured"))
 		guest_forecast_event(g, message);
+	else if (!strcmp(event, "rehearse"))
+		guest_rehearse(g);
 	else if (!strcmp(event, "state")) {
 		guest_migration_note(g, message);
 		vm_state_take(g, json_text_of(message, "state"),
@@ -205,7 +208,9 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	g->child_state[0] = g->child_why[0] = g->build[0] = '\0';
 	g->start_owed = 0;
 	json_decref(g->stats);
-	g->stats = NULL;
+	json_decref(g->sections);
+	g->stats = g->sections = NULL;
+	g->takes_disks = false;
 	guest_console_close(g);
 	guest_dump_end(g);
 	guest_again_forget(g);
@@ -283,6 +288,7 @@ json_t *guest_session_request(const struct session *s, const char *what)
 	} numbers[] = {{"interval_ms", p->interval_ms},
 		       {"streams", p->streams},
 		       {"window", p->window},
+		       {"shared_disks", p->shared_disks},
 		       {"heartbeat_ms", s->heartbeat_ms},
 		       {"loss_ms", s->loss_ms}};
 	json_t *o;
@@ -339,6 +345,15 @@ void guest_vm_booted(void *ctx, int rc, const json_t *reply, const char *text)
 	guest_operation_check(g);
 }
 
+void guest_program_take(struct guest *g, const json_t *said)
+{
+	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(said, "engine"));
+	snprintf(g->build, sizeof(g->build), "%s", json_text_of(said, "build"));
+	json_decref(g->sections);
+	g->sections = json_deep_copy(json_object_get(said, "sections"));
+	g->takes_disks = json_is_true(json_object_get(said, "shared_disks"));
+}
+
 static void created(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
@@ -349,8 +364,7 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 		guest_start_failed(g, rc, text, START_HINT);
 		return;
 	}
-	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(reply, "engine"));
-	snprintf(g->build, sizeof(g->build), "%s", json_text_of(reply, "build"));
+	guest_program_take(g, reply);
 	guest_console_open(g);
 	if (guest_image_restoring(g))
 		guest_image_load(g);
@@ -556,6 +570,11 @@ static void session_found(struct guest *g, const json_t *stats)
 	guest_session_over(g);
 }
 
+static json_t *stats_request(void)
+{
+	return json_pack("{s:s, s:b}", "do", "stats", "sections", true);
+}
+
 /* What happened while nobody listened: taken as if it was said now. */
 static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 {
@@ -568,15 +587,14 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	}
 	/* It may come round: what it says then is not to be missed. */
 	if (rc == -ETIMEDOUT)
-		guest_child_ask(g, json_pack("{s:s}", "do", "stats"), PATIENT_NS, attached);
+		guest_child_ask(g, stats_request(), PATIENT_NS, attached);
 	if (rc)
 		return;
 	stats_take(g, stats);
-	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(stats, "engine"));
+	guest_program_take(g, stats);
 	/* That save was not decided upon: the VM goes on. */
 	if (json_is_true(json_object_get(stats, "saved")) && !g->saved)
 		guest_child_ask(g, json_pack("{s:s}", "do", "resume"), QUICK_NS, NULL);
-	snprintf(g->build, sizeof(g->build), "%s", json_text_of(stats, "build"));
 	/* Of an upgrade that another polluxd began; as a rule it has found that out itself. */
 	if (json_is_true(json_object_get(stats, "yielded")))
 		guest_child_ask(g, json_pack("{s:s}", "do", "unyield"), QUICK_NS, NULL);
@@ -631,7 +649,7 @@ int guest_vm_attach(struct guest *g, bool *alive, struct error *e)
 	timeline_add(&g->timeline, "polluxd started", "found the VM process %d",
 		     (int)vm_child_pid(g->child));
 	guest_console_open(g);
-	guest_child_ask(g, json_pack("{s:s}", "do", "stats"), QUICK_NS, attached);
+	guest_child_ask(g, stats_request(), QUICK_NS, attached);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "agent/burst.h"
 #include "agent/fence.h"
 #include "agent/jobs.h"
+#include "agent/marks.h"
 #include "agent/peers.h"
 
 #define GUESTS_MAX 1024
@@ -47,6 +48,7 @@ struct agent {
 	unsigned guest_count;
 	struct acceptor *acceptor;
 	struct jobs *jobs;
+	struct marks *marks; /* which jobs use */
 	struct burst_expected {
 		struct burst_key key;
 		uint64_t until; /* clock_ns() */
@@ -54,7 +56,8 @@ struct agent {
 	struct http *http;
 	struct agent_counters counters;
 	uint64_t last_operation, last_check, last_probe, started_ns;
-	double handover_ratio; /* guest_forecast.c; 0 = not known */
+	double handover_ratio;     /* guest_forecast.c; 0 = not known */
+	uint64_t handover_work_ns; /* likewise */
 	uint64_t
 		store_ns; /* that a record takes here to be stored: a running mean; 0 = not known */
 };

@@ -38,6 +38,36 @@ json_int_t json_integer_of(const json_t *object, const char *key, json_int_t oth
 	return json_is_integer(v) ? json_integer_value(v) : otherwise;
 }
 
+static size_t rest_put(char *out, size_t room, size_t count)
+{
+	return (size_t)snprintf(out, room, " and %zu more", count);
+}
+
+/* A first one that is too long is cut: something is said. */
+void json_texts_join(const json_t *texts, const char *between, char *out, size_t room)
+{
+	size_t count = json_array_size(texts), used = 0;
+	bool cut = false;
+	char more[40];
+
+	out[0] = '\0';
+	for (size_t i = 0; i < count; i++) {
+		const char *text = json_string_value(json_array_get(texts, i)) ?: "";
+		size_t rest = i + 1 < count ? rest_put(more, sizeof(more), count - i - 1) : 0;
+		size_t most = room - used > rest ? room - used - rest : 1;
+		size_t len = strlen(i ? between : "") + strlen(text);
+
+		if (i && (cut || len >= most)) {
+			rest_put(out + used, room - used, count - i);
+			return;
+		}
+		cut = len >= most;
+		most = cut ? most : len + 1;
+		snprintf(out + used, most, "%s%s", i ? between : "", text);
+		used += most - 1;
+	}
+}
+
 void hex_encode(const uint8_t *data, size_t n, char *out)
 {
 	out[0] = '\0';

@@ -37,7 +37,7 @@ void link_event_free(struct link_event *event);
 
 struct link_config {
 	struct mailbox *box; /* gets struct link_event */
-	const struct channel_identity *identity;
+	struct channel_identity *identity;
 	uint64_t heartbeat_ns, loss_ns, hello_ns; /* hello_ns: for the other side's, at most */
 	json_t *hello; /* the first message that is sent, with this host's "name"; taken over also
 			  on failure */

@@ -41,6 +41,7 @@ static const char *const storages[] = {"mirror", "shared", NULL};
 static const struct field session_fields[] = {
 	{"handover", FIELD_BOOL, AT(protect_options, handover), 0, 0, NULL},
 	{"storage", FIELD_NAME, AT(protect_options, storage), 0, 0, storages},
+	{"shared_disks", FIELD_NUMBER, AT(protect_options, shared_disks), 1, VM_DISKS_ALL, NULL},
 	{0},
 };
 
@@ -159,6 +160,11 @@ int session_options_parse(const json_t *o, struct protect_options *out, struct e
 	return rc ? rc : fields_take(o, session_fields, false, out, e);
 }
 
+unsigned session_disks_shared(const struct protect_options *p)
+{
+	return strcmp(p->storage, "shared") ? p->shared_disks : VM_DISKS_ALL;
+}
+
 void session_wipe(struct session *s)
 {
 	explicit_bzero(s, sizeof(*s));
@@ -185,11 +191,14 @@ static json_t *disks_json(const struct offer *o)
 {
 	json_t *list = json_array();
 
-	for (unsigned i = 0; i < o->disk_count; i++)
-		json_array_append_new(list, json_pack("{s:o, s:I, s:b}", "path",
-						      json_text(o->disks[i].path), "size",
-						      (json_int_t)o->disks[i].size, "readonly",
-						      o->disks[i].readonly));
+	for (unsigned i = 0; i < o->disk_count; i++) {
+		const struct offered_disk *d = &o->disks[i];
+
+		json_array_append_new(
+			list, json_pack("{s:o, s:I, s:b, s:o*}", "path", json_text(d->path), "size",
+					(json_int_t)d->size, "readonly", d->readonly, "wwid",
+					*d->wwid ? json_text(d->wwid) : NULL));
+	}
 	return list;
 }
 
@@ -235,12 +244,14 @@ static int text_take(const json_t *json, const char *key, size_t most, char **ou
 
 static int disk_take(const json_t *json, struct offered_disk *out, struct error *e)
 {
-	const char *path = json_text_of(json, "path");
+	const char *path = json_text_of(json, "path"), *wwid = json_text_of(json, "wwid");
 	json_int_t size = json_integer_of(json, "size", -1);
 
 	if (path[0] != '/' || strlen(path) >= sizeof(out->path) || size < 0 || size % 512 ||
-	    !json_is_boolean(json_object_get(json, "readonly")))
+	    !json_is_boolean(json_object_get(json, "readonly")) ||
+	    strlen(wwid) >= sizeof(out->wwid) || (json_object_get(json, "wwid") && !*wwid))
 		return error_set(e, -EBADMSG, "an offered disk is not described as it should be");
+	snprintf(out->wwid, sizeof(out->wwid), "%s", wwid);
 	snprintf(out->path, sizeof(out->path), "%s", path);
 	out->size = (uint64_t)size;
 	out->readonly = json_is_true(json_object_get(json, "readonly"));

@@ -22,9 +22,11 @@ struct protect_options {
 	unsigned interval_ms, streams, window, delta_mb; /* 0 = leave it to pollux-vm */
 	bool overwrite; /* what lies on the standby's disks may go */
 	/* Not an operator's, but said in offers. */
-	bool handover;    /* a migration */
-	char storage[16]; /* "mirror", or "shared": both hosts see the same ones */
+	bool handover;         /* a migration */
+	char storage[16];      /* "mirror", or "shared": both hosts see the same ones */
+	unsigned shared_disks; /* with "mirror", bit i: they do of disk i, and it is not copied */
 };
+unsigned session_disks_shared(const struct protect_options *p); /* as bits */
 /* {"mode", "policy", "compression", "interval_ms", "streams", "window", "delta_mb",
  * "overwrite"}, all optional; other keys are refused when `strict`. */
 int protect_options_parse(const json_t *o, bool strict, struct protect_options *out,
@@ -52,6 +54,7 @@ struct offer {
 	unsigned disk_count;
 	struct offered_disk {
 		char path[256];
+		char wwid[128]; /* a unique name of a block device; "" = none, or not said */
 		uint64_t size;
 		bool readonly;
 	} disks[VM_DISKS_MAX];

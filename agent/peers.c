@@ -37,7 +37,7 @@ LIST_HEAD(known_list, known_link);
 
 struct peers {
 	const struct agent_config *config;
-	const struct channel_identity *identity;
+	struct channel_identity *identity;
 	struct loop *loop;
 	struct peers_events events;
 	struct mailbox *box;
@@ -316,9 +316,8 @@ static void link_event_drop(struct mail *m)
 
 /* ---- life ---------------------------------------------------------------------------- */
 
-int peers_create(const struct agent_config *c, const struct channel_identity *identity,
-		 struct loop *l, const struct peers_events *events, struct peers **out,
-		 struct error *e)
+int peers_create(const struct agent_config *c, struct channel_identity *identity, struct loop *l,
+		 const struct peers_events *events, struct peers **out, struct error *e)
 {
 	struct peers *all = calloc(1, sizeof(*all));
 	uint8_t random[16];

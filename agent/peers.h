@@ -23,9 +23,8 @@ struct peers_events {
 	void *ctx;
 };
 
-int peers_create(const struct agent_config *c, const struct channel_identity *identity,
-		 struct loop *l, const struct peers_events *events, struct peers **out,
-		 struct error *e) MUST_CHECK;
+int peers_create(const struct agent_config *c, struct channel_identity *identity, struct loop *l,
+		 const struct peers_events *events, struct peers **out, struct error *e) MUST_CHECK;
 void peers_destroy(struct peers *all);
 void peers_dial(struct peers *all);           /* begin */
 void peers_accept(struct peers *all, int fd); /* preamble read; fd is taken over */

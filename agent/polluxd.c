@@ -14,13 +14,15 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "channel/channel.h"
 
 #define LOG_MODULE "polluxd"
 
 static const char usage[] =
 	"usage: polluxd [--config FILE] [--check] [--version]\n"
 	"The agent of one host. FILE is " AGENT_CONFIG_PATH " unless it is given;\n"
-	"--check reads it, says what is wrong, and ends.\n";
+	"--check reads it and the certificates, says what is wrong, and ends.\n"
+	"SIGHUP: the certificates are read again, for new connections.\n";
 
 struct options {
 	const char *config;
@@ -75,10 +77,35 @@ static void vm_program_find(struct agent_config *c)
 	}
 }
 
+struct signals {
+	int fd;
+	struct loop *loop;
+	struct agent *agent;
+};
+
+static void identity_reload(struct agent *a)
+{
+	struct error e = {0};
+
+	if (agent_identity_reload(a, &e))
+		log_error("the certificates stay as they were: %s", e.text);
+	else
+		log_info("new connections use the certificates as they are now");
+}
+
 static void signal_arrived(void *ctx, uint32_t events)
 {
+	struct signals *s = ctx;
+	struct signalfd_siginfo info;
+
+	if (read(s->fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (info.ssi_signo == SIGHUP) {
+		identity_reload(s->agent);
+		return;
+	}
 	log_info("ends on a signal; VMs go on");
-	loop_stop(ctx);
+	loop_stop(s->loop);
 }
 
 /* Before there is any thread, so that all of them leave these signals to the loop. */
@@ -90,6 +117,7 @@ static int signals_open(int *fd)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	*fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return *fd < 0 ? -errno : 0;
@@ -109,28 +137,37 @@ static void descriptors_open(void)
 
 static int agent_run(const struct agent_config *c, struct error *e)
 {
-	struct loop_watch *signals = NULL;
-	struct agent *agent = NULL;
-	struct loop *loop = NULL;
-	int fd = -1, rc;
+	struct loop_watch *watch = NULL;
+	struct signals s = {.fd = -1};
+	int rc;
 
-	rc = signals_open(&fd);
+	rc = signals_open(&s.fd);
 	if (!rc)
-		rc = loop_create(&loop);
+		rc = loop_create(&s.loop);
 	if (!rc)
-		rc = loop_watch(loop, fd, EPOLLIN, signal_arrived, loop, &signals);
+		rc = loop_watch(s.loop, s.fd, EPOLLIN, signal_arrived, &s, &watch);
 	if (rc)
 		error_set(e, rc, "cannot make the event loop: %s", strerror(-rc));
 	if (!rc)
-		rc = agent_create(c, loop, &agent, e);
+		rc = agent_create(c, s.loop, &s.agent, e);
 	thread_hasten();
 	if (!rc)
-		rc = loop_run(loop);
-	agent_destroy(agent);
-	loop_unwatch(signals);
-	loop_destroy(loop);
-	if (fd >= 0)
-		close(fd);
+		rc = loop_run(s.loop);
+	agent_destroy(s.agent);
+	loop_unwatch(watch);
+	loop_destroy(s.loop);
+	if (s.fd >= 0)
+		close(s.fd);
+	return rc;
+}
+
+/* What it would read when it starts, or is told to read again. */
+static int identity_check(const struct agent_config *c, struct error *e)
+{
+	struct channel_identity *id = NULL;
+	int rc = c->ca[0] ? channel_identity_load(c->ca, c->cert, c->key, &id, e) : 0;
+
+	channel_identity_free(id);
 	return rc;
 }
 
@@ -149,6 +186,8 @@ int main(int argc, char **argv)
 	rc = fault_setup(&e);
 	if (!rc)
 		rc = agent_config_load(o.config, c, &e);
+	if (!rc && o.check)
+		rc = identity_check(c, &e);
 	if (!rc && !o.check) {
 		log_setup("polluxd", c->log_level);
 		vm_program_find(c);

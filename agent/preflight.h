@@ -13,33 +13,39 @@
  * these are for threads beside the loop, and know nothing of guests.
  *
  * What it needs, an offer: "vm", "identity", "term", "config",
- * "origin", "engine", "cpu", "vcpus", "memory", "cpuid": [[function, index, indexed, EAX, EBX, ECX,
- * EDX]], "sections": [{"id", "version", "name"}], "storage": "mirror" or "shared", "overwrite",
- * "assume_same", "postcopy": "asked", "if-stuck" or absent, "protect_on": where it shall be
- * protected afterwards, "protected": it is now, "disks": [{"path", "size", "readonly", "allocated",
- * "kind", "same", "wwid"}].
+ * "origin", "engine", "cpu", "vcpus", "memory", "cpuid": what the guest has seen, or if that is not
+ * known what its host offers: [[function, index, indexed, EAX, EBX, ECX, EDX]], "sections": [{"id",
+ * "version", "name"}], "storage": "mirror" or "shared", "per_disk": with "mirror", what both hosts
+ * see is not copied (an older one would), "overwrite", "assume_same", "postcopy": "asked",
+ * "if-stuck" or absent, "protect_on": where it shall be protected afterwards, "protected": it is
+ * now, "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid",
+ * "unique"}].
  *
  * The answer: {"possible": bool, "reasons": [{"code", "severity": "error" or "warning",
- * "sentence", "hint", "override": an option that lets it pass, where there is one}], "host":
- * the facts}.
+ * "sentence", "hint", "override": an option that lets it pass, where there is one, "names": all
+ * CPU features that it is about}], "shared_disks": with "mirror", bit i: disk i is not copied;
+ * "host": the facts}.
  */
 #ifndef POLLUX_AGENT_PREFLIGHT_H
 #define POLLUX_AGENT_PREFLIGHT_H
 
 #include "agent/guest.h"
+#include "agent/marks.h"
 
 struct preflight_options {
-	bool with_disks;        /* they are copied; else both hosts see the same ones */
+	bool with_disks;        /* but for those that both hosts see they are copied */
 	bool overwrite;         /* what lies on the target's disks may go */
 	bool assume_same;       /* the operator's word that shared disks are the same ones */
 	const char *postcopy;   /* "asked"; "if-stuck": only if precopy does not suffice; or NULL */
 	const char *protect_on; /* NULL: nowhere */
 	bool is_protected;
+	struct marks *marks; /* of this polluxd */
 };
 
-/* {"vm", "identity", "term", "config", "origin", "engine"}. */
+/* {"vm", "identity", "term", "config", "origin", "engine", "sections": if its process says so}; and
+ * "cpuid", which is asked for as late as can be. */
 json_t *preflight_about(const struct guest *g) MUST_CHECK;
-/* NULL: `e` says why. Writes a random mark to shared image files, for the other host to find. */
+/* NULL: `e` says why. Writes a mark to image files (marks.h), for the other host to find. */
 json_t *preflight_describe(const json_t *about, const struct preflight_options *o,
 			   struct error *e) MUST_CHECK;
 /* {"host": name, "guest": how it is known there, "pid": of its process there}. */
@@ -48,21 +54,31 @@ json_t *preflight_check(const json_t *standing, const json_t *offer) MUST_CHECK;
 
 json_t *preflight_facts(const json_t *standing, const json_t *offer) MUST_CHECK;
 json_t *preflight_judge(const json_t *offer, const json_t *facts) MUST_CHECK;
+/* preflight_storage.c: of an answer. */
+unsigned preflight_shared_disks(const json_t *result);
+/* The other host is older, and would write a copy of a disk over itself: said in its answer. */
+void preflight_same_refuse(const json_t *disks, json_t *result);
+/* ...or does not ask whether the name by which it would be handed one over is unique. */
+void preflight_untold_refuse(const json_t *disks, json_t *result);
 
 /* preflight_disk.c. What a disk's path is: "kind" ("none", "file", "block", "other"), "size",
- * "allocated", "wwid"; with `mark` also "same", what was written there. */
+ * "allocated", of a block device its name, "wwid", and "unique": no other device has it; false: it
+ * is a serial number or a label, which others may have; absent: of an older host. Beside that, of a
+ * file: "same", the mark that was written or found there, or "unmarked": there is none, and there
+ * could be. */
 json_t *preflight_disk(const char *path);
+/* The name of a device, from its folder in /sys. */
+void preflight_name_put(const char *device, json_t *out);
 /* The mark of an image file: -errno where there can be none. */
-#define PREFLIGHT_MARK_LEN 32
 int preflight_mark_write(const char *path, const char *mark) MUST_CHECK;
-int preflight_mark_read(const char *path, char out[PREFLIGHT_MARK_LEN + 1]) MUST_CHECK;
+int preflight_mark_read(const char *path, char out[MARK_LEN + 1]) MUST_CHECK;
 
 /* preflight_cpu.c */
 json_t *preflight_cpuid(const char *engine, const char *cpu, unsigned vcpus,
 			struct error *e) MUST_CHECK;
-/* Names of features that `needed` has and `there` lacks; and whether they differ otherwise: the
- * first leaf, as a sentence in `other`, or "". */
-json_t *preflight_features_missing(const json_t *needed, const json_t *there) MUST_CHECK;
-void preflight_leaves_differ(const json_t *needed, const json_t *there, char *other, size_t room);
+/* Appends what `needed` has and `there` lacks: names of features; and phrases on what else keeps a
+ * guest from going on there. */
+int preflight_cpu_lacks(const json_t *needed, const json_t *there, json_t *features,
+			json_t *others) MUST_CHECK;
 
 #endif

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* CPUs as lists of CPUID leaves: [function, index, indexed, EAX, EBX, ECX, EDX] each. */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,77 +50,59 @@ static bool leaf_well(const json_t *leaf)
 	return json_is_array(leaf) && json_array_size(leaf) == LEAF_LEN;
 }
 
-static bool leaf_is(const json_t *a, const json_t *b)
+static unsigned leaves_take(const json_t *in, struct vm_cpu_leaf *out)
 {
-	return number_at(a, AT_FUNCTION) == number_at(b, AT_FUNCTION) &&
-	       number_at(a, AT_INDEX) == number_at(b, AT_INDEX);
-}
+	unsigned n = 0;
 
-static const json_t *leaf_find(const json_t *leaves, const json_t *like)
-{
-	for (size_t i = 0; i < json_array_size(leaves); i++)
-		if (leaf_well(json_array_get(leaves, i)) &&
-		    leaf_is(json_array_get(leaves, i), like))
-			return json_array_get(leaves, i);
-	return NULL;
-}
-
-static void feature_add(json_t *out, uint32_t function, uint32_t index, unsigned word, unsigned bit)
-{
-	static const char *const words[] = {"EAX", "EBX", "ECX", "EDX"};
-	const char *name = vm_cpu_feature(function, index, word, bit);
-	char text[64];
-
-	if (name)
-		snprintf(text, sizeof(text), "%s", name);
-	else
-		snprintf(text, sizeof(text), "bit %u of CPUID %#x.%u %s", bit, function, index,
-			 words[word]);
-	json_array_append_new(out, json_string(text));
-}
-
-static void leaf_missing(const json_t *needed, const json_t *there, json_t *out)
-{
-	uint32_t function = number_at(needed, AT_FUNCTION), index = number_at(needed, AT_INDEX);
-
-	for (unsigned word = 0; word < 4; word++) {
-		uint32_t has = there ? number_at(there, AT_WORDS + word) : 0;
-		uint32_t lacks = number_at(needed, AT_WORDS + word) & ~has;
-
-		if (!vm_cpu_word_is_features(function, index, word))
-			continue;
-		for (unsigned bit = 0; bit < 32; bit++)
-			if (lacks & UINT32_C(1) << bit)
-				feature_add(out, function, index, word, bit);
-	}
-}
-
-json_t *preflight_features_missing(const json_t *needed, const json_t *there)
-{
-	json_t *out = json_array();
-
-	for (size_t i = 0; i < json_array_size(needed); i++) {
-		const json_t *leaf = json_array_get(needed, i);
-
-		if (leaf_well(leaf))
-			leaf_missing(leaf, leaf_find(there, leaf), out);
-	}
-	return out;
-}
-
-void preflight_leaves_differ(const json_t *needed, const json_t *there, char *other, size_t room)
-{
-	other[0] = 0;
-	for (size_t i = 0; i < json_array_size(needed) && !other[0]; i++) {
-		const json_t *leaf = json_array_get(needed, i);
+	for (size_t i = 0; i < json_array_size(in) && n < VM_CPU_LEAVES_MAX; i++) {
+		const json_t *leaf = json_array_get(in, i);
 
 		if (!leaf_well(leaf))
-			snprintf(other, room, "leaf %zu of what it needs is damaged", i);
-		else if (!json_equal(leaf, (json_t *)leaf_find(there, leaf)))
-			snprintf(other, room, "CPUID leaf %#x.%u differs",
-				 number_at(leaf, AT_FUNCTION), number_at(leaf, AT_INDEX));
+			continue;
+		out[n] = (struct vm_cpu_leaf){
+			.function = number_at(leaf, AT_FUNCTION),
+			.index = number_at(leaf, AT_INDEX),
+			.indexed = json_is_true(json_array_get(leaf, AT_INDEXED)),
+		};
+		for (unsigned word = 0; word < ARRAY_LEN(out->words); word++)
+			out[n].words[word] = number_at(leaf, AT_WORDS + word);
+		n++;
 	}
-	if (!other[0] && json_array_size(needed) != json_array_size(there))
-		snprintf(other, room, "this host's CPU has %zu CPUID leaves, the guest's %zu",
-			 json_array_size(there), json_array_size(needed));
+	return n;
+}
+
+struct lacking {
+	json_t *features, *others;
+};
+
+static void lack_note(void *ctx, bool feature, const char *text)
+{
+	const struct lacking *l = ctx;
+
+	json_array_append_new(feature ? l->features : l->others, json_text(text));
+}
+
+static int lacks_find(const json_t *needed, const json_t *there, struct lacking *l)
+{
+	struct vm_cpu_leaf *leaves = calloc(2 * (size_t)VM_CPU_LEAVES_MAX, sizeof(*leaves));
+	struct vm_cpu_leaf *theirs;
+	unsigned n, m;
+
+	if (!leaves)
+		return -ENOMEM;
+	theirs = leaves + VM_CPU_LEAVES_MAX;
+	n = leaves_take(needed, leaves);
+	m = leaves_take(there, theirs);
+	if (n < json_array_size(needed))
+		lack_note(l, false, "what is said of the guest's is damaged");
+	(void)vm_cpu_lacks(leaves, n, theirs, m, lack_note, l);
+	free(leaves);
+	return 0;
+}
+
+int preflight_cpu_lacks(const json_t *needed, const json_t *there, json_t *features, json_t *others)
+{
+	struct lacking l = {.features = features, .others = others};
+
+	return features && others ? lacks_find(needed, there, &l) : -ENOMEM;
 }

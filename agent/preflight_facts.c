@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
@@ -46,8 +45,8 @@ static const char *cpu_name(const struct vm_config *c, const char *engine)
 	return vm_cpu_name(strcmp(engine, "kvm") ? VM_CPU_BASE : VM_CPU_HOST);
 }
 
-/* What this program writes: the VM's process is of the same build, or of an older one, whose
- * sections all later ones read. */
+/* What this program writes, for a process that does not say what it does: then it is of a build
+ * that is older, or as old. */
 static json_t *sections_json(void)
 {
 	struct vm_state_kind kinds[KINDS_MAX];
@@ -61,50 +60,43 @@ static json_t *sections_json(void)
 	return out;
 }
 
-static int mark_draw(char out[PREFLIGHT_MARK_LEN + 1])
-{
-	uint8_t bytes[PREFLIGHT_MARK_LEN / 2];
-
-	if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
-		return -EIO;
-	hex_encode(bytes, sizeof(bytes), out);
-	return 0;
-}
-
 /* A file system without such attributes is no error here: the other host cannot prove it then. */
-static void mark_put(const char *path, json_t *disk)
+static void mark_put(struct marks *m, const char *path, json_t *disk)
 {
-	char mark[PREFLIGHT_MARK_LEN + 1];
+	char mark[MARK_LEN + 1];
+	struct stat st;
 
-	if (!mark_draw(mark) && !preflight_mark_write(path, mark))
+	if (!stat(path, &st) && !marks_of(m, st.st_dev, st.st_ino, clock_ns(), mark) &&
+	    !preflight_mark_write(path, mark))
 		json_object_set_new(disk, "same", json_string(mark));
 }
 
-static json_t *disk_needed(const struct disk_config *c, bool shared)
+static json_t *disk_needed(const struct disk_config *c, struct marks *m)
 {
 	json_t *d = preflight_disk(c->path);
 
 	json_object_set_new(d, "path", json_text(c->path));
 	json_object_set_new(d, "readonly", json_boolean(c->readonly));
-	if (shared && !strcmp(json_text_of(d, "kind"), "file"))
-		mark_put(c->path, d);
+	if (!strcmp(json_text_of(d, "kind"), "file"))
+		mark_put(m, c->path, d);
 	return d;
 }
 
-static json_t *disks_needed(const struct vm_config *c, bool shared)
+static json_t *disks_needed(const struct vm_config *c, struct marks *m)
 {
 	json_t *out = json_array();
 
 	for (unsigned i = 0; i < c->disk_count; i++)
-		json_array_append_new(out, disk_needed(&c->disks[i], shared));
+		json_array_append_new(out, disk_needed(&c->disks[i], m));
 	return out;
 }
 
 json_t *preflight_about(const struct guest *g)
 {
-	return json_pack("{s:s, s:s, s:I, s:o, s:o, s:s}", "vm", g->name, "identity", g->identity,
-			 "term", (json_int_t)g->own.record.term, "config", json_text(g->config),
-			 "origin", json_text(g->origin), "engine", g->engine);
+	return json_pack("{s:s, s:s, s:I, s:o, s:o, s:s, s:O*}", "vm", g->name, "identity",
+			 g->identity, "term", (json_int_t)g->own.record.term, "config",
+			 json_text(g->config), "origin", json_text(g->origin), "engine", g->engine,
+			 "sections", g->sections);
 }
 
 static json_t *needs_json(const json_t *about, const struct vm_config *c,
@@ -120,12 +112,14 @@ static json_t *needs_json(const json_t *about, const struct vm_config *c,
 	json_object_set_new(out, "vcpus", json_integer(c->vcpus));
 	json_object_set_new(out, "memory", json_integer((json_int_t)c->memory));
 	json_object_set_new(out, "cpuid", cpuid);
-	json_object_set_new(out, "sections", sections_json());
+	if (!json_object_get(out, "sections"))
+		json_object_set_new(out, "sections", sections_json());
 	json_object_set_new(out, "hugepages", json_boolean(c->hugepages));
 	json_object_set_new(out, "storage", json_string(o->with_disks ? "mirror" : "shared"));
+	json_object_set_new(out, "per_disk", json_true());
 	json_object_set_new(out, "overwrite", json_boolean(o->overwrite));
 	json_object_set_new(out, "assume_same", json_boolean(o->assume_same));
-	json_object_set_new(out, "disks", disks_needed(c, !o->with_disks));
+	json_object_set_new(out, "disks", disks_needed(c, o->marks));
 	if (o->postcopy)
 		json_object_set_new(out, "postcopy", json_string(o->postcopy));
 	if (o->protect_on) {
@@ -143,7 +137,9 @@ json_t *preflight_describe(const json_t *about, const struct preflight_options *
 
 	if (config_of(json_text_of(about, "config"), json_text_of(about, "origin"), &c, e))
 		return NULL;
-	cpuid = preflight_cpuid(engine, cpu_name(c, engine), c->vcpus, e);
+	cpuid = json_incref(json_object_get(about, "cpuid"));
+	if (!cpuid)
+		cpuid = preflight_cpuid(engine, cpu_name(c, engine), c->vcpus, e);
 	out = cpuid ? needs_json(about, c, o, cpuid) : NULL;
 	free(c);
 	if (cpuid && !out)
@@ -281,12 +277,16 @@ static void folder_put(const char *path, json_t *disk)
 static json_t *disk_found(const struct disk_config *c)
 {
 	json_t *d = preflight_disk(c->path);
-	char mark[PREFLIGHT_MARK_LEN + 1];
+	char mark[MARK_LEN + 1];
+	int rc;
 
 	if (access(c->path, c->readonly ? R_OK : R_OK | W_OK))
 		json_object_set_new(d, "why", json_string(strerror(errno)));
-	if (!preflight_mark_read(c->path, mark))
+	rc = preflight_mark_read(c->path, mark);
+	if (!rc)
 		json_object_set_new(d, "same", json_text(mark));
+	else if (rc == -ENODATA && !strcmp(json_text_of(d, "kind"), "file"))
+		json_object_set_new(d, "unmarked", json_true());
 	folder_put(c->path, d);
 	return d;
 }
@@ -393,9 +393,9 @@ static const char *standing_of(enum ownership_state s)
 
 static json_t *guest_facts(const struct guest *g)
 {
-	return json_pack("{s:s, s:I, s:s, s:b}", "identity", g->identity, "term",
+	return json_pack("{s:s, s:I, s:s, s:i}", "identity", g->identity, "term",
 			 (json_int_t)g->own.record.term, "standing", standing_of(g->own.state),
-			 "copy", g->copy);
+			 "copies", (int)g->copies);
 }
 
 static json_t *standby_facts(struct agent *a, const char *name)

@@ -114,6 +114,14 @@ const uint8_t *cursor_take(struct cursor *c, size_t n); /* NULL when it is not t
 /* 0 when everything was read, nothing was missing and nothing is left; else -EBADMSG. */
 int cursor_finish(const struct cursor *c) MUST_CHECK;
 
+/* ---- versions of formats: docs/protocol.md, section 6 ------------------- */
+
+/* Whether this program reads a version: all from X_OLDEST to X_VERSION, which it writes. */
+static inline bool version_within(uint64_t version, uint64_t oldest, uint64_t newest)
+{
+	return oldest <= version && version <= newest;
+}
+
 /* ---- bitmaps: arrays of 64-bit words -------------------------------- */
 
 static inline size_t bitmap_words(uint64_t bits)

@@ -51,14 +51,18 @@ int channel_dial(const char *address, uint16_t port, const struct preamble *p, u
 
 struct channel;
 
-/* Certificates and key of this host, read once. */
+/* Certificates and key of this host, for any number of channels at a time. */
 struct channel_identity;
 int channel_identity_load(const char *ca_file, const char *cert_file, const char *key_file,
 			  struct channel_identity **out, struct error *e) MUST_CHECK;
-void channel_identity_free(struct channel_identity *id);
+/* Any thread. 0: handshakes that begin from now on use these files; channels that there are go on.
+ * An error leaves it as it was. */
+int channel_identity_reload(struct channel_identity *id, const char *ca_file, const char *cert_file,
+			    const char *key_file, struct error *e) MUST_CHECK;
+void channel_identity_free(struct channel_identity *id); /* channels that there are go on */
 
 struct channel_auth {
-	const struct channel_identity *identity; /* certificates, or NULL for a PSK: */
+	struct channel_identity *identity; /* certificates, or NULL for a PSK: */
 	const char *expect_peer; /* client: the name (DNS SAN) that the server must prove; its
 				    role must be "peer". A server checks the role itself. */
 	uint8_t session[SESSION_ID_SIZE];

@@ -58,13 +58,13 @@ static void message_note(int sent, int version, int type, const void *data, size
 
 static int ssl_setup(struct channel *c, const struct channel_auth *a, bool server)
 {
-	SSL_CTX *own = a->identity ? NULL : psk_context(server);
-	SSL_CTX *ctx = own;
+	SSL_CTX *psk = a->identity ? NULL : psk_context(server);
 
 	if (a->identity)
-		ctx = server ? a->identity->server : a->identity->client;
-	c->ssl = ctx ? SSL_new(ctx) : NULL;
-	SSL_CTX_free(own);
+		c->ssl = identity_ssl(a->identity, server);
+	else
+		c->ssl = psk ? SSL_new(psk) : NULL;
+	SSL_CTX_free(psk);
 	if (!c->ssl)
 		return -ENOMEM;
 	SSL_set_app_data(c->ssl, c);

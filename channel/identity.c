@@ -76,6 +76,7 @@ int channel_identity_load(const char *ca_file, const char *cert_file, const char
 
 	if (!id)
 		return error_set(e, -ENOMEM, "out of memory");
+	pthread_mutex_init(&id->lock, NULL);
 	ERR_clear_error();
 	id->client = tls_context(false, CERT_CIPHERSUITES);
 	id->server = tls_context(true, CERT_CIPHERSUITES);
@@ -97,12 +98,44 @@ fail:
 	return rc;
 }
 
+int channel_identity_reload(struct channel_identity *id, const char *ca_file, const char *cert_file,
+			    const char *key_file, struct error *e)
+{
+	struct channel_identity *new;
+	SSL_CTX *client, *server;
+	int rc = channel_identity_load(ca_file, cert_file, key_file, &new, e);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&id->lock);
+	client = id->client;
+	server = id->server;
+	id->client = new->client;
+	id->server = new->server;
+	pthread_mutex_unlock(&id->lock);
+	new->client = client;
+	new->server = server;
+	channel_identity_free(new);
+	return 0;
+}
+
+SSL *identity_ssl(struct channel_identity *id, bool server)
+{
+	SSL *ssl;
+
+	pthread_mutex_lock(&id->lock);
+	ssl = SSL_new(server ? id->server : id->client);
+	pthread_mutex_unlock(&id->lock);
+	return ssl;
+}
+
 void channel_identity_free(struct channel_identity *id)
 {
 	if (!id)
 		return;
 	SSL_CTX_free(id->client);
 	SSL_CTX_free(id->server);
+	pthread_mutex_destroy(&id->lock);
 	free(id);
 }
 

@@ -4,7 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define PREAMBLE_VERSION 1
+#define PREAMBLE_OLDEST  1u
+#define PREAMBLE_VERSION 1u
 
 static const uint8_t magic[8] = {'P', 'O', 'L', 'L', 'U', 'X', '\r', '\n'};
 
@@ -59,10 +60,13 @@ int preamble_decode(const uint8_t in[PREAMBLE_SIZE], struct preamble *out, struc
 	p.stream = cursor_u16(&c);
 	zero = cursor_u16(&c);
 	cursor_copy(&c, p.session, sizeof(p.session));
-	if (version != PREAMBLE_VERSION || zero)
+	if (!version_within(version, PREAMBLE_OLDEST, PREAMBLE_VERSION))
 		return error_set(e, -EPROTONOSUPPORT,
-				 "the other side speaks preamble version %u, this one %u", version,
-				 PREAMBLE_VERSION);
+				 "the other side speaks preamble version %u, this one reads %u "
+				 "to %u",
+				 version, PREAMBLE_OLDEST, PREAMBLE_VERSION);
+	if (zero)
+		return error_set(e, -EPROTONOSUPPORT, "a preamble of a later version");
 	rc = preamble_check(&p, kind, e);
 	if (rc)
 		return rc;

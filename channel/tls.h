@@ -56,6 +56,7 @@ struct channel {
 };
 
 struct channel_identity {
+	pthread_mutex_t lock; /* of the two; each SSL that was made of them holds its own */
 	SSL_CTX *client, *server;
 };
 
@@ -66,6 +67,8 @@ int tls_errno(void);
 /* Record it in `e` as "what: reason"; returns tls_errno(). */
 int tls_error(struct error *e, const char *what);
 
+/* NULL: out of memory. */
+SSL *identity_ssl(struct channel_identity *id, bool server);
 /* After the handshake: name and role out of the peer's certificate. */
 int identity_peer(struct channel *c, bool server, struct error *e) MUST_CHECK;
 

@@ -102,6 +102,7 @@ out_curl:
 static int refusal_print(const struct exchange *x, const json_t *reply)
 {
 	const char *error = json_word(reply, "error"), *hint = json_word(reply, "hint");
+	json_t *reasons = json_object_get(reply, "reasons");
 
 	if (*error)
 		complain("%s", error);
@@ -109,6 +110,9 @@ static int refusal_print(const struct exchange *x, const json_t *reply)
 		complain("polluxd answered with HTTP status %ld", x->status);
 	if (*hint)
 		complain("%s", hint);
+	failure_reasons(reasons);
+	if (json_array_size(reasons) > 1) /* one has been told */
+		reasons_remark(reasons);
 	if (x->status == 400)
 		return EXIT_USAGE;
 	return x->status < 500 ? EXIT_REFUSED : EXIT_FAILED;

@@ -120,8 +120,12 @@ struct wait {
 	 * operation has ended (a second Ctrl-C ends the command). */
 	int (*interrupted)(const struct wait *w);
 	/* How it goes, in a line; false: nothing worth telling. NULL: as a first copy goes. */
-	bool (*line)(const json_t *vm, char *out, size_t size);
-	void (*event)(const json_t *vm); /* in place of lines; NULL: none */
+	bool (*line)(const struct wait *w, const json_t *vm, char *out, size_t size);
+	/* In place of lines; NULL: none. */
+	void (*event)(const struct wait *w, const json_t *vm);
+	/* Something to tell once, whenever it is known; true: it was told. NULL: nothing is. */
+	bool (*note)(const struct wait *w, const json_t *vm);
+	void *ctx; /* of line and event */
 };
 #define WAIT_ON (-1)
 /* POST what `fill` makes of the invocation, for the VM that is its first argument. */
@@ -138,9 +142,15 @@ int wait_leave(const struct wait *w); /* for `interrupted`: it goes on without u
 /* ---- output.c ------------------------------------------------------------------- */
 void complain(const char *fmt, ...) PRINTF(1, 2); /* "pollux: ..." on stderr */
 void remark(const char *fmt, ...) PRINTF(1, 2);   /* the same, but it is no failure */
+void reasons_remark(const json_t *reasons);       /* all, each with its hint */
+void failure_reasons(json_t *reasons);            /* "reasons" of the failure as JSON */
 /* What was complained of, as JSON; or as the last event, and then not once more. */
 void failure_print(int rc);
 void failure_event(int rc);
+/* What was complained of so far is of one of several: its error and hint, on their own; and that a
+ * failure of all was printed. */
+json_t *complaint_take(void);
+void failure_told(void);
 /* A sentence, or with --json the VM, which is freed; an exit code. */
 int success_print(const struct invocation *v, json_t *vm, const char *fmt, ...) PRINTF(3, 4);
 int json_print(json_t *o);       /* and frees it; an exit code */

@@ -47,7 +47,7 @@ static int body_make(const struct invocation *v, const char *file, json_t *body)
 	return rc;
 }
 
-static bool progress_line(const json_t *vm, char *out, size_t size)
+static bool progress_line(const struct wait *w, const json_t *vm, char *out, size_t size)
 {
 	const json_t *image = json_object_get(json_object_get(vm, "stats"), "image");
 	uint64_t done = (uint64_t)json_number(image, "pages");

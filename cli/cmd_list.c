@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "cli/cli.h"
+#include "hypervisor/hypervisor.h"
 
 /* ---- tables ------------------------------------------------------------------------- */
 
@@ -177,7 +178,9 @@ static void migration_print(const json_t *vm)
 
 	if (strcmp(state, "migrating") != 0 && strcmp(state, "handed-over") != 0)
 		return;
-	if (json_number(limits, "postcopy_after"))
+	if (json_is_true(json_object_get(limits, "postcopy_only")))
+		snprintf(postcopy, sizeof(postcopy), " at once");
+	else if (json_number(limits, "postcopy_after"))
 		snprintf(postcopy, sizeof(postcopy), " after %lld rounds",
 			 (long long)json_number(limits, "postcopy_after"));
 	snprintf(text, sizeof(text), "to %s since %.0f s, downtime within %lld ms, if stuck %s%s",
@@ -199,6 +202,21 @@ static void operation_print(const json_t *vm)
 	line("operation", text);
 }
 
+/* Of a lazy restore. */
+static void image_print(const json_t *vm)
+{
+	const json_t *image = json_object_get(json_object_get(vm, "stats"), "image");
+	char done[32], total[32], text[128];
+
+	if (!json_number(vm, "pid") || strcmp(json_word(image, "what"), "memory") != 0)
+		return;
+	bytes_text((uint64_t)json_number(image, "pages") * VM_PAGE_SIZE, done, sizeof(done));
+	bytes_text((uint64_t)json_number(image, "pages_total") * VM_PAGE_SIZE, total,
+		   sizeof(total));
+	snprintf(text, sizeof(text), "%s of %s has been read from the image", done, total);
+	line("memory", text);
+}
+
 static void vm_print(const json_t *vm)
 {
 	char term[128];
@@ -214,6 +232,7 @@ static void vm_print(const json_t *vm)
 	line("build", json_word(vm, "build"));
 	migration_print(vm);
 	line("memory", json_word(json_object_get(vm, "postcopy"), "text"));
+	image_print(vm);
 	session_print(vm);
 	replication_print(json_object_get(json_object_get(vm, "stats"), "replication"));
 	operation_print(vm);

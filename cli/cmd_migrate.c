@@ -4,10 +4,26 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/migrate_progress.h"
 
 static bool checks_only(const struct invocation *v)
 {
 	return invocation_flag(v, "check") || invocation_flag(v, "dry-run");
+}
+
+static int postcopy_fill(const struct invocation *v, json_t *body)
+{
+	long rounds = 1;
+	int rc = invocation_number(v, "rounds", 0, 10000, &rounds);
+
+	if (rc || !invocation_flag(v, "postcopy"))
+		return rc;
+	json_object_set_new(body, "stuck", json_string("postcopy"));
+	if (rounds)
+		json_object_set_new(body, "postcopy_after", json_integer(rounds));
+	else
+		json_object_set_new(body, "postcopy_only", json_true());
+	return EXIT_OK;
 }
 
 static int request_fill(const struct invocation *v, json_t *body)
@@ -27,84 +43,34 @@ static int request_fill(const struct invocation *v, json_t *body)
 	json_object_set_new(body, "to", json_string(v->arguments[1]));
 	invocation_words(v, words, body);
 	invocation_flags(v, flags, body);
-	if (invocation_flag(v, "postcopy")) {
-		json_object_set_new(body, "postcopy_after", json_integer(1));
-		json_object_set_new(body, "stuck", json_string("postcopy"));
-	}
 	if (checks_only(v))
 		json_object_set_new(body, "check", json_true());
-	return invocation_numbers(v, numbers, body);
+	return postcopy_fill(v, body) ?: invocation_numbers(v, numbers, body);
 }
 
 /* ---- how it goes ---------------------------------------------------------------- */
 
-static double percent_of(const json_t *replication)
+struct report {
+	struct migrate_watch watch;
+	uint64_t began;
+};
+
+static bool migrate_line(const struct wait *w, const json_t *vm, char *out, size_t size)
 {
-	double done = (double)json_number(replication, "sync_done");
-	double total = (double)json_number(replication, "sync_total");
+	struct report *r = w->ctx;
 
-	return total > 0 ? 100.0 * done / total : 0.0;
-}
-
-/* A second: of the last round, as the VM process has measured it; until there is one, on the
- * average since the beginning. */
-static double rate_of(const json_t *vm, const char *measured, const char *so_far)
-{
-	const json_t *stats = json_object_get(vm, "stats");
-	double rate = (double)json_number(json_object_get(stats, "migration"), measured);
-	double done = (double)json_number(json_object_get(stats, "replication"), so_far);
-	double ms = (double)json_number(json_object_get(vm, "migration"), "elapsed_ms");
-
-	return rate > 0 ? rate : ms > 0 ? done * 1e3 / ms : 0.0;
-}
-
-static double round_left(const json_t *vm)
-{
-	const json_t *replication = json_object_get(json_object_get(vm, "stats"), "replication");
-	double left = (double)(json_number(replication, "sync_total") -
-			       json_number(replication, "sync_done"));
-	double rate = rate_of(vm, "memory_per_second", "sync_done");
-
-	return rate > 0 && left > 0 ? left / rate : 0.0;
-}
-
-static bool migrate_line(const json_t *vm, char *out, size_t size)
-{
-	const json_t *stats = json_object_get(vm, "stats");
-	const json_t *m = json_object_get(stats, "migration");
-	const json_t *replication = json_object_get(stats, "replication");
-	char rate[32], forecast[32];
-
-	if (!json_is_object(m) || strcmp(json_word(vm, "state"), "migrating") != 0)
-		return false;
-	bytes_text((uint64_t)rate_of(vm, "bytes_per_second", "bytes_sent"), rate, sizeof(rate));
-	nanoseconds_text((uint64_t)json_number(m, "forecast_ns"), forecast, sizeof(forecast));
-	snprintf(out, size,
-		 "migrating: round %lld, %3.0f %%  %s/s  dirty %lld pages (%lld/s)  forecast "
-		 "downtime %s  round ends in %.0f s%s",
-		 (long long)json_number(m, "round") + 1, percent_of(replication), rate,
-		 (long long)json_number(m, "dirty_pages"),
-		 (long long)json_number(m, "dirty_pages_per_second"), forecast, round_left(vm),
-		 json_number(m, "throttle") ? "  throttled" : "");
-	return true;
+	migrate_watch_take(&r->watch, vm);
+	migrate_line_text(&r->watch, vm, (double)(clock_ns() - r->began) / 1e9, out, size);
+	return *out;
 }
 
 /* A line each; the last one has the event "done" and the VM, or "failed". */
-static void migrate_event(const json_t *vm)
+static void migrate_event(const struct wait *w, const json_t *vm)
 {
-	const json_t *stats = json_object_get(vm, "stats");
-	const json_t *replication = json_object_get(stats, "replication");
-	const json_t *m = json_object_get(stats, "migration");
+	struct report *r = w->ctx;
 
-	event_print(json_pack(
-		"{s:s, s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I}", "event", "progress",
-		"phase", json_word(vm, "state"), "percent", percent_of(replication), "round",
-		json_number(m, "round"), "bytes_sent", json_number(replication, "bytes_sent"),
-		"bytes_per_second", (json_int_t)rate_of(vm, "bytes_per_second", "bytes_sent"),
-		"dirty_pages", json_number(m, "dirty_pages"), "dirty_pages_per_second",
-		json_number(m, "dirty_pages_per_second"), "eta_s", round_left(vm),
-		"throttle_percent", json_number(m, "throttle"), "forecast_downtime_ns",
-		json_number(m, "forecast_ns")));
+	migrate_watch_take(&r->watch, vm);
+	event_print(migrate_event_json(&r->watch, vm));
 }
 
 /* Whether that was in time only the end of the migration tells. */
@@ -171,19 +137,12 @@ static int recover(const struct invocation *v, const struct wait *w)
 
 static int summary_print(const struct invocation *v, const char *vm, json_t *after)
 {
-	const json_t *m = json_object_get(after, "migration");
-	const json_t *replication = json_object_get(json_object_get(m, "last"), "replication");
-	char downtime[32], forecast[32], sent[32];
+	char text[600];
 
 	if (invocation_flag(v, "json"))
 		return done_print(after);
-	nanoseconds_text((uint64_t)json_number(m, "downtime_ns"), downtime, sizeof(downtime));
-	nanoseconds_text((uint64_t)json_number(m, "forecast_ns"), forecast, sizeof(forecast));
-	bytes_text((uint64_t)json_number(replication, "bytes_sent"), sent, sizeof(sent));
-	return success_print(v, after,
-			     "%s runs on %s: %.1f s, downtime %s (forecast %s), %s sent\n", vm,
-			     v->arguments[1], (double)json_number(m, "elapsed_ms") / 1e3, downtime,
-			     forecast, sent);
+	migrate_summary_text(after, vm, v->arguments[1], text, sizeof(text));
+	return success_print(v, after, "%s", text);
 }
 
 static void reasons_print(const json_t *result)
@@ -238,6 +197,55 @@ static void forecast_print(const json_t *f)
 	}
 }
 
+/* What there is to know before it begins: warnings, which stop nothing. Refused, its end tells. */
+static bool check_note(const struct wait *w, const json_t *vm)
+{
+	json_t *result = json_object_get(vm, "check"),
+	       *operation = json_object_get(vm, "operation");
+
+	/* The forecast comes after the answer. */
+	if (!json_is_object(result) || !strcmp(json_word(operation, "phase"), "checking"))
+		return false;
+	if (w->event)
+		event_print(json_pack("{s:s, s:O}", "event", "check", "check", result));
+	else if (json_is_true(json_object_get(result, "possible")))
+		reasons_remark(json_object_get(result, "reasons"));
+	return true;
+}
+
+static bool is_refused(const json_t *vm)
+{
+	const json_t *operation = json_object_get(vm, "operation");
+
+	return json_is_false(json_object_get(json_object_get(vm, "check"), "possible")) &&
+	       json_number(operation, "code") == -EPERM &&
+	       !strcmp(json_word(operation, "state"), "failed");
+}
+
+/* All that is in the way, not the first. */
+static int migrate_wait(const struct wait *w, json_t *reply, json_t **out)
+{
+	json_t *vm, *reasons;
+	int rc = operation_end(w, reply, &vm);
+
+	if (rc)
+		return rc;
+	if (is_refused(vm)) {
+		reasons = json_object_get(json_object_get(vm, "check"), "reasons");
+		complain("%s CANNOT be migrated to %s", w->vm, w->invocation->arguments[1]);
+		reasons_remark(reasons);
+		failure_reasons(reasons);
+		rc = EXIT_REFUSED;
+	} else {
+		rc = operation_judge(json_object_get(vm, "operation"));
+	}
+	if (rc)
+		json_decref(vm);
+	else
+		*out = vm;
+	return rc;
+}
+
 /* The reasons are the answer, also when there are some. */
 static int check_wait(const struct invocation *v, const struct wait *w, json_t *reply)
 {
@@ -263,13 +271,16 @@ static int check_wait(const struct invocation *v, const struct wait *w, json_t *
 
 static int migrate(const struct invocation *v)
 {
+	struct report report = {.began = clock_ns()};
 	const struct wait w = {
 		.invocation = v,
 		.vm = v->arguments[0],
 		.doing = "migrating",
 		.interrupted = migrate_interrupted,
 		.line = migrate_line,
-		.event = invocation_flag(v, "json") && !checks_only(v) ? migrate_event : NULL};
+		.ctx = &report,
+		.event = invocation_flag(v, "json") && !checks_only(v) ? migrate_event : NULL,
+		.note = checks_only(v) || invocation_flag(v, "recover") ? NULL : check_note};
 	json_t *reply, *vm = NULL;
 	int rc;
 
@@ -281,17 +292,23 @@ static int migrate(const struct invocation *v)
 		complain("migrate needs a VM and a HOST; see `pollux help migrate`");
 		return EXIT_USAGE;
 	}
+	if (invocation_flag(v, "rounds") && !invocation_flag(v, "postcopy")) {
+		complain("--rounds goes with --postcopy; see `pollux help migrate`");
+		return EXIT_USAGE;
+	}
 	rc = operation_ask(v, "/migrate", request_fill, &reply);
 	if (!rc && invocation_flag(v, "detach"))
 		return success_print(v, reply,
-				     checks_only(v) ? "whether %s can be migrated is being found "
-						      "out: `pollux status --json` will say\n"
-						    : "%s is being migrated\n",
+				     checks_only(v)
+					     ? "whether %s can be migrated is being found "
+					       "out: `pollux status --json` will say\n"
+					     : "polluxd has taken up the migration of %s: `pollux "
+					       "status` will say what becomes of it\n",
 				     w.vm);
 	if (!rc && checks_only(v))
 		return check_wait(v, &w, reply);
 	if (!rc)
-		rc = operation_wait(&w, reply, &vm);
+		rc = migrate_wait(&w, reply, &vm);
 	if (!rc)
 		rc = summary_print(v, w.vm, vm);
 	return rc;

@@ -4,14 +4,40 @@
 
 #include "cli/cli.h"
 
-static int upgrade(const struct invocation *v, const char *name, json_t **vm)
+static json_t *request(const struct invocation *v)
 {
-	const struct wait w = {
-		.invocation = v, .vm = name, .doing = "upgrading", .interrupted = wait_leave};
-	json_t *reply;
-	int rc = api_vm_call(v, "POST", name, "/upgrade", NULL, &reply);
+	return invocation_flag(v, "protect-again") ? json_pack("{s:b}", "protect_again", true)
+						   : NULL;
+}
 
-	return rc ? rc : operation_wait(&w, reply, vm);
+/* An error with a VM in *out: it was upgraded, but is not protected again. */
+static int upgrade(const struct invocation *v, const char *name,
+		   int (*interrupted)(const struct wait *w), void *ctx, json_t **out)
+{
+	const struct wait w = {.invocation = v,
+			       .vm = name,
+			       .doing = "upgrading",
+			       .interrupted = interrupted,
+			       .ctx = ctx};
+	const json_t *operation;
+	json_t *reply, *vm;
+	int rc = api_vm_call(v, "POST", name, "/upgrade", request(v), &reply);
+
+	*out = NULL;
+	if (!rc)
+		rc = operation_end(&w, reply, &vm);
+	if (rc)
+		return rc;
+	operation = json_object_get(vm, "operation");
+	rc = operation_judge(operation);
+	if (rc && strcmp(json_word(operation, "what"), "protect") != 0) {
+		json_decref(vm);
+		return rc;
+	}
+	if (rc)
+		complain("%s was upgraded, and is NOT protected", name);
+	*out = vm;
+	return rc;
 }
 
 static void upgraded_text(const json_t *vm, char *out, size_t size)
@@ -26,11 +52,13 @@ static void upgraded_text(const json_t *vm, char *out, size_t size)
 static int upgrade_one(const struct invocation *v, const char *name)
 {
 	char text[256];
-	json_t *vm = NULL;
-	int rc = upgrade(v, name, &vm);
+	json_t *vm;
+	int rc = upgrade(v, name, wait_leave, NULL, &vm);
 
-	if (rc)
+	if (rc) {
+		json_decref(vm);
 		return rc;
+	}
 	upgraded_text(vm, text, sizeof(text));
 	return success_print(v, vm, "%s\n", text);
 }
@@ -40,48 +68,101 @@ static bool runs_here(const json_t *vm)
 	return json_number(vm, "pid") && strncmp(json_word(vm, "state"), "standby", 7) != 0;
 }
 
-/* Those that were done before one failed are told of in any case. */
-static int upgrade_each(const struct invocation *v, const json_t *vms, json_t *done)
+/* Of all that run here. */
+struct tally {
+	json_t *upgraded, *not_upgraded;
+	int rc;
+	bool interrupted;
+};
+
+static int all_interrupted(const struct wait *w)
+{
+	struct tally *t = w->ctx;
+
+	t->interrupted = true;
+	return wait_leave(w);
+}
+
+static void upgraded_tell(const struct invocation *v, struct tally *t, json_t *vm)
 {
 	char text[256];
-	int rc = EXIT_OK;
+
+	upgraded_text(vm, text, sizeof(text));
+	if (!invocation_flag(v, "json"))
+		puts(text);
+	json_array_append_new(t->upgraded, vm);
+}
+
+/* One that was tried and failed says more than one that was refused. */
+static void failure_note(struct tally *t, const char *name, int rc)
+{
+	json_t *why = complaint_take();
+
+	remark("%s was not upgraded", name);
+	json_object_set_new(why, "name", json_string(name));
+	json_array_append_new(t->not_upgraded, why);
+	if (t->rc == EXIT_OK || t->rc == EXIT_REFUSED)
+		t->rc = rc;
+}
+
+/* What stops one does not stop the others; without polluxd, or interrupted, there are none. */
+static void upgrade_each(const struct invocation *v, const json_t *vms, struct tally *t)
+{
 	json_t *vm, *now;
 	size_t i;
+	int rc;
 
 	json_array_foreach((json_t *)vms, i, vm)
 	{
 		if (!runs_here(vm))
 			continue;
-		rc = upgrade(v, json_word(vm, "name"), &now);
-		if (rc) {
-			complain("%s was not upgraded; stopping here, %zu were",
-				 json_word(vm, "name"), json_array_size(done));
+		rc = upgrade(v, json_word(vm, "name"), all_interrupted, t, &now);
+		if (now)
+			upgraded_tell(v, t, now);
+		else
+			failure_note(t, json_word(vm, "name"), rc);
+		if (now && rc)
+			t->rc = EXIT_FAILED;
+		if (t->interrupted || rc == EXIT_NO_AGENT)
 			break;
-		}
-		upgraded_text(now, text, sizeof(text));
-		if (!invocation_flag(v, "json"))
-			puts(text);
-		json_array_append_new(done, now);
 	}
-	return rc;
+}
+
+static int tally_print(const struct invocation *v, const struct tally *t)
+{
+	size_t failed = json_array_size(t->not_upgraded);
+	json_t *o;
+	int rc;
+
+	if (t->rc)
+		complain("%zu upgraded, %zu NOT", json_array_size(t->upgraded), failed);
+	if (!invocation_flag(v, "json"))
+		return t->rc;
+	o = json_pack("{s:O, s:O}", "upgraded", t->upgraded, "not_upgraded", t->not_upgraded);
+	if (t->rc) {
+		json_object_update_new(o, complaint_take());
+		json_object_set_new(o, "exit_code", json_integer(t->rc));
+		failure_told();
+	}
+	rc = json_print(o);
+	return t->rc ? t->rc : rc;
 }
 
 static int upgrade_all(const struct invocation *v)
 {
-	json_t *reply, *done;
-	int rc = api_call(v, "GET", "/v1/vms", NULL, &reply), printed;
+	struct tally t;
+	json_t *reply;
+	int rc = api_call(v, "GET", "/v1/vms", NULL, &reply);
 
 	if (rc)
 		return rc;
-	done = json_array();
-	rc = upgrade_each(v, json_object_get(reply, "vms"), done);
+	t = (struct tally){.upgraded = json_array(), .not_upgraded = json_array()};
+	upgrade_each(v, json_object_get(reply, "vms"), &t);
 	json_decref(reply);
-	if (rc || !invocation_flag(v, "json")) {
-		json_decref(done);
-		return rc;
-	}
-	printed = json_print(json_pack("{s:o}", "upgraded", done));
-	return printed;
+	rc = tally_print(v, &t);
+	json_decref(t.upgraded);
+	json_decref(t.not_upgraded);
+	return rc;
 }
 
 int command_upgrade(const struct invocation *v)

@@ -87,7 +87,9 @@ const struct command commands[] = {
 	   "of what is sent: none, lz4, zlib, or auto: none or lz4, as takes less time (default)",
 	   "auto none lz4 zlib"},
 	  {"delta-mb", "MB", "memory for the last version sent of pages", NULL},
-	  {"overwrite", NULL, "what lies on the standby's disks may go", NULL},
+	  {"overwrite", NULL,
+	   "what lies on the standby's disks may go, but no disk that both hosts are known to see",
+	   NULL},
 	  {"detach", NULL, "do not wait", NULL}},
 	 command_protect},
 	{"migrate",
@@ -101,17 +103,28 @@ const struct command commands[] = {
 	 "travels encrypted. On any error before that the VM runs on here; from then on it is the "
 	 "other host's, and a crash of either host leaves it with one of them. "
 	 "Disks must be in a place that both hosts see, under the same paths, unless --with-disks "
-	 "copies them along. Ctrl-C cancels the migration, unless the guest has been handed over. "
+	 "copies those that are not; what both see as the same one is never copied over itself. "
+	 "Ctrl-C cancels the migration, unless the guest has been handed over. "
+	 "Meanwhile a line says the phase, how much of this round and of the disks is copied, the "
+	 "rate on the wire, the time until the end (ETA; ETA over: of the present copy alone, as "
+	 "more is not known), the downtime if the guest was stopped now, how fast the guest "
+	 "writes, and by how much it is throttled. "
+	 "If something is in the way all of it is told and nothing begins; warnings stop nothing. "
 	 "With --json there is a line of JSON for each event; the last one is done or failed.",
-	 {{"with-disks", NULL, "copy local disks along", NULL},
+	 {{"with-disks", NULL, "copy those disks along that HOST does not see", NULL},
 	  {"overwrite", NULL, "with --with-disks: what lies on the disks of HOST may go", NULL},
 	  {"check", NULL,
 	   "say all that is in the way and how long it would take, and begin nothing", NULL},
 	  {"dry-run", NULL, "the same", NULL},
-	  {"assume-same", NULL, "shared disks are the same ones, though it cannot be proved", NULL},
+	  {"assume-same", NULL,
+	   "disks that both hosts have are the same ones where that cannot be told: a serial "
+	   "number "
+	   "is no proof",
+	   NULL},
 	  {"downtime", "MS",
-	   "stop the guest when the forecast pause is within this (30); 0: only when no page is "
-	   "left",
+	   "stop the guest when the forecast pause is within this (30), or when memory takes a "
+	   "quarter of it at most and handing over the rest, which is told; 0: only when no page "
+	   "is left",
 	   NULL},
 	  {"streams", "N", "parallel streams, 1 to 16 (2)", NULL},
 	  {"compression", "HOW",
@@ -126,15 +139,23 @@ const struct command commands[] = {
 	   "postcopy",
 	   "give-up stop postcopy"},
 	  {"most-downtime", "MS", "for --stuck stop (2000)", NULL},
-	  {"timeout", "SECONDS", "of copying while the guest runs; then --stuck decides", NULL},
-	  {"postcopy", NULL,
-	   "start the guest over there after one round of copying; the rest of its memory follows",
+	  {"timeout", "SECONDS",
+	   "of copying while the guest runs; then --stuck decides, or, with disks that are not "
+	   "copied by then, it is given up",
 	   NULL},
+	  {"postcopy", NULL,
+	   "start the guest over there after --rounds of copying; the rest of its memory follows",
+	   NULL},
+	  {"rounds", "N",
+	   "for --postcopy (1); 0: no memory goes before the guest, and all of it follows", NULL},
 	  {"recover", NULL,
 	   "go on with the memory that follows, after the link was cut (on the source's host)",
 	   NULL},
 	  {"cancel", NULL, "cancel the migration of VM that is under way", NULL},
-	  {"detach", NULL, "do not wait for its end", NULL}},
+	  {"detach", NULL,
+	   "return when polluxd has taken it up; that something is in the way, or how it ends, "
+	   "'pollux status' says",
+	   NULL}},
 	 command_migrate},
 	{"unprotect",
 	 "VM",
@@ -250,9 +271,21 @@ const struct command commands[] = {
 	 "any "
 	 "size, and keeps its connections and its console. If the new process fails, the VM runs "
 	 "on "
-	 "in the old one. A protected VM is refused: unprotect it first. 'pollux list' shows the "
+	 "in the old one. A protected VM is refused, unless with --protect-again. 'pollux list' "
+	 "shows the "
 	 "build of each.",
-	 {{"all", NULL, "all VMs that run on this host, one after another, until one fails", NULL}},
+	 {{"all", NULL,
+	   "all VMs that run on this host, one after another. One that cannot be upgraded is "
+	   "named, with "
+	   "the reason, and the others follow. The exit code is then 1 if one of them failed, and "
+	   "3 if "
+	   "all of them were refused",
+	   NULL},
+	  {"protect-again", NULL,
+	   "also if it is protected: that ends first and is made again on the same host "
+	   "afterwards, by a "
+	   "copy of all of it; until then it is NOT protected",
+	   NULL}},
 	 command_upgrade},
 	{"console",
 	 "VM",

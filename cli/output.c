@@ -2,11 +2,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli/cli.h"
 
 /* What was complained of first is the error, the next what to do about it. */
 static char complaints[2][600];
+static json_t *refusals;
 static bool told; /* as an event */
 
 static void PRINTF(1, 0) say(const char *fmt, va_list args)
@@ -42,16 +44,47 @@ void remark(const char *fmt, ...)
 	va_end(args);
 }
 
+void reasons_remark(const json_t *reasons)
+{
+	for (size_t i = 0; i < json_array_size(reasons); i++) {
+		const json_t *r = json_array_get(reasons, i);
+
+		remark("%s: %s", json_word(r, "severity"), json_word(r, "sentence"));
+		if (*json_word(r, "hint"))
+			remark("         %s", json_word(r, "hint"));
+	}
+}
+
+void failure_reasons(json_t *reasons)
+{
+	json_decref(refusals);
+	refusals = json_incref(reasons);
+}
+
 static json_t *failure_json(int rc)
 {
-	return json_pack("{s:o?, s:o?, s:i}", "error", json_string(complaints[0]), "hint",
-			 json_string(complaints[1]), "exit_code", rc);
+	return json_pack("{s:o?, s:o?, s:O*, s:i}", "error", json_string(complaints[0]), "hint",
+			 json_string(complaints[1]), "reasons", refusals, "exit_code", rc);
 }
 
 void failure_print(int rc)
 {
 	if (!told)
 		(void)json_print(failure_json(rc));
+}
+
+json_t *complaint_take(void)
+{
+	json_t *o = json_pack("{s:o?, s:o?}", "error", json_string(complaints[0]), "hint",
+			      json_string(complaints[1]));
+
+	memset(complaints, 0, sizeof(complaints));
+	return o;
+}
+
+void failure_told(void)
+{
+	told = true;
 }
 
 void failure_event(int rc)

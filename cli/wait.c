@@ -4,12 +4,14 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
 
-#define POLL_NS (200 * NS_PER_MS)
+#define POLL_NS   (200 * NS_PER_MS)
+#define LINE_MOST 100 /* on a terminal, its end included */
 
 static volatile sig_atomic_t interrupted;
 
@@ -38,8 +40,8 @@ static void pause_briefly(void)
 struct progress {
 	bool terminal;
 	uint64_t began, printed;
-	char state[32];
-	bool line_open;
+	char phase[80];
+	bool line_open, noted;
 };
 
 static void progress_line(struct progress *p, const char *text)
@@ -52,10 +54,15 @@ static void progress_line(struct progress *p, const char *text)
 	p->printed = clock_ns();
 }
 
+static double seconds_since(uint64_t began)
+{
+	return (double)(clock_ns() - began) / 1e9;
+}
+
 static void copy_text(const struct progress *p, const char *doing, uint64_t done, uint64_t total,
 		      char *out, size_t size)
 {
-	double seconds = (double)(clock_ns() - p->began) / 1e9;
+	double seconds = seconds_since(p->began);
 	double rate = seconds > 0 ? (double)done / seconds : 0;
 	char done_text[32], total_text[32], rate_text[32];
 
@@ -65,6 +72,18 @@ static void copy_text(const struct progress *p, const char *doing, uint64_t done
 	snprintf(out, size, "%s: %3.0f %%  %s of %s  %s/s  %.0f s left", doing,
 		 total ? 100.0 * (double)done / (double)total : 0.0, done_text, total_text,
 		 rate_text, rate > 0 && total > done ? (double)(total - done) / rate : 0.0);
+}
+
+/* So that a line is no longer than the terminal is wide; a line that wraps is not replaced. */
+static size_t line_room(const struct progress *p, size_t most)
+{
+	struct winsize w;
+
+	if (!p->terminal)
+		return most;
+	if (!ioctl(STDERR_FILENO, TIOCGWINSZ, &w) && w.ws_col && w.ws_col < LINE_MOST)
+		return w.ws_col;
+	return LINE_MOST;
 }
 
 /* What is being copied, if anything is: a core, or the memory of a VM to its standby. */
@@ -79,25 +98,34 @@ static bool copy_find(const json_t *vm, uint64_t *done, uint64_t *total)
 	return *total && (dump || !strcmp(json_word(vm, "state"), "syncing"));
 }
 
-/* A terminal sees it move; elsewhere a line comes when the state changes, and each 5 s. */
+static void progress_text(const struct progress *p, const struct wait *w, const json_t *vm,
+			  char *out, size_t size)
+{
+	uint64_t done, total;
+
+	if (w->line && w->line(w, vm, out, size))
+		return;
+	if (copy_find(vm, &done, &total))
+		copy_text(p, w->doing, done, total, out, size);
+	else
+		snprintf(out, size, "%s: %s, %.0f s", w->doing, json_word(vm, "state"),
+			 seconds_since(p->began));
+}
+
+/* A terminal sees it move; elsewhere a line comes when the state or the phase changes, and each
+ * 5 s. It is made each time: some watch what changes. */
 static void progress_show(struct progress *p, const struct wait *w, const json_t *vm)
 {
-	const char *state = json_word(vm, "state");
-	uint64_t done, total;
-	char text[256];
+	const char *step = json_word(json_object_get(vm, "operation"), "phase");
+	char text[256], phase[sizeof(p->phase)];
+	bool due;
 
-	if (!p->terminal && !strcmp(p->state, state) && clock_ns() - p->printed < 5 * NS_PER_SEC)
+	snprintf(phase, sizeof(phase), "%s %s", json_word(vm, "state"), step);
+	due = strcmp(p->phase, phase) != 0 || clock_ns() - p->printed >= 5 * NS_PER_SEC;
+	progress_text(p, w, vm, text, line_room(p, sizeof(text)));
+	if (!p->terminal && (!due || (!p->printed && seconds_since(p->began) < 1)))
 		return;
-	if (!p->terminal && !p->printed && clock_ns() - p->began < NS_PER_SEC)
-		return;
-	snprintf(p->state, sizeof(p->state), "%s", state);
-	if (w->line && w->line(vm, text, sizeof(text)))
-		;
-	else if (copy_find(vm, &done, &total))
-		copy_text(p, w->doing, done, total, text, sizeof(text));
-	else
-		snprintf(text, sizeof(text), "%s: %s, %.0f s", w->doing, state,
-			 (double)(clock_ns() - p->began) / 1e9);
+	snprintf(p->phase, sizeof(p->phase), "%s", phase);
 	progress_line(p, text);
 }
 
@@ -152,6 +180,17 @@ int operation_ask(const struct invocation *v, const char *tail,
 	return rc ? rc : api_vm_call(v, "POST", v->arguments[0], tail, body, reply);
 }
 
+/* Asked beside another operation, it is told beside that; from here on it is the one. */
+static void beside_take(json_t *vm, json_int_t id)
+{
+	json_t *beside = json_object_get(vm, "operation_beside");
+
+	if (json_number(beside, "id") != id)
+		return;
+	json_object_set(vm, "operation", beside);
+	json_object_set(vm, "check", json_object_get(beside, "check"));
+}
+
 /* Ctrl-C, once. */
 static int interruption_take(const struct wait *w, struct progress *p)
 {
@@ -163,6 +202,14 @@ static int interruption_take(const struct wait *w, struct progress *p)
 	return rc == WAIT_ON ? EXIT_OK : rc;
 }
 
+static void note(struct progress *p, const struct wait *w, const json_t *vm)
+{
+	if (!w->note || p->noted)
+		return;
+	progress_end(p);
+	p->noted = w->note(w, vm);
+}
+
 int operation_end(const struct wait *w, json_t *reply, json_t **out)
 {
 	struct progress p = {.terminal = isatty(STDERR_FILENO), .began = clock_ns()};
@@ -172,13 +219,16 @@ int operation_end(const struct wait *w, json_t *reply, json_t **out)
 
 	interrupt_catch();
 	while (!rc && !operation_over(vm, id)) {
+		note(&p, w, vm);
 		if (w->event)
-			w->event(vm);
+			w->event(w, vm);
 		else
 			progress_show(&p, w, vm);
 		pause_briefly();
 		json_decref(vm);
 		rc = api_vm_call(w->invocation, "GET", w->vm, "", NULL, &vm);
+		if (!rc)
+			beside_take(vm, id);
 		if (!rc && interrupted && !operation_over(vm, id))
 			rc = interruption_take(w, &p);
 	}
@@ -189,6 +239,8 @@ int operation_end(const struct wait *w, json_t *reply, json_t **out)
 		complain("another operation took its place; see `pollux status %s`", w->vm);
 		rc = EXIT_FAILED;
 	}
+	if (!rc)
+		note(&p, w, vm);
 	if (rc)
 		json_decref(vm);
 	else

@@ -35,14 +35,6 @@ static int soft_model(enum vm_cpu cpu, struct state_model *model, struct error *
 	return 0;
 }
 
-static struct vm_cpu_leaf leaf_of(const struct kvm_cpuid_entry2 *e)
-{
-	return (struct vm_cpu_leaf){.function = e->function,
-				    .index = e->index,
-				    .indexed = e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
-				    .words = {e->eax, e->ebx, e->ecx, e->edx}};
-}
-
 int vm_cpu_leaves(const char *engine, enum vm_cpu cpu, unsigned vcpus, struct vm_cpu_leaf *out,
 		  unsigned most, struct error *e)
 {
@@ -52,10 +44,8 @@ int vm_cpu_leaves(const char *engine, enum vm_cpu cpu, unsigned vcpus, struct vm
 	if (cpu == VM_CPU_NONE || !strcmp(engine, "sim"))
 		return 0;
 	rc = strcmp(engine, "kvm") ? soft_model(cpu, &model, e) : kvm_model(cpu, &model, e);
-	for (unsigned i = 0; !rc && i < model.cpuid->nent && i < most; i++)
-		out[i] = leaf_of(&model.cpuid->entries[i]);
 	if (!rc)
-		rc = (int)model.cpuid->nent;
+		rc = (int)state_cpuid_leaves(model.cpuid, out, most);
 	free(model.cpuid);
 	return rc;
 }
@@ -115,6 +105,24 @@ static const char *const leaf7_edx[32] = {
 static const char *const leaf7_1_eax[32] = {
 	[4] = "avx_vnni", [5] = "avx512_bf16", [10] = "fzrm",     [11] = "fsrs",
 	[12] = "fsrc",    [22] = "hreset",     [23] = "avx_ifma", [26] = "lam"};
+static const char *const leaf6_eax[32] = {[0] = "dtherm", [1] = "ida", [2] = "arat"};
+static const char *const leaf6_ecx[32] = {[0] = "aperfmperf", [3] = "epb"};
+static const char *const leaf7_1_edx[32] = {
+	[4] = "avx_vnni_int8",   [5] = "avx_ne_convert", [8] = "amx_complex",
+	[10] = "avx_vnni_int16", [14] = "prefetchi",     [19] = "avx10"};
+static const char *const leaf7_2_edx[32] = {"intel_psfd", "ipred_ctrl", "rrsba_ctrl",
+					    "ddpd_u",     "bhi_ctrl",   "mcdt_no"};
+static const char *const leafd_eax[32] = {[0] = "x87 state",
+					  [1] = "sse state",
+					  [2] = "avx state",
+					  [3] = "mpx bounds",
+					  [4] = "mpx configuration",
+					  [5] = "avx512 masks",
+					  [6] = "avx512 upper halves",
+					  [7] = "avx512 upper registers",
+					  [9] = "pkru",
+					  [17] = "amx configuration",
+					  [18] = "amx tiles"};
 static const char *const leafd_1_eax[32] = {"xsaveopt", "xsavec", "xgetbv1", "xsaves", "xfd"};
 static const char *const kvm_eax[32] = {
 	[0] = "kvmclock",          [1] = "kvm_nopiodelay",      [3] = "kvmclock",
@@ -152,25 +160,35 @@ static const char *const amd8_ebx[32] = {
 	[17] = "stibp_always_on", [23] = "amd_ppin", [24] = "ssbd",      [25] = "virt_ssbd",
 	[26] = "amd_ssb_no",      [28] = "amd_psfd"};
 
+static const char *const amd7_edx[32] = {[8] = "nonstop_tsc"};
+static const char *const amd21_eax[32] = {[0] = "no_nested_data_bp",
+					  [2] = "lfence_rdtsc",
+					  [5] = "verw_clear",
+					  [6] = "null_sel_clr_base",
+					  [8] = "autoibrs",
+					  [9] = "no_smm_ctl_msr",
+					  [10] = "amd_fsrs",
+					  [11] = "amd_fsrc",
+					  [17] = "prefetch_ctl_msr",
+					  [27] = "sbpb",
+					  [28] = "ibpb_brtype",
+					  [29] = "srso_no",
+					  [30] = "srso_user_kernel_no"};
+static const char *const amd21_ecx[32] = {[1] = "tsa_sq_no", [2] = "tsa_l1_no"};
+
 static const struct {
 	uint32_t function, index;
 	unsigned word;
 	const char *const *names;
 } named[] = {
-	{1, 0, 2, leaf1_ecx},        {1, 0, 3, leaf1_edx},         {7, 0, 1, leaf7_ebx},
-	{7, 0, 2, leaf7_ecx},        {7, 0, 3, leaf7_edx},         {7, 1, 0, leaf7_1_eax},
-	{0xd, 1, 0, leafd_1_eax},    {0x40000001, 0, 0, kvm_eax},  {0x80000001, 0, 2, amd_ecx},
-	{0x80000001, 0, 3, amd_edx}, {0x80000008, 0, 1, amd8_ebx},
+	{1, 0, 2, leaf1_ecx},          {1, 0, 3, leaf1_edx},         {6, 0, 0, leaf6_eax},
+	{6, 0, 2, leaf6_ecx},          {7, 0, 1, leaf7_ebx},         {7, 0, 2, leaf7_ecx},
+	{7, 0, 3, leaf7_edx},          {7, 1, 0, leaf7_1_eax},       {7, 1, 3, leaf7_1_edx},
+	{7, 2, 3, leaf7_2_edx},        {0xd, 0, 0, leafd_eax},       {0xd, 1, 0, leafd_1_eax},
+	{0x40000001, 0, 0, kvm_eax},   {0x80000001, 0, 2, amd_ecx},  {0x80000001, 0, 3, amd_edx},
+	{0x80000007, 0, 3, amd7_edx},  {0x80000008, 0, 1, amd8_ebx}, {0x80000021, 0, 0, amd21_eax},
+	{0x80000021, 0, 2, amd21_ecx},
 };
-
-bool vm_cpu_word_is_features(uint32_t function, uint32_t index, unsigned word)
-{
-	for (size_t i = 0; i < ARRAY_LEN(named); i++)
-		if (named[i].function == function && named[i].index == index &&
-		    named[i].word == word)
-			return true;
-	return false;
-}
 
 const char *vm_cpu_feature(uint32_t function, uint32_t index, unsigned word, unsigned bit)
 {

@@ -23,25 +23,44 @@ static const uint32_t msrs[] = {
 };
 _Static_assert(ARRAY_LEN(msrs) <= STATE_MSRS_MAX, "all MSRs have room");
 
+struct kvm_cpuid_entry2 cpu_model_entry(const struct cpuid_leaf *l)
+{
+	return (struct kvm_cpuid_entry2){
+		.function = l->function,
+		.index = l->index,
+		.flags = l->indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+		.eax = l->eax,
+		.ebx = l->ebx,
+		.ecx = l->ecx,
+		.edx = l->edx,
+	};
+}
+
+struct cpuid_leaf cpu_model_leaf(const struct kvm_cpuid_entry2 *e)
+{
+	return (struct cpuid_leaf){
+		.function = e->function,
+		.index = e->index,
+		.indexed = e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		.eax = e->eax,
+		.ebx = e->ebx,
+		.ecx = e->ecx,
+		.edx = e->edx,
+	};
+}
+
 void cpu_model_base(struct state_model *model)
 {
 	struct cpuid_leaf leaves[CPUID_LEAVES_MAX];
 	unsigned n = cpuid_base_leaves(model->vcpus, 0, leaves);
 
+	model->leaves_most = CPU_MODEL_LEAVES;
 	memset(model->cpuid, 0, sizeof(*model->cpuid));
 	model->cpuid->nent = n;
 	for (unsigned i = 0; i < n; i++)
-		model->cpuid->entries[i] = (struct kvm_cpuid_entry2){
-			.function = leaves[i].function,
-			.index = leaves[i].index,
-			.flags = leaves[i].indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
-			.eax = leaves[i].eax,
-			.ebx = leaves[i].ebx,
-			.ecx = leaves[i].ecx,
-			.edx = leaves[i].edx,
-		};
-	model->xcr0 = 1;
-	model->xsave_used = model->xsave_size = STATE_XSAVE_LEAST;
+		model->cpuid->entries[i] = cpu_model_entry(&leaves[i]);
+	state_model_fpu(model);
+	model->xsave_size = STATE_XSAVE_LEAST;
 	model->msr_count = ARRAY_LEN(msrs);
 	memcpy(model->msrs, msrs, sizeof(msrs));
 }

@@ -129,7 +129,6 @@ static int vcpu_setup(struct engine *en, unsigned i, struct error *e)
 {
 	struct kvm_vcpu *v = &en->vcpu[i];
 	void *run;
-	int rc;
 
 	v->fd = kvm_call(en->vm, KVM_CREATE_VCPU, (void *)(uintptr_t)i);
 	if (v->fd < 0)
@@ -138,10 +137,7 @@ static int vcpu_setup(struct engine *en, unsigned i, struct error *e)
 	if (run == MAP_FAILED)
 		return error_set(e, -errno, "cannot map vCPU %u: %s", i, strerror(errno));
 	v->run = run;
-	kvm_cpuid_personalize(en->model.cpuid, i);
-	rc = kvm_try(v->fd, KVM_SET_CPUID2, en->model.cpuid, "take the CPU's feature list", e);
-	kvm_cpuid_personalize(en->model.cpuid, 0);
-	return rc;
+	return kvm_cpuid_set(en, i, e);
 }
 
 static int vcpus_setup(struct engine *en, struct error *e)
@@ -159,16 +155,12 @@ static int vcpus_setup(struct engine *en, struct error *e)
 /* Sizes of the FPU state: what KVM copies, and what the offered features use. */
 static int xsave_setup(struct engine *en, struct error *e)
 {
-	const struct kvm_cpuid_entry2 *leaf = kvm_cpuid_find(en->model.cpuid, 0x0d, 0);
 	int size = kvm_call(en->vm, KVM_CHECK_EXTENSION, (void *)(long)KVM_CAP_XSAVE2);
 
 	en->xsave2 = size > 0;
 	en->model.xsave_size =
 		size > (int)sizeof(struct kvm_xsave) ? (size_t)size : sizeof(struct kvm_xsave);
-	if (!en->base)
-		en->model.xcr0 = leaf ? (uint64_t)leaf->edx << 32 | leaf->eax : 0;
-	en->model.xsave_used =
-		leaf && leaf->ecx > STATE_XSAVE_LEAST ? leaf->ecx : STATE_XSAVE_LEAST;
+	state_model_fpu(&en->model);
 	if (en->model.xsave_used > en->model.xsave_size)
 		return error_set(e, -EINVAL, "KVM carries %zu octets of FPU state, the CPU has %zu",
 				 en->model.xsave_size, en->model.xsave_used);
@@ -176,15 +168,14 @@ static int xsave_setup(struct engine *en, struct error *e)
 	return en->image.xsave ? 0 : error_set(e, -ENOMEM, "no memory for the FPU state");
 }
 
-static int power_on_keep(struct engine *en, struct error *e)
+static int model_setup(struct engine *en, struct error *e)
 {
-	size_t began = state_start(&en->power_on);
-	int rc = kvm_state_save(en, &en->power_on, e);
+	int rc = en->base ? kvm_base_make(en->kvm, &en->model, e)
+			  : kvm_cpuid_make(en->kvm, en->model.vcpus, &en->model.cpuid, e);
 
-	if (rc)
-		return rc;
-	rc = state_finish(&en->power_on, began);
-	return rc ? error_set(e, rc, "no memory for the power-on state") : 0;
+	en->model.offered = en->model.cpuid;
+	en->model.leaves_most = STATE_CPUID_MOST;
+	return rc;
 }
 
 static void kvm_engine_destroy(struct engine *en)
@@ -202,7 +193,9 @@ static void kvm_engine_destroy(struct engine *en)
 	buf_free(&en->power_on);
 	free(en->log_bitmap);
 	free(en->image.xsave);
-	free(en->model.cpuid);
+	if (en->model.cpuid != en->model.offered)
+		free(en->model.cpuid);
+	free(en->model.offered);
 	free(en);
 }
 
@@ -230,16 +223,17 @@ static int kvm_engine_create(const struct engine_params *p, struct engine **out,
 	if (!rc)
 		rc = vm_setup(en, e);
 	if (!rc)
-		rc = en->base ? kvm_base_make(en->kvm, &en->model, e)
-			      : kvm_cpuid_make(en->kvm, en->model.vcpus, &en->model.cpuid, e);
+		rc = model_setup(en, e);
 	if (!rc)
 		rc = vcpus_setup(en, e);
 	if (!rc)
 		rc = xsave_setup(en, e);
 	if (!rc)
+		kvm_limits_find(en);
+	if (!rc)
 		rc = kvm_msrs_choose(en, e);
 	if (!rc)
-		rc = power_on_keep(en, e);
+		rc = kvm_power_on_keep(en, e);
 	if (rc) {
 		kvm_engine_destroy(en);
 		return rc;
@@ -262,6 +256,7 @@ const struct engine_ops engine_kvm = {
 	.state_check = kvm_state_check,
 	.state_load = kvm_state_load,
 	.vcpu_after_pause = kvm_vcpu_after_pause,
+	.cpu_own = kvm_cpu_own,
 	.irq_line = kvm_irq_line,
 	.msi = kvm_msi,
 	.doorbell = kvm_doorbell,

@@ -61,6 +61,9 @@ int kvm_requirements_check(int kvm, struct error *e) MUST_CHECK;
 int kvm_cpuid_make(int kvm, unsigned vcpus, struct kvm_cpuid2 **out, struct error *e) MUST_CHECK;
 /* `cpuid` with the APIC ids of one vCPU. */
 void kvm_cpuid_personalize(struct kvm_cpuid2 *cpuid, unsigned vcpu);
+/* Gives them to a vCPU, which has not run yet. */
+int kvm_cpuid_set(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
+unsigned kvm_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, unsigned most);
 /* What KVM can offer on this host; to be freed. */
 int kvm_cpuid_supported(int kvm, struct kvm_cpuid2 **out, struct error *e) MUST_CHECK;
 const struct kvm_cpuid_entry2 *kvm_cpuid_find(const struct kvm_cpuid2 *cpuid, uint32_t function,
@@ -71,6 +74,10 @@ int kvm_base_make(int kvm, struct state_model *model, struct error *e) MUST_CHEC
 
 /* engine_kvm_msr.c: which MSRs are guest state, in the order in which to load them. */
 int kvm_msrs_choose(struct engine *en, struct error *e) MUST_CHECK;
+/* What this host's CPU promises in MSRs, and the TSC if it cannot be scaled. */
+void kvm_limits_find(struct engine *en);
+/* From the image: the vCPU keeps those that it has. A guest cannot write them. */
+void kvm_promises_drop(struct engine *en);
 int kvm_msrs_get(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
 int kvm_msrs_set(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
 
@@ -95,6 +102,7 @@ int kvm_chips_load(struct engine *en, struct chips_image *chips, struct error *e
 int kvm_state_save(struct engine *en, struct buf *out, struct error *e);
 int kvm_state_check(struct engine *en, const struct state_view *state, struct error *e);
 int kvm_state_load(struct engine *en, const struct state_view *state, struct error *e);
+int kvm_power_on_keep(struct engine *en, struct error *e) MUST_CHECK;
 int kvm_vcpus_reset(struct engine *en, struct error *e);
 int kvm_vcpu_after_pause(struct engine *en, unsigned vcpu);
 

@@ -196,6 +196,22 @@ void kvm_cpuid_personalize(struct kvm_cpuid2 *cpuid, unsigned vcpu)
 	}
 }
 
+int kvm_cpuid_set(struct engine *en, unsigned vcpu, struct error *e)
+{
+	int rc;
+
+	kvm_cpuid_personalize(en->model.cpuid, vcpu);
+	rc = kvm_try(en->vcpu[vcpu].fd, KVM_SET_CPUID2, en->model.cpuid,
+		     "take the CPU's feature list", e);
+	kvm_cpuid_personalize(en->model.cpuid, 0);
+	return rc;
+}
+
+unsigned kvm_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, unsigned most)
+{
+	return state_cpuid_leaves(en->model.cpuid, out, most);
+}
+
 int kvm_cpuid_supported(int kvm, struct kvm_cpuid2 **out, struct error *e)
 {
 	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + (KVM_CPUID_MAX + 3) * sizeof(c->entries[0]));

@@ -113,6 +113,7 @@ int kvm_msrs_choose(struct engine *en, struct error *e)
 
 	if (en->base)
 		return msrs_base_check(en, e);
+	en->model.msr_count = 0;
 	rc = msrs_listed(en, list, ARRAY_LEN(list), &count, e);
 	if (rc)
 		return rc;
@@ -126,6 +127,71 @@ int kvm_msrs_choose(struct engine *en, struct error *e)
 	return good ? 0
 		    : error_set(e, -E2BIG, "this host's KVM has more than %u MSRs of guests",
 				STATE_MSRS_MAX);
+}
+
+/* ARCH_CAPABILITIES, but RSBA and RRSBA, which warn; whether LFENCE is serializing. */
+static const struct {
+	uint32_t index;
+	uint64_t mask;
+} promises[] = {
+	{0x10a, ~(UINT64_C(1) << 2 | UINT64_C(1) << 19)},
+	{0xc0011029, 1 << 1},
+};
+_Static_assert(ARRAY_LEN(promises) == STATE_PROMISES, "all have room");
+
+static bool promise_read(int fd, struct state_promise *p)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} one = {.head = {.nmsrs = 1}, .entry = {.index = p->index}};
+
+	if (kvm_call(fd, KVM_GET_MSRS, &one) != 1)
+		return false;
+	p->offered |= one.entry.data;
+	return true;
+}
+
+/* What the host has, as /dev/kvm says, and what a vCPU begins with. */
+static void promises_find(struct engine *en)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(promises); i++) {
+		struct state_promise *p = &en->model.promises[i];
+		bool host, own;
+
+		*p = (struct state_promise){.index = promises[i].index, .mask = promises[i].mask};
+		host = promise_read(en->kvm, p);
+		own = promise_read(en->vcpu[0].fd, p);
+		if (!host && !own)
+			p->index = 0;
+	}
+}
+
+static bool is_promise(uint32_t index)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(promises); i++)
+		if (promises[i].index == index)
+			return true;
+	return false;
+}
+
+void kvm_promises_drop(struct engine *en)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < en->image.msrs.head.nmsrs; i++)
+		if (!is_promise(en->image.msrs.entries[i].index))
+			en->image.msrs.entries[kept++] = en->image.msrs.entries[i];
+	en->image.msrs.head.nmsrs = kept;
+}
+
+void kvm_limits_find(struct engine *en)
+{
+	int khz = kvm_call(en->vcpu[0].fd, KVM_GET_TSC_KHZ, NULL);
+	bool scales = kvm_call(en->kvm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0;
+
+	promises_find(en);
+	en->model.tsc_khz = scales || en->base || khz < 0 ? 0 : (uint32_t)khz;
 }
 
 int kvm_msrs_get(struct engine *en, unsigned vcpu, struct error *e)

@@ -16,8 +16,6 @@
 #define LOG_MODULE "kvm"
 #include "hypervisor/engine_kvm.h"
 
-#define TSC_TOLERANCE_PERCENT 1u
-
 typedef int vcpu_step(struct engine *en, unsigned vcpu, struct error *e);
 
 static int vcpu_ioctl(struct engine *en, unsigned vcpu, unsigned long request, void *arg,
@@ -97,7 +95,7 @@ static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
 		return 0;
 	}
 	apart = own > want ? own - want : want - own;
-	if (apart <= want / 100 * TSC_TOLERANCE_PERCENT)
+	if (apart <= want / 100 * STATE_TSC_TOLERANCE_PERCENT)
 		return 0;
 	if (en->base) {
 		log_warn("vcpu %u: the guest's TSC ran at %u kHz, here it runs at %u, as this CPU "

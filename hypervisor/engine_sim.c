@@ -221,6 +221,15 @@ static int sim_state_check(struct engine *en, const struct state_view *state, st
 	return rc ? rc : sim_state_get(section, &g, e);
 }
 
+/* A fake guest has none. */
+static unsigned sim_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, unsigned most)
+{
+	(void)en;
+	(void)out;
+	(void)most;
+	return 0;
+}
+
 static int sim_state_load(struct engine *en, const struct state_view *state, struct error *e)
 {
 	const struct state_section *section;
@@ -290,6 +299,7 @@ const struct engine_ops engine_sim = {
 	.state_save = sim_state_save,
 	.state_check = sim_state_check,
 	.state_load = sim_state_load,
+	.cpu_own = sim_cpu_own,
 	.vcpu_after_pause = sim_vcpu_after_pause,
 	.irq_line = sim_irq_line,
 	.msi = sim_msi,

@@ -25,6 +25,7 @@
 #define VM_NAME_MAX       63
 #define VM_VCPUS_MAX      16
 #define VM_DISKS_MAX      8
+#define VM_DISKS_ALL      ((1u << VM_DISKS_MAX) - 1) /* disk i is bit i */
 #define VM_NICS_MAX       8
 
 /* ---- configuration: the VM file (docs/vm-config.md), libconfig syntax ---- */
@@ -219,19 +220,19 @@ int vm_boot(struct vm *vm, struct error *e) MUST_CHECK;
 int vm_start(struct vm *vm, struct error *e) MUST_CHECK;
 /* All of vm_start() that can fail; without it vm_start() does it. */
 int vm_prepare(struct vm *vm, struct error *e) MUST_CHECK;
-/* The images of its disks, all or none: a vm that runs has claimed them (vm_start() does), and
- * a twin those that it writes. Yielded while it is paused, when its guest shall go on elsewhere
- * on the same images; claimed again before it goes on here after all. After an error of yield
- * claim again as well. */
-int vm_disks_claim(struct vm *vm, struct error *e) MUST_CHECK;
-int vm_disks_yield(struct vm *vm, struct error *e) MUST_CHECK;
+/* The images of those of its disks (bit i: disk i): a vm that runs has claimed them (vm_start()
+ * does), and a twin those that it writes. Yielded while it is paused, when its guest shall go on
+ * elsewhere on the same images; claimed again before it goes on here after all. A claim that fails
+ * leaves what was claimed as it was before. After an error of yield claim again as well. */
+int vm_disks_claim(struct vm *vm, unsigned disks, struct error *e) MUST_CHECK;
+int vm_disks_yield(struct vm *vm, unsigned disks, struct error *e) MUST_CHECK;
 /* Ask the guest to shut down (ACPI power button). */
 void vm_power_button(struct vm *vm);
 /* Hand on to console_out what the guest has said, as far as there is room: the bytes left.
  * Not while paused. */
 size_t vm_console_flush(struct vm *vm);
 const char *vm_engine_name(const struct vm *vm);
-/* What its guest sees of CPUs: it can only go on where that is the same. */
+/* What its guest sees of CPUs. */
 enum vm_cpu { VM_CPU_NONE /* engine sim */, VM_CPU_HOST, VM_CPU_BASE };
 enum vm_cpu vm_cpu(const struct vm *vm);
 const char *vm_cpu_name(enum vm_cpu cpu); /* as in a VM file */
@@ -243,12 +244,21 @@ struct vm_cpu_leaf {
 	uint32_t words[4];
 };
 #define VM_CPU_LEAVES_MAX 256
-/* What the first vCPU of a vm would be offered on this host: a state is taken only if it has
- * exactly that. How many; `most` are written. An error: this host has no such CPU. */
+/* What the first vCPU of a vm would be offered on this host. How many; `most` are written. An
+ * error: this host has no such CPU. */
 int vm_cpu_leaves(const char *engine, enum vm_cpu cpu, unsigned vcpus, struct vm_cpu_leaf *out,
 		  unsigned most, struct error *e) MUST_CHECK;
-/* Each bit of such a word is a feature, most of which have names (NULL: this one has none). */
-bool vm_cpu_word_is_features(uint32_t function, uint32_t index, unsigned word);
+/* What the first vCPU of this one has: what this host offered, or, after a state was loaded, what
+ * its guest had before. Not while one may be loading. */
+unsigned vm_cpu_own(const struct vm *vm, struct vm_cpu_leaf *out, unsigned most);
+/* All that a guest's CPU has, and that one which is offered `there` lacks: 0, if it can go on
+ * there. `text` is a feature's name, or else a sentence. */
+#define VM_CPU_LACK_MAX 128
+typedef void vm_cpu_lack_fn(void *ctx, bool feature, const char *text);
+unsigned vm_cpu_lacks(const struct vm_cpu_leaf *needed, unsigned needed_count,
+		      const struct vm_cpu_leaf *there, unsigned there_count, vm_cpu_lack_fn *fn,
+		      void *ctx);
+/* NULL: it has none. */
 const char *vm_cpu_feature(uint32_t function, uint32_t index, unsigned word, unsigned bit);
 
 /* Where the time of a pause went; each in nanoseconds. */

@@ -81,6 +81,7 @@ struct vm {
 	unsigned device_count;
 	unsigned disk_requests;    /* submitted, done() not called yet; device lock */
 	pthread_cond_t disks_idle; /* there is none any more */
+	unsigned disks_claimed;    /* bit i: disk i, by vm_disks_claim() */
 	struct pci_bus *pci;
 	struct console *consoles[2];         /* serial's, virtio-console's; NULL: not made */
 	struct run_state *run;               /* vCPU threads, pause state: run.c */

@@ -423,7 +423,7 @@ int vm_prepare(struct vm *vm, struct error *e)
 		return error_set(e, -EBUSY, "the vm has been started already");
 	if (vm->torn || memory_is_lost(&vm->memory))
 		return error_set(e, -EBADMSG, "the vm holds half of a state");
-	rc = vm_disks_claim(vm, e);
+	rc = vm_disks_claim(vm, VM_DISKS_ALL, e);
 	if (rc)
 		return rc;
 	if (!vm->engine_ops->stepped && !run->threads)

@@ -134,7 +134,7 @@ int sim_state_get(const struct state_section *s, struct sim_guest *out, struct e
 	struct sim_guest g = {0};
 	struct cursor c = cursor_of(s->data, s->len);
 	struct walker w = {.in = &c};
-	if (s->version != STATE_SIM_VERSION)
+	if (!state_section_read(s))
 		return error_set(e, -EPROTONOSUPPORT,
 				 "version %u of the sim engine's state is not known", s->version);
 	guest_walk(&w, &g);

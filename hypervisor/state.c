@@ -99,10 +99,10 @@ static int header_check(struct cursor *c, size_t n, unsigned *sections, struct e
 		return error_set(e, -EBADMSG, "machine state: %zu bytes are no header", n);
 	if (magic != STATE_MAGIC)
 		return error_set(e, -EBADMSG, "machine state: wrong magic %#x", magic);
-	if (version != STATE_VERSION)
+	if (!version_within(version, STATE_OLDEST, STATE_VERSION))
 		return error_set(e, -EPROTONOSUPPORT,
-				 "machine state: format version %u, this program reads %u", version,
-				 STATE_VERSION);
+				 "machine state: format version %u, this program reads %u to %u",
+				 version, STATE_OLDEST, STATE_VERSION);
 	if (zero)
 		return error_set(e, -EBADMSG, "machine state: reserved header field is not zero");
 	if (total != n)

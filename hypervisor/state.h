@@ -41,6 +41,8 @@ enum state_id {
 #define STATE_SIM_VERSION    1u
 #define STATE_MANDATORY      1u
 #define STATE_SECTIONS_MAX   128
+#define STATE_LATER          999u /* of no version yet: what tests let a program not know */
+#define STATE_OLDEST         1u   /* of the frame; those of sections are in state_kinds.c */
 #define STATE_VERSION        1u
 
 struct state_section {
@@ -63,6 +65,8 @@ void state_section_end(struct buf *b, size_t began);
 int state_finish(struct buf *b, size_t began) MUST_CHECK;
 
 int state_open(const void *data, size_t n, struct state_view *out, struct error *e) MUST_CHECK;
+/* Whether it is of a kind that is no device's, in a version that is read. */
+bool state_section_read(const struct state_section *s);
 /* NULL when there is none. */
 const struct state_section *state_find(const struct state_view *v, uint16_t id, uint16_t instance);
 

@@ -162,7 +162,7 @@ int state_chips_open(const struct state_view *v, struct chips_image *out, struct
 		struct cursor c;
 		bool good;
 
-		if (!s || s->version != STATE_CHIP_VERSION)
+		if (!s || !state_section_read(s))
 			return error_set(e, -EBADMSG, "machine state: %s %u: %s",
 					 chip_sections[i].name, instance,
 					 s ? "unknown version" : "the section is missing");

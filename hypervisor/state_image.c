@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
+#include <stdlib.h>
 
 #include "hypervisor/state_image.h"
 
@@ -57,22 +58,12 @@ static int sections_check(const struct state_model *model, const struct state_vi
 	return 0;
 }
 
-static int cpuid_check(const struct state_model *model, const struct state_view *v, struct error *e)
-{
-	const struct state_section *s = state_find(v, STATE_CPUID, 0);
-
-	if (!s || s->version != STATE_CPUID_VERSION)
-		return error_set(e, -EBADMSG, "machine state: CPUID: %s",
-				 s ? "unknown version" : "the section is missing");
-	return state_cpuid_compare(model->cpuid, s, e);
-}
-
 static const struct state_section *vcpu_section(const struct state_view *v, unsigned vcpu,
 						struct error *e)
 {
 	const struct state_section *s = state_find(v, STATE_VCPU, (uint16_t)vcpu);
 
-	if (s && s->version == STATE_VCPU_VERSION)
+	if (s && state_section_read(s))
 		return s;
 	error_set(e, -EBADMSG, "machine state: vCPU %u: %s", vcpu,
 		  s ? "unknown version" : "the section is missing");
@@ -87,15 +78,34 @@ int state_vcpu_open(const struct state_model *model, const struct state_view *v,
 	return s ? state_vcpu_decode(model, s, image, e) : -EBADMSG;
 }
 
-int state_image_check(const struct state_model *model, const struct state_view *v, struct error *e)
+static int vcpus_check(const struct state_model *guest, const struct state_view *v, struct error *e)
 {
 	struct vcpu_image image = {.xsave = NULL};
+	int rc = 0;
+
+	if (guest->xsave_used > guest->xsave_size)
+		return error_set(e, -EBADMSG,
+				 "machine state: the guest's FPU state has %zu octets, engine %s "
+				 "carries %zu",
+				 guest->xsave_used, guest->engine, guest->xsave_size);
+	for (unsigned i = 0; !rc && i < guest->vcpus; i++)
+		rc = state_vcpu_open(guest, v, i, &image, e);
+	return rc;
+}
+
+/* The rest is measured by the CPU that the guest has, not by all that this host has. */
+int state_image_check(const struct state_model *model, const struct state_view *v, struct error *e)
+{
+	struct state_model guest = *model;
 	struct chips_image chips;
 	int rc = sections_check(model, v, e);
 
 	if (!rc)
-		rc = cpuid_check(model, v, e);
-	for (unsigned i = 0; !rc && i < model->vcpus; i++)
-		rc = state_vcpu_open(model, v, i, &image, e);
+		rc = state_cpuid_open(model, v, &guest.cpuid, e);
+	if (rc)
+		return rc;
+	state_model_fpu(&guest);
+	rc = vcpus_check(&guest, v, e);
+	free(guest.cpuid);
 	return rc ? rc : state_chips_open(v, &chips, e);
 }

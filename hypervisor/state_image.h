@@ -9,23 +9,38 @@
 
 #include <linux/kvm.h>
 
+#include "hypervisor/hypervisor.h"
 #include "hypervisor/state.h"
 
-#define STATE_MSRS_MAX     256
-#define STATE_IRQ_PINS     24
-#define STATE_XSAVE_LEGACY 512 /* FXSAVE area, then 64 octets of header */
-#define STATE_XSAVE_LEAST  576
-#define MSR_TSC            0x10u
-#define MSR_TSC_DEADLINE   0x6e0u
+#define STATE_MSRS_MAX              256
+#define STATE_IRQ_PINS              24
+#define STATE_XSAVE_LEGACY          512 /* FXSAVE area, then 64 octets of header */
+#define STATE_XSAVE_LEAST           576
+#define STATE_PROMISES              2u
+#define STATE_CPUID_MOST            256u
+
+#define STATE_TSC_TOLERANCE_PERCENT 1u
+#define MSR_TSC                     0x10u
+#define MSR_TSC_DEADLINE            0x6e0u
+
+/* An MSR in which a guest reads what its CPU is safe from, or does: the host must have it. */
+struct state_promise {
+	uint32_t index; /* 0: none */
+	uint64_t mask, offered;
+};
 
 /* What all states of one machine have in common. */
 struct state_model {
 	const char *engine; /* its name, for messages */
 	unsigned vcpus;
-	struct kvm_cpuid2 *cpuid; /* vCPU 0's; others differ in their APIC id */
-	uint64_t xcr0;            /* components offered */
-	size_t xsave_used;        /* what the offered features need: this goes into the state */
-	size_t xsave_size;        /* octets of vcpu_image.xsave */
+	struct kvm_cpuid2 *offered; /* by this host, to vCPU 0; others differ in their APIC id */
+	unsigned leaves_most;       /* that it has room for */
+	struct kvm_cpuid2 *cpuid;   /* the guest's: as offered, or as its state says */
+	uint64_t xcr0;              /* components that the guest has */
+	size_t xsave_used;          /* what these need: this goes into the state */
+	size_t xsave_size;          /* octets of vcpu_image.xsave */
+	uint32_t tsc_khz;           /* of a host that cannot scale it for this guest, or 0 */
+	struct state_promise promises[STATE_PROMISES];
 	unsigned msr_count;
 	uint32_t msrs[STATE_MSRS_MAX]; /* guest state, in the order in which to load them */
 };
@@ -73,9 +88,17 @@ int state_vcpu_decode(const struct state_model *model, const struct state_sectio
 /* To look at, by whoever has no machine to compare it with: `xsave` points into the section. */
 int state_vcpu_view(const struct state_section *s, struct vcpu_image *image, const uint8_t **xsave,
 		    uint32_t *xsave_size, struct error *e) MUST_CHECK;
+
+/* state_cpuid.c */
 void state_cpuid_encode(const struct kvm_cpuid2 *cpuid, struct buf *out);
-int state_cpuid_compare(const struct kvm_cpuid2 *own, const struct state_section *s,
-			struct error *e) MUST_CHECK;
+/* The guest's CPU, if this machine can be it; to be freed. */
+int state_cpuid_open(const struct state_model *model, const struct state_view *v,
+		     struct kvm_cpuid2 **out, struct error *e) MUST_CHECK;
+bool state_cpuid_equal(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b);
+/* What `cpuid` says of the FPU. */
+void state_model_fpu(struct state_model *model);
+/* How many there are; `most` are written. */
+unsigned state_cpuid_leaves(const struct kvm_cpuid2 *cpuid, struct vm_cpu_leaf *out, unsigned most);
 
 /* state_chips.c */
 /* By how many ns the wall that a loaded clock follows is ahead of `wall_now`, this host's. What is

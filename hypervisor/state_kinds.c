@@ -2,21 +2,30 @@
 /* The kinds of sections of a machine state: all that exist. */
 #include "hypervisor/machine.h"
 
+/* The oldest version that is read, and the one that is written. */
 static const struct vm_state_kind fixed[] = {
-	{STATE_CONFIG, STATE_CONFIG_VERSION, STATE_CONFIG_VERSION, "configuration"},
-	{STATE_VCPU, STATE_VCPU_VERSION, STATE_VCPU_VERSION, "vCPU"},
-	{STATE_PIC, STATE_CHIP_VERSION, STATE_CHIP_VERSION, "PIC"},
-	{STATE_IOAPIC, STATE_CHIP_VERSION, STATE_CHIP_VERSION, "IOAPIC"},
-	{STATE_PIT, STATE_CHIP_VERSION, STATE_CHIP_VERSION, "PIT"},
-	{STATE_CLOCK, STATE_CHIP_VERSION, STATE_CHIP_VERSION, "clock"},
-	{STATE_SIM, STATE_SIM_VERSION, STATE_SIM_VERSION, "fake guest"},
-	{STATE_CPUID, STATE_CPUID_VERSION, STATE_CPUID_VERSION, "CPUID"},
+	{STATE_CONFIG, 1, STATE_CONFIG_VERSION, "configuration"},
+	{STATE_VCPU, 1, STATE_VCPU_VERSION, "vCPU"},
+	{STATE_PIC, 1, STATE_CHIP_VERSION, "PIC"},
+	{STATE_IOAPIC, 1, STATE_CHIP_VERSION, "IOAPIC"},
+	{STATE_PIT, 1, STATE_CHIP_VERSION, "PIT"},
+	{STATE_CLOCK, 1, STATE_CHIP_VERSION, "clock"},
+	{STATE_SIM, 1, STATE_SIM_VERSION, "fake guest"},
+	{STATE_CPUID, 1, STATE_CPUID_VERSION, "CPUID"},
 };
 
 static const struct device_ops *const devices[] = {
 	&serial_device_ops, &rtc_device_ops, &acpi_device_ops, &pci_device_ops,
 	&net_device_ops,    &blk_device_ops, &rng_device_ops,  &console_device_ops,
 };
+
+bool state_section_read(const struct state_section *s)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(fixed); i++)
+		if (fixed[i].id == s->id)
+			return version_within(s->version, fixed[i].oldest, fixed[i].newest);
+	return false;
+}
 
 static struct vm_state_kind kind_of(unsigned i)
 {

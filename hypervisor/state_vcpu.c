@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Sections STATE_VCPU and STATE_CPUID, octet by octet as docs/state-format.md says.
+ * Section STATE_VCPU, octet by octet as docs/state-format.md says.
  */
 #include <errno.h>
 #include <string.h>
@@ -209,18 +209,46 @@ bool state_msr_known(const struct state_model *model, uint32_t index)
 	return false;
 }
 
+/* Promises of the host's CPU that a guest has read in an MSR. */
+static int msr_promises_check(const struct state_model *model, unsigned vcpu, uint32_t index,
+			      uint64_t data, struct error *e)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(model->promises); i++) {
+		const struct state_promise *p = &model->promises[i];
+		uint64_t lacks = p->index == index ? data & p->mask & ~p->offered : 0;
+
+		if (lacks)
+			return error_set(
+				e, -EBADMSG,
+				"machine state: vCPU %u: this host lacks what bits %#llx of "
+				"MSR %#x promise the guest",
+				vcpu, (unsigned long long)lacks, index);
+	}
+	return 0;
+}
+
+/* One that this host does not know and that is 0 tells of a newer host, not of the guest. */
 static int msrs_take(const struct state_model *model, unsigned vcpu, struct cursor *c,
 		     uint32_t count, struct vcpu_image *m, struct error *e)
 {
-	m->msrs.head.nmsrs = count;
-	for (unsigned i = 0; i < count; i++) {
-		uint32_t index = cursor_u32(c);
+	unsigned n = 0;
+	int rc = 0;
 
-		m->msrs.entries[i] = (struct kvm_msr_entry){.index = index, .data = cursor_u64(c)};
-		if (!c->bad && !state_msr_known(model, index))
+	for (unsigned i = 0; !rc && i < count; i++) {
+		uint32_t index = cursor_u32(c);
+		uint64_t data = cursor_u64(c);
+		bool known = state_msr_known(model, index);
+
+		if (c->bad)
+			break; /* reported with the total */
+		if (!known && data)
 			return bad(e, vcpu, "an MSR that this host does not know", index);
+		if (known)
+			m->msrs.entries[n++] = (struct kvm_msr_entry){.index = index, .data = data};
+		rc = msr_promises_check(model, vcpu, index, data, e);
 	}
-	return 0;
+	m->msrs.head.nmsrs = n;
+	return rc;
 }
 
 static int xsave_check(const struct state_model *model, unsigned vcpu, const uint8_t *area,
@@ -287,6 +315,19 @@ static int fixed_take(struct cursor *c, const struct state_section *s, struct vc
 	return 0;
 }
 
+/* KVM makes a TSC faster than its CPU's by corrections; slower needs one that scales. */
+static int tsc_check(const struct state_model *model, unsigned vcpu, uint32_t want, struct error *e)
+{
+	uint32_t own = model->tsc_khz;
+
+	if (!want || want >= own || own - want <= want / 100 * STATE_TSC_TOLERANCE_PERCENT)
+		return 0;
+	return error_set(e, -EBADMSG,
+			 "machine state: vCPU %u: the guest's TSC runs at %u kHz, this host's at "
+			 "%u, and this CPU cannot scale it",
+			 vcpu, want, own);
+}
+
 int state_vcpu_decode(const struct state_model *model, const struct state_section *s,
 		      struct vcpu_image *m, struct error *e)
 {
@@ -294,6 +335,8 @@ int state_vcpu_decode(const struct state_model *model, const struct state_sectio
 	uint32_t msr_count, xsave_size;
 	int rc = fixed_take(&c, s, m, &msr_count, &xsave_size, e);
 
+	if (!rc)
+		rc = tsc_check(model, s->instance, m->tsc_khz, e);
 	if (!rc)
 		rc = xcr0_check(model, s->instance, &m->xcrs, e);
 	if (!rc)
@@ -322,53 +365,4 @@ int state_vcpu_view(const struct state_section *s, struct vcpu_image *m, const u
 	*xsave = cursor_take(&c, *xsave_size);
 	return cursor_finish(&c) ? bad(e, s->instance, "the section has a wrong length", s->len)
 				 : 0;
-}
-
-/* ---- CPUID ---------------------------------------------------------------------- */
-
-static void cpuid_entry_put(struct buf *b, const struct kvm_cpuid_entry2 *e)
-{
-	const uint32_t words[] = {e->function, e->index, e->flags, e->eax, e->ebx, e->ecx, e->edx};
-
-	for (unsigned i = 0; i < ARRAY_LEN(words); i++)
-		buf_put_u32(b, words[i]);
-}
-
-void state_cpuid_encode(const struct kvm_cpuid2 *cpuid, struct buf *out)
-{
-	buf_put_u32(out, cpuid->nent);
-	for (unsigned i = 0; i < cpuid->nent; i++)
-		cpuid_entry_put(out, &cpuid->entries[i]);
-}
-
-static bool cpuid_entry_equal(struct cursor *c, const struct kvm_cpuid_entry2 *e)
-{
-	const uint32_t words[] = {e->function, e->index, e->flags, e->eax, e->ebx, e->ecx, e->edx};
-	bool equal = true;
-
-	for (unsigned i = 0; i < ARRAY_LEN(words); i++)
-		equal &= cursor_u32(c) == words[i];
-	return equal;
-}
-
-int state_cpuid_compare(const struct kvm_cpuid2 *own, const struct state_section *s,
-			struct error *e)
-{
-	struct cursor c = cursor_of(s->data, s->len);
-	uint32_t count = cursor_u32(&c);
-
-	for (unsigned i = 0; i < own->nent && i < count; i++)
-		if (!cpuid_entry_equal(&c, &own->entries[i]))
-			return error_set(
-				e, -EBADMSG,
-				"machine state: the guest's CPU differs from what this host "
-				"offers in CPUID leaf %#x, %u: both hosts need the same CPU "
-				"model and kernel",
-				own->entries[i].function, own->entries[i].index);
-	if (count != own->nent || cursor_finish(&c))
-		return error_set(e, -EBADMSG,
-				 "machine state: the guest's CPU has %u CPUID leaves, this host "
-				 "offers %u",
-				 count, own->nent);
-	return 0;
 }

@@ -43,23 +43,34 @@ void vm_msi(struct vm *vm, uint64_t address, uint32_t data)
 
 /* ---- disks --------------------------------------------------------------------- */
 
-int vm_disks_claim(struct vm *vm, struct error *e)
+int vm_disks_claim(struct vm *vm, unsigned disks, struct error *e)
 {
+	unsigned before = vm->disks_claimed;
 	int rc = 0;
 
-	for (unsigned i = 0; !rc && i < vm->config.disk_count; i++)
+	for (unsigned i = 0; !rc && i < vm->config.disk_count; i++) {
+		if (!(disks >> i & 1))
+			continue;
 		rc = vm->parts.disks[i]->ops->claim(vm->parts.disks[i], e);
-	if (rc && vm_disks_yield(vm, NULL))
+		if (!rc)
+			vm->disks_claimed |= 1u << i;
+	}
+	if (rc && vm_disks_yield(vm, vm->disks_claimed & ~before, NULL))
 		log_warn("a disk stays claimed");
 	return rc;
 }
 
-int vm_disks_yield(struct vm *vm, struct error *e)
+int vm_disks_yield(struct vm *vm, unsigned disks, struct error *e)
 {
 	int rc = 0;
 
-	for (unsigned i = 0; !rc && i < vm->config.disk_count; i++)
+	for (unsigned i = 0; !rc && i < vm->config.disk_count; i++) {
+		if (!(disks >> i & 1))
+			continue;
 		rc = vm->parts.disks[i]->ops->yield(vm->parts.disks[i], e);
+		if (!rc)
+			vm->disks_claimed &= ~(1u << i);
+	}
 	return rc;
 }
 
@@ -253,6 +264,11 @@ enum vm_cpu vm_cpu(const struct vm *vm)
 const char *vm_cpu_name(enum vm_cpu cpu)
 {
 	return cpu == VM_CPU_NONE ? "none" : cpu == VM_CPU_HOST ? "host" : "pollux-base";
+}
+
+unsigned vm_cpu_own(const struct vm *vm, struct vm_cpu_leaf *out, unsigned most)
+{
+	return vm->engine_ops->cpu_own(vm->engine, out, most);
 }
 
 unsigned vm_vcpus(const struct vm *vm)

@@ -3,14 +3,16 @@
  * When a precopy has converged, and what to do when it does not: a pure function of
  * the rounds so far. No clock, no I/O; tests feed it recorded traces of dirty rates.
  *
- *   forecast = fixed + dirty x time a page + queued / link   (of the pause, were it to come now)
+ *   forecast = fixed + dirty x time a page + queued / link + trip   (were the pause to come now)
  *
- * A precopy has converged when what follows the first part fits what that leaves of the limit, and
+ * A precopy has converged when pages and what is queued fit what the rest leaves of the limit, and
  * in any case a share of it. Queued is what the guest has written to its disks and the link has not
  * taken yet: it goes before the last pages.
  *
  * The time a page takes is that of the recent rounds: encoding, encryption and the link
- * together, without what they waited for a limit of bandwidth. While rounds shrink, they go on.
+ * together, without what they waited for a limit of bandwidth. Of a round of few pages that is not
+ * most of its time: after greater ones it tells what a round takes besides, the trip, which no
+ * other round makes shorter. While rounds shrink, they go on.
  * When they do not, the guest is throttled, step by step, as each step has proven too little; at
  * the last step the policy decides: postcopy, one longer pause within its own limit, or giving up.
  * Private to migrate/.
@@ -37,16 +39,18 @@ struct converge_view {
 	unsigned round;                      /* number of the newest, from 1 */
 	unsigned stuck; /* rounds in a row that did not shrink at this throttle */
 	uint64_t elapsed_ns;
-	bool members_synced;
+	bool members_synced, members_copied; /* as in replicate.h */
 };
 
 struct converge_verdict {
 	enum replicate_next next;
 	bool postcopy;        /* with NEXT_SEAL: the rest is sent afterwards */
+	bool policy;          /* what there is for a guest that is stuck: no time to be lost */
 	unsigned throttle;    /* from now on */
 	unsigned stuck;       /* for the next view */
-	uint64_t forecast_ns; /* downtime, if the guest was stopped now */
-	const char *why;      /* NEXT_STOP, or a policy that was applied: static */
+	uint64_t forecast_ns; /* downtime, if the guest was stopped now; 0 = not known */
+	const char *why;      /* NEXT_STOP, a policy that was applied, a pause that is longer than
+				 allowed: static */
 };
 
 void converge_decide(const struct migrate_config *c, const struct converge_view *view,

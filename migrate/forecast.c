@@ -77,8 +77,45 @@ static struct converge_round first_play(const struct migrate_measured *m)
 	return all;
 }
 
+/* When disks are copied: they have their part of a limit, and beside memory half of the link. */
+static uint64_t disks_ns(const struct migrate_measured *m, bool beside_memory)
+{
+	uint64_t limit = m->bytes_per_second_allowed, ram = m->ram_pages * VM_PAGE_SIZE;
+	uint64_t rate = beside_memory ? m->bytes_per_second / 2 : m->bytes_per_second;
+	uint64_t allowed = limit - bandwidth_of_memory(limit, ram, m->disk_bytes);
+
+	return link_ns(m->disk_bytes, limit && allowed < rate ? allowed : rate);
+}
+
+/* The time that copying has may be over in the middle of a round: what that has not sent is dirty.
+ */
+static bool round_cut(const struct migrate_config *c, const struct migrate_measured *m,
+		      uint64_t elapsed, struct converge_round *r)
+{
+	uint64_t time = c->most_ns > elapsed ? c->most_ns - elapsed : 0, pages = r->pages;
+	double part = (double)time / (double)r->ns;
+
+	if (!c->most_ns || r->ns <= time)
+		return false;
+	r->pages = (uint64_t)((double)pages * part);
+	r->bytes = (uint64_t)((double)r->bytes * part);
+	r->paced_ns = (uint64_t)((double)r->paced_ns * part);
+	r->dirty = dirty_after(m, time, r->throttle) + pages - r->pages;
+	if (r->dirty > m->ram_pages)
+		r->dirty = m->ram_pages;
+	r->ns = time;
+	return true;
+}
+
+static enum migrate_late late_of(const struct migrate_config *c, uint64_t elapsed, bool synced)
+{
+	if (!c->most_ns || elapsed < c->most_ns)
+		return LATE_NOT;
+	return synced ? LATE_MEMORY : LATE_DISKS;
+}
+
 static void end_note(const struct migrate_config *c, const struct converge_verdict *v,
-		     uint64_t elapsed, struct migrate_forecast *out)
+		     uint64_t elapsed, bool synced, struct migrate_forecast *out)
 {
 	*out = (struct migrate_forecast){.rounds = out->rounds,
 					 .throttle = v->throttle,
@@ -87,6 +124,7 @@ static void end_note(const struct migrate_config *c, const struct converge_verdi
 					 .why = v->why};
 	if (v->next == NEXT_STOP) {
 		out->end = END_GIVE_UP;
+		out->late = late_of(c, elapsed, synced);
 		out->total_ns = elapsed;
 	} else if (v->postcopy) {
 		out->end = END_POSTCOPY;
@@ -96,6 +134,33 @@ static void end_note(const struct migrate_config *c, const struct converge_verdi
 	}
 }
 
+/* Time is up, and they are not copied. */
+static void disks_late(const struct migrate_config *c, struct migrate_forecast *out)
+{
+	struct converge_round r = {.ns = c->most_ns};
+	struct converge_view view = {
+		.rounds = &r, .count = 1, .round = 1, .elapsed_ns = c->most_ns};
+	struct converge_verdict v;
+
+	converge_decide(c, &view, &v);
+	*out = (struct migrate_forecast){0};
+	end_note(c, &v, c->most_ns, false, out);
+}
+
+/* Disks go before the guest, and all of its memory after it. */
+static void postcopy_foresee(const struct migrate_config *c, const struct migrate_measured *m,
+			     struct migrate_forecast *out)
+{
+	struct converge_round all = round_play(m, m->pages, m->disk_bytes, 0);
+
+	if (c->most_ns && disks_ns(m, false) > c->most_ns) {
+		disks_late(c, out);
+		return;
+	}
+	*out = (struct migrate_forecast){
+		.end = END_POSTCOPY, .downtime_ns = c->fixed_ns, .total_ns = c->fixed_ns + all.ns};
+}
+
 /* As precopy_next() does, round by round. The decisions end it: at rounds_max at the latest. */
 void migrate_foresee(const struct migrate_config *c, const struct migrate_measured *m,
 		     struct migrate_forecast *out)
@@ -103,12 +168,17 @@ void migrate_foresee(const struct migrate_config *c, const struct migrate_measur
 	struct converge_round rounds[CONVERGE_RECENT] = {first_play(m)};
 	struct converge_verdict v = {.next = NEXT_ROUND};
 	unsigned count = 1, stuck = 0;
+	bool synced = !round_cut(c, m, 0, rounds) || disks_ns(m, true) <= c->most_ns;
 	uint64_t elapsed = rounds[0].ns;
 
+	if (c->postcopy_only) {
+		postcopy_foresee(c, m, out);
+		return;
+	}
 	*out = (struct migrate_forecast){.rounds = 1};
 	for (;; out->rounds++) {
 		struct converge_view view = {rounds, count,   out->rounds, out->rounds,
-					     stuck,  elapsed, true};
+					     stuck,  elapsed, synced,      synced};
 
 		converge_decide(c, &view, &v);
 		stuck = v.stuck;
@@ -117,7 +187,8 @@ void migrate_foresee(const struct migrate_config *c, const struct migrate_measur
 		if (count == CONVERGE_RECENT)
 			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
 		rounds[count] = round_play(m, rounds[count - 1].dirty, 0, v.throttle);
+		round_cut(c, m, elapsed, &rounds[count]);
 		elapsed += rounds[count++].ns;
 	}
-	end_note(c, &v, elapsed, out);
+	end_note(c, &v, elapsed, synced, out);
 }

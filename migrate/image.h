@@ -13,6 +13,7 @@
 
 #include "migrate/crypt.h"
 
+#define IMAGE_OLDEST      1u /* read: this one and all up to */
 #define IMAGE_VERSION     1u
 #define IMAGE_HEADER_SIZE 64u
 #define IMAGE_ENCRYPTED   1u

@@ -198,12 +198,22 @@ static bool is_final(int rc)
 	return rc == -EBADMSG || rc == -EPROTONOSUPPORT || rc == -ENOMEM;
 }
 
+/* The fault holds up this reader alone, each time for RETRY_NS. */
+static int ahead_get(struct image_lazy *l, uint64_t *at, struct record *r, struct error *e)
+{
+	int rc = fault_point("image.ahead");
+
+	if (rc)
+		return error_set(e, rc, "cannot read ahead: %s", strerror(-rc));
+	return image_known_get(l->all, at, l->all->tail.index, r, e);
+}
+
 static int next_get(struct image_lazy *l, uint64_t *at, struct record *r, struct error *e)
 {
 	for (;;) {
 		uint64_t next = *at;
 		struct error why = {0};
-		int rc = image_known_get(l->all, &next, l->all->tail.index, r, &why);
+		int rc = ahead_get(l, &next, r, &why);
 
 		if (!rc) {
 			l->record = next - r->len - RECORD_HEADER_SIZE;

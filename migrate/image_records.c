@@ -56,11 +56,11 @@ int image_header_decode(const uint8_t in[IMAGE_HEADER_SIZE], struct image_header
 	hash = cursor_u64(&c);
 	if (hash != XXH3_64bits(in, 56))
 		return error_set(e, -EBADMSG, "the image is damaged: the header's checksum");
-	if (version != IMAGE_VERSION || h.flags & ~IMAGE_ENCRYPTED)
+	if (!version_within(version, IMAGE_OLDEST, IMAGE_VERSION) || h.flags & ~IMAGE_ENCRYPTED)
 		return error_set(e, -EPROTONOSUPPORT,
 				 "the image is of version %u with flags %#x: this program reads "
-				 "version %u",
-				 version, h.flags, IMAGE_VERSION);
+				 "versions %u to %u",
+				 version, h.flags, IMAGE_OLDEST, IMAGE_VERSION);
 	if (zero || !chunk_ok(&h))
 		return error_set(e, -EBADMSG, "the image is damaged: its header");
 	*out = h;

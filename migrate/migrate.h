@@ -37,6 +37,7 @@ struct migrate_config {
 	unsigned throttle_max; /* percent, 0 = the guest is never throttled, at most 99 */
 	unsigned rounds_max;
 	unsigned postcopy_after; /* rounds, then the rest follows the guest; 0 = only when stuck */
+	bool postcopy_only;      /* nothing goes before the guest; with postcopy_after 1 */
 	enum migrate_stuck stuck;
 	uint64_t link_bytes_per_second; /* as measured before; 0 = not known */
 };
@@ -55,7 +56,8 @@ struct migrate_progress {
 	uint64_t rate;              /* bytes a second on the wire */
 	uint64_t elapsed_ns;
 	bool gave_up;
-	const char *why; /* gave_up, or which policy was applied; static; NULL = none */
+	const char *why; /* gave_up, which policy was applied, or that the pause is longer than
+			  * wished for; static; NULL = none */
 };
 
 /* Decides for a replicator: set config.next and next_ctx to these. Outlives it. */
@@ -68,8 +70,12 @@ int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcop
 void precopy_unlink(struct precopy *p);
 enum replicate_next precopy_next(void *precopy, const struct replicate_round *round);
 void precopy_progress(struct precopy *p, struct migrate_progress *out);
-/* What the fixed part of the downtime is known to be by now; any thread. */
-void precopy_fixed(struct precopy *p, uint64_t ns);
+/* What the fixed part of the downtime is known to be by now; any thread. `rehearsed`: it answers
+ * what precopy_rehearsal() asked for. */
+void precopy_fixed(struct precopy *p, uint64_t ns, bool rehearsed);
+/* Before it begins: what to call, once, when the pause is about to come, on the thread that
+ * decides. The pause waits a moment for the answer. */
+void precopy_rehearsal(struct precopy *p, void (*fn)(void *ctx), void *ctx);
 void precopy_destroy(struct precopy *p); /* the guest at full speed again */
 
 /* Before it begins: how it will go, by the same decisions, from what was measured. Pure. */
@@ -86,9 +92,11 @@ struct migrate_measured {
 	unsigned streams;
 };
 enum migrate_end { END_PRECOPY, END_PAUSE, END_POSTCOPY, END_GIVE_UP };
+enum migrate_late { LATE_NOT, LATE_MEMORY, LATE_DISKS };
 struct migrate_forecast {
 	enum migrate_end end;           /* END_PAUSE: a longer one than wished for */
 	uint64_t total_ns, downtime_ns; /* END_GIVE_UP: the downtime that was too long */
+	enum migrate_late late;         /* END_GIVE_UP: what most_ns was too short for */
 	unsigned rounds, throttle;      /* percent, at the end */
 	const char *why;                /* it does not converge, or NULL; static */
 };

@@ -21,7 +21,8 @@
 
 #include "migrate/migrate.h"
 
-#define LINK_VERSION      1
+#define LINK_OLDEST       1u /* read: this one and all up to */
+#define LINK_VERSION      1u
 #define LINK_STREAMS_MAX  (POSTCOPY_STREAMS_MAX + 1)
 #define LINK_HANDSHAKE_NS (6 * NS_PER_SEC)
 #define LINK_REFUSE_NS    (200 * NS_PER_MS)

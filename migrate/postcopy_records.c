@@ -25,10 +25,11 @@ int link_hello_decode(const uint8_t *data, size_t n, struct link_hello *out, str
 	struct link_hello h = {0};
 	uint16_t version = cursor_u16(&c), zero;
 
-	if (!c.bad && version != LINK_VERSION)
+	if (!c.bad && !version_within(version, LINK_OLDEST, LINK_VERSION))
 		return error_set(e, -EPROTONOSUPPORT,
-				 "the source speaks version %u of postcopy, this side %u", version,
-				 LINK_VERSION);
+				 "the source speaks version %u of postcopy, this side reads %u to "
+				 "%u",
+				 version, LINK_OLDEST, LINK_VERSION);
 	h.stream = cursor_u16(&c);
 	h.streams = cursor_u16(&c);
 	zero = cursor_u16(&c);

@@ -6,10 +6,13 @@
 
 #include "migrate/converge.h"
 
-#define LOG_MODULE "precopy"
-#define LINK_NS    (5 * NS_PER_SEC)
+#define LOG_MODULE      "precopy"
+#define LINK_NS         (5 * NS_PER_SEC)
+#define REHEARSAL_NS    (50 * NS_PER_MS) /* at most, and only once */
+#define REHEARSAL_PAGES 512u /* one more round of so few takes hardly longer than none */
 
 enum link_state { LINK_NONE, LINK_MAKING, LINK_MADE, LINK_FAILED };
+enum rehearsal { REHEARSAL_NONE, REHEARSAL_WANTED, REHEARSAL_WAITS };
 
 struct precopy {
 	struct vm *vm;
@@ -20,9 +23,14 @@ struct precopy {
 	/* Of the thread that decides. */
 	struct converge_round rounds[CONVERGE_RECENT];
 	unsigned count, stuck, settled, throttle;
+	enum rehearsal rehearsal;
+	uint64_t rehearsal_ns; /* when it began */
+	void (*rehearse)(void *ctx);
+	void *rehearse_ctx;
 	pthread_mutex_t lock;
 	struct migrate_progress progress;
 	uint64_t fixed_ns;
+	bool rehearsed; /* fixed_ns is what the rehearsal says */
 	enum link_state link;
 	bool linking;  /* there is a thread to be joined */
 	bool unlinked; /* there shall be no link any more */
@@ -171,22 +179,56 @@ void precopy_unlink(struct precopy *p)
 	pthread_join(p->linker, NULL);
 }
 
+/* ---- the rehearsal ------------------------------------------------------------------------
+ * While the copy takes the CPUs a hand-over takes longer than with the guest standing still: so
+ * what a pause takes beside the pages is asked for once more when it is about to come. */
+
+static void rehearsal_begin(struct precopy *p)
+{
+	p->rehearsal = REHEARSAL_WAITS;
+	p->rehearsal_ns = clock_ns();
+	pthread_mutex_lock(&p->lock);
+	p->rehearsed = false; /* what is on its way was measured before */
+	pthread_mutex_unlock(&p->lock);
+	p->rehearse(p->rehearse_ctx);
+}
+
+static bool rehearsal_over(struct precopy *p)
+{
+	bool told;
+
+	pthread_mutex_lock(&p->lock);
+	told = p->rehearsed;
+	pthread_mutex_unlock(&p->lock);
+	return told || clock_ns() - p->rehearsal_ns >= REHEARSAL_NS;
+}
+
+/* The guest went on writing meanwhile. Few pages are sent, and counted anew; of more, or where a
+ * limit of bandwidth makes a round long, it is reckoned what has come. */
+static bool rehearsal_round(struct precopy *p, const struct replicate_round *in)
+{
+	struct converge_round *r = &p->rounds[p->count - 1];
+	uint64_t waited = clock_ns() - p->rehearsal_ns;
+
+	p->rehearsal = REHEARSAL_NONE;
+	r->queued = in->queued;
+	if (in->dirty <= REHEARSAL_PAGES && !in->paced_ns)
+		return true;
+	if (r->ns)
+		r->dirty += (uint64_t)((double)r->dirty * (double)waited / (double)r->ns);
+	return false;
+}
+
 /* ---- rounds ------------------------------------------------------------------------------ */
 
-enum replicate_next precopy_next(void *precopy, const struct replicate_round *in)
+static enum replicate_next round_decide(struct precopy *p, const struct replicate_round *in)
 {
-	struct precopy *p = precopy;
 	struct converge_verdict verdict;
 	struct converge_view view;
 
-	if (link_state(p) != LINK_NONE)
-		return link_next(p, in);
-	round_keep(p, in);
 	pthread_mutex_lock(&p->lock);
 	p->config.fixed_ns = p->fixed_ns;
 	pthread_mutex_unlock(&p->lock);
-	if (in->members_synced)
-		p->settled++;
 	view = (struct converge_view){
 		.rounds = p->rounds,
 		.count = p->count,
@@ -195,11 +237,14 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 		.stuck = p->stuck,
 		.elapsed_ns = in->elapsed_ns,
 		.members_synced = in->members_synced,
+		.members_copied = in->members_copied,
 	};
 	converge_decide(&p->config, &view, &verdict);
 	p->stuck = verdict.stuck;
-	if (verdict.postcopy)
+	if (verdict.postcopy) {
+		verdict.forecast_ns = p->config.fixed_ns; /* pages follow the guest */
 		link_begin(p);
+	}
 	if (verdict.throttle != p->throttle)
 		log_info("the guest is throttled by %u %%", verdict.throttle);
 	p->throttle = verdict.throttle;
@@ -210,7 +255,26 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 	if (verdict.postcopy)
 		return link_next(p, in);
 	progress_note(p, in, &verdict);
-	return verdict.next;
+	if (verdict.next != NEXT_SEAL || verdict.policy || p->rehearsal != REHEARSAL_WANTED)
+		return verdict.next;
+	rehearsal_begin(p);
+	return NEXT_LINK;
+}
+
+enum replicate_next precopy_next(void *precopy, const struct replicate_round *in)
+{
+	struct precopy *p = precopy;
+
+	if (link_state(p) != LINK_NONE)
+		return link_next(p, in);
+	if (p->rehearsal == REHEARSAL_WAITS && !rehearsal_over(p))
+		return NEXT_LINK;
+	if (p->rehearsal == REHEARSAL_WAITS)
+		return rehearsal_round(p, in) ? NEXT_ROUND : round_decide(p, in);
+	round_keep(p, in);
+	if (in->members_synced)
+		p->settled++;
+	return round_decide(p, in);
 }
 
 void precopy_progress(struct precopy *p, struct migrate_progress *out)
@@ -220,11 +284,19 @@ void precopy_progress(struct precopy *p, struct migrate_progress *out)
 	pthread_mutex_unlock(&p->lock);
 }
 
-void precopy_fixed(struct precopy *p, uint64_t ns)
+void precopy_fixed(struct precopy *p, uint64_t ns, bool rehearsed)
 {
 	pthread_mutex_lock(&p->lock);
 	p->fixed_ns = ns;
+	p->rehearsed |= rehearsed;
 	pthread_mutex_unlock(&p->lock);
+}
+
+void precopy_rehearsal(struct precopy *p, void (*fn)(void *ctx), void *ctx)
+{
+	p->rehearse = fn;
+	p->rehearse_ctx = ctx;
+	p->rehearsal = REHEARSAL_WANTED;
 }
 
 void precopy_destroy(struct precopy *p)

@@ -80,7 +80,7 @@ enum primary_event {
 	PRIMARY_EV_OWNED,        /* confirmed: the standby cannot and will not promote */
 	PRIMARY_EV_OWNED_FORCED, /* the operator says: go on, whatever the policy */
 	PRIMARY_EV_DISOWNED,     /* a newer term exists */
-	PRIMARY_EV_STOP,         /* end the session in good order */
+	PRIMARY_EV_STOP,         /* end the session in good order; why, or NULL */
 	PRIMARY_EV_GUEST_ENDED,  /* power off: as STOP, and there is no more to seal */
 	PRIMARY_EV_BYE_ACKED,
 	PRIMARY_EVENTS
@@ -110,7 +110,8 @@ struct primary_config {
 	enum replicate_mode mode;
 	enum standby_loss_policy policy;
 	uint64_t interval_ns, heartbeat_ns, loss_ns;
-	uint64_t ack_ns; /* an epoch (or BYE, or a connect) unanswered for this long is a loss */
+	uint64_t ack_ns; /* an epoch (or a connect) unanswered for this long is a loss */
+	uint64_t bye_ns; /* and a BYE for this long */
 	unsigned window; /* 1..CORE_WINDOW_MAX */
 	bool handover;   /* a migration: epoch 1 is the last one, the guest stays in its pause */
 	bool held; /* an earlier session left the vm stalled and its output held (policy stall) */

@@ -384,14 +384,16 @@ static int on_link_lost(struct primary_core *c, const struct primary_input *in,
 /* When silence, or a missing answer, becomes a loss. */
 static uint64_t loss_at(const struct primary_core *c, const char **why)
 {
-	uint64_t ack_ns = c->config.ack_ns, at = UINT64_MAX, answer = UINT64_MAX;
+	uint64_t at = UINT64_MAX, answer = UINT64_MAX;
 
 	if (state_is_live(c->state))
 		at = c->heard_at + c->config.loss_ns;
-	if (c->state == PRIMARY_CONNECTING || c->state == PRIMARY_STOPPING)
-		answer = c->asked_at + ack_ns;
+	if (c->state == PRIMARY_CONNECTING)
+		answer = c->asked_at + c->config.ack_ns;
+	else if (c->state == PRIMARY_STOPPING)
+		answer = c->asked_at + c->config.bye_ns;
 	else if (state_is_live(c->state) && c->acknowledged < c->sealed)
-		answer = c->sealed_at[(c->acknowledged + 1) % CORE_WINDOW_MAX] + ack_ns;
+		answer = c->sealed_at[(c->acknowledged + 1) % CORE_WINDOW_MAX] + c->config.ack_ns;
 	*why = at <= answer ? "the standby is silent" : "the standby does not answer in time";
 	return core_later(core_earlier(at, answer), c->forgive_until);
 }
@@ -451,6 +453,8 @@ static int on_disowned(struct primary_core *c, const struct primary_input *in,
 
 static int on_stop(struct primary_core *c, const struct primary_input *in, struct core_actions *out)
 {
+	if (!c->stop)
+		c->stop_why = in->why;
 	stop(c, in->now, out, "ended in good order");
 	return 0;
 }
@@ -487,7 +491,7 @@ static event_fn *const handlers[PRIMARY_EVENTS] = {
 int primary_core_init(struct primary_core *c, const struct primary_config *config)
 {
 	if (config->window < 1 || config->window > CORE_WINDOW_MAX || config->loss_ns == 0 ||
-	    config->ack_ns == 0 || config->interval_ns == 0 ||
+	    config->ack_ns == 0 || config->bye_ns == 0 || config->interval_ns == 0 ||
 	    config->heartbeat_ns >= config->loss_ns || config->mode > REPLICATE_EVENT ||
 	    config->policy > STANDBY_LOSS_STALL)
 		return -EINVAL;

@@ -68,6 +68,7 @@ struct pages_encoded {
 	struct iovec iov[2];      /* header and body; valid until the next add */
 	uint64_t hash, pack_ns;   /* pack_ns: spent on compression */
 	uint32_t count, unpacked; /* bytes of the body before it */
+	uint32_t deltas;          /* of the pages */
 };
 /* COMPRESS_AUTO: by lz4 until pages_encoder_use() says otherwise. */
 int pages_encoder_create(enum page_compression compression, uint64_t delta_bytes,

@@ -21,7 +21,7 @@ struct pages_encoder {
 	z_stream deflate;
 	bool deflate_ready;
 	unsigned rest, next_rest; /* batches not to be tried */
-	uint32_t count;
+	uint32_t count, deltas;
 	size_t used, packed_cap;
 	uint8_t *body, *packed;
 	uint8_t stable[VM_PAGE_SIZE]; /* of a page that may change */
@@ -114,6 +114,7 @@ static void put_delta(struct pages_encoder *p, uint64_t page, uint64_t base, con
 	store(at + 6, 0, 2);
 	memcpy(at + PAGE_DELTA_HEADER, runs, n);
 	p->used += PAGE_DELTA_HEADER + n;
+	p->deltas++;
 }
 
 static void encode_known(struct pages_encoder *p, struct delta_entry *known, uint64_t epoch,
@@ -248,6 +249,7 @@ int pages_finish(struct pages_encoder *p, uint64_t epoch, struct pages_encoded *
 	out->unpacked = (uint32_t)p->used;
 	out->hash = XXH3_64bits(p->body, p->used);
 	out->count = p->count;
+	out->deltas = p->deltas;
 	store(h, epoch, 8);
 	store(h + 8, p->count, 4);
 	store(h + 12, packed ? p->way : COMPRESS_NONE, 4);
@@ -257,6 +259,6 @@ int pages_finish(struct pages_encoder *p, uint64_t epoch, struct pages_encoded *
 	out->iov[0] = (struct iovec){h, PAGES_HEADER_SIZE};
 	out->iov[1] = packed ? (struct iovec){p->packed, packed} : (struct iovec){p->body, p->used};
 	p->used = 0;
-	p->count = 0;
+	p->count = p->deltas = 0;
 	return out->count ? 0 : -EINVAL;
 }

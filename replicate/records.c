@@ -33,9 +33,10 @@ int hello_decode(const uint8_t *data, size_t n, struct hello *out, struct error 
 	uint32_t cpu;
 
 	h.version = cursor_u16(&c);
-	if (!c.bad && h.version != REPLICATE_VERSION)
-		return error_set(e, -EPROTONOSUPPORT, "the primary speaks version %u, this side %u",
-				 h.version, REPLICATE_VERSION);
+	if (!c.bad && !version_within(h.version, REPLICATE_OLDEST, REPLICATE_VERSION))
+		return error_set(e, -EPROTONOSUPPORT,
+				 "the primary speaks version %u, this side reads %u to %u",
+				 h.version, REPLICATE_OLDEST, REPLICATE_VERSION);
 	h.stream = cursor_u16(&c);
 	h.streams = cursor_u16(&c);
 	h.member_count = cursor_u16(&c);

@@ -9,7 +9,8 @@
 
 #include "replicate/replicate.h"
 
-#define REPLICATE_VERSION 2
+#define REPLICATE_OLDEST  2u /* read: this one and all up to */
+#define REPLICATE_VERSION 2u
 
 enum record_type {
 	RECORD_HELLO = 1,
@@ -27,6 +28,7 @@ enum record_type {
 	RECORD_EPOCH_END = 20,
 	RECORD_MISSING = 21,
 	RECORD_ROUND_END = 22,
+	RECORD_LATER = 999, /* of no version yet: what tests let a program not know */
 };
 
 enum refuse_code {

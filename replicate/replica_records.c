@@ -370,7 +370,9 @@ int replica_record(struct replica_stream *s, const struct record *record, struct
 		return records[i].handle(s, record, e);
 	}
 	if (record->flags & RECORD_MANDATORY)
-		return error_set(e, -EBADMSG, "a record of type %u on stream %u", record->type,
-				 s->index);
+		return error_set(e, -EBADMSG,
+				 "a record of type %u on stream %u, which this program does not "
+				 "know there",
+				 record->type, s->index);
 	return 0;
 }

@@ -35,6 +35,7 @@ struct replicate_round {
 	uint64_t dirty;      /* pages that were written since, and wait to be sent */
 	uint64_t elapsed_ns; /* since the first round began */
 	bool members_synced; /* disks are copied, and what they gave has been sent */
+	bool members_copied; /* they are, but it may not: after one more round it has */
 	uint64_t paced_ns;   /* of `ns`: what streams waited for a limit of bandwidth alone */
 	uint64_t queued; /* bytes that disks have given and that were not sent yet: they go first */
 };
@@ -65,6 +66,11 @@ struct replicate_config {
 	 * longer the guest goes on, one more round is made and next() asked again; what had been
 	 * NEXT_POSTCOPY stays so. 0 = VM_PAUSE_IDLE_NS. */
 	uint64_t idle_ns;
+	/* With handover: a round that is on after so long of copying ends early, and next() is
+	 * asked; what it has not sent is dirty again. A last epoch that cannot be sealed by then
+	 * ends the session. 0 = no limit. */
+	uint64_t most_ns;
+	bool copy_none; /* with handover: rounds have no pages, all of them stay dirty */
 	/* With handover: on the epoch thread, no lock held. */
 	enum replicate_next (*next)(void *ctx, const struct replicate_round *round);
 	void *next_ctx;
@@ -115,8 +121,9 @@ struct replicate_stats {
 	uint64_t epoch;                        /* last sealed (primary), last whole (standby) */
 	uint64_t acknowledged;                 /* last acknowledged / committed */
 	uint64_t pages, bytes_raw, bytes_sent; /* since the session began */
+	uint64_t delta_pages;                  /* of them, on the primary: sent as a difference */
 	uint64_t key_updates;                  /* of all streams, either side's */
-	uint64_t sync_done, sync_total;        /* first full copy, memory and members, bytes */
+	uint64_t sync_done, sync_total;        /* memory, this round of the first copy: bytes */
 	uint64_t pause_last_ns, pause_max_ns, ack_delay_last_ns;
 	struct vm_pause_times last;
 	uint64_t pages_last;

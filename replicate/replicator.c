@@ -8,12 +8,14 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "replicate/core_util.h"
 #include "replicate/waits.h"
 
 #define LOG_MODULE       "replicator"
 #define ANSWER_NS_LEAST  (2 * NS_PER_SEC)
 #define ANSWER_LOSS_TIME 4u
 #define REASON_NS        (100 * NS_PER_MS)
+#define CANCEL_NS        (500 * NS_PER_MS)
 
 /* ---- the core, and what follows from an event --------------------------------- */
 
@@ -188,23 +190,49 @@ void replicator_cut(struct replicator *r)
 	replicator_lost(r, -ECONNABORTED, "the VM's polluxd has ended the session");
 }
 
+/* Something has happened, or is due. */
+static enum primary_state state_wait(struct replicator *r, uint64_t until)
+{
+	enum primary_state state;
+
+	pthread_mutex_lock(&r->lock);
+	until = core_earlier(until, primary_core_deadline(&r->core));
+	if (!is_over(r->core.state))
+		cond_wait_until(&r->changed, &r->lock, until);
+	state = r->core.state;
+	pthread_mutex_unlock(&r->lock);
+	return state;
+}
+
+/* The epoch thread may be held up by a guest that waits for the link with a device locked: then
+ * nobody else looks at the clock. */
+static int end_wait(struct replicator *r, uint64_t deadline, enum primary_state *state)
+{
+	while (*state = state_wait(r, deadline), !is_over(*state)) {
+		if (clock_ns() >= deadline)
+			return -ETIMEDOUT;
+		replicator_event(r, PRIMARY_EV_TICK, 0);
+	}
+	return 0;
+}
+
 int replicator_stop(struct replicator *r, uint64_t deadline, struct error *e)
 {
 	enum primary_state state;
-	int rc = 0;
+	int rc;
 
 	replicator_event(r, PRIMARY_EV_STOP, 0);
-	pthread_mutex_lock(&r->lock);
-	while (!is_over(r->core.state) && !rc)
-		rc = cond_wait_until(&r->changed, &r->lock, deadline);
-	state = r->core.state;
-	pthread_mutex_unlock(&r->lock);
+	rc = end_wait(r, deadline, &state);
 	if (state == PRIMARY_UNPROTECTED)
 		return 0;
 	if (state == PRIMARY_FENCED)
 		return error_set(e, -ESTALE, "a newer term owns the vm");
 	if (state == PRIMARY_HANDED)
 		return error_set(e, -EALREADY, "it is too late: the vm has been handed over");
+	if (state == PRIMARY_LOST && r->config.handover)
+		return error_set(e, -ENOTCONN,
+				 "the target has not confirmed the end; nobody may run what it "
+				 "holds, and the vm goes on here when that is stored");
 	if (state == PRIMARY_LOST)
 		return error_set(e, -ENOTCONN,
 				 "the standby is gone and may promote: its host must be fenced, or "
@@ -254,6 +282,7 @@ void replicator_stats(struct replicator *r, struct replicate_stats *out)
 		.epoch = r->core.sealed,
 		.acknowledged = r->core.acknowledged,
 		.pages = s.pages,
+		.delta_pages = s.delta_pages,
 		.bytes_raw = s.bytes_raw,
 		.bytes_sent = bytes_sent(r),
 		.key_updates = key_updates(r),
@@ -294,6 +323,13 @@ static uint64_t answer_time(const struct replicate_config *c)
 	return t > ANSWER_NS_LEAST ? t : ANSWER_NS_LEAST;
 }
 
+/* A cancelled migration: what the target holds may be run by nobody (docs/ownership.md), so that
+ * its answer is a courtesy, and the operator's time is not the target's to take. */
+static uint64_t bye_time(const struct replicate_config *c)
+{
+	return c->handover ? CANCEL_NS : answer_time(c);
+}
+
 static int core_setup(struct replicator *r, struct error *e)
 {
 	const struct replicate_config *c = &r->config;
@@ -304,6 +340,7 @@ static int core_setup(struct replicator *r, struct error *e)
 		.heartbeat_ns = c->heartbeat_ns,
 		.loss_ns = c->loss_ns,
 		.ack_ns = r->answer_ns,
+		.bye_ns = r->bye_ns,
 		.window = c->window,
 		.handover = c->handover,
 		.held = c->held,
@@ -379,6 +416,7 @@ int replicator_start(struct vm *vm, const struct replicate_config *c,
 	r->vm = r->copier.vm = vm;
 	r->config = *c;
 	r->answer_ns = answer_time(c);
+	r->bye_ns = bye_time(c);
 	r->events = *events;
 	r->member_count = member_count;
 	r->output_count = output_count;

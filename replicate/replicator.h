@@ -38,6 +38,7 @@ struct replicator {
 	struct vm *vm;
 	struct replicate_config config;
 	uint64_t answer_ns; /* for whatever the standby has to answer */
+	uint64_t bye_ns;    /* but for BYE */
 	struct member_link members[EPOCH_MEMBERS_MAX];
 	unsigned member_count;
 	struct epoch_output outputs[EPOCH_OUTPUTS_MAX];
@@ -79,6 +80,7 @@ struct replicator {
 	uint64_t round_count, round_at;
 	bool marks_off;               /* the standby does not answer them */
 	uint64_t mark_until;          /* the answer is waited for; 0 = not yet */
+	bool round_cut;               /* it ends early */
 	_Atomic uint64_t round_pages; /* of the current round */
 	bool postcopy;                /* the last epoch leaves the dirty pages behind */
 	bool logging, frozen;         /* frozen: in the pause that a handover left behind */

@@ -106,6 +106,7 @@ static void round_begin(struct replicator *r)
 	r->rounds++;
 	r->round.mark = r->config.handover && !r->marks_off ? r->rounds : 0;
 	r->mark_until = 0;
+	r->round_cut = false;
 	atomic_store(&r->round_pages, r->round_count);
 	atomic_store(&r->round_sent, false);
 	r->sync = SYNC_ROUND;
@@ -124,7 +125,7 @@ static void copy_begin(struct replicator *r)
 		replicator_lost(r, rc, "begin the first copy");
 		return;
 	}
-	epoch_pages_touched(r->vm, r->round.round);
+	epoch_pages_touched(r->vm, r->config.copy_none ? r->dirty : r->round.round);
 	r->round_count = bitmap_count(r->round.round, pages);
 	r->copy_began = clock_ns();
 	round_begin(r);
@@ -163,9 +164,16 @@ static struct replicate_round round_tell(struct replicator *r, bool synced)
 		.dirty = r->round_count,
 		.elapsed_ns = now - r->copy_began,
 		.members_synced = synced && (r->members_sent || !r->member_count),
+		.members_copied = synced,
 		.paced_ns = paced_ns(r, ns, s.round_work_ns),
 		.queued = s.queued,
 	};
+}
+
+/* Each try makes the guest stand still: none is begun when copying has had its time. */
+static bool again_is_late(const struct replicator *r, const struct replicate_round *round)
+{
+	return r->config.most_ns && round->elapsed_ns >= r->config.most_ns;
 }
 
 static enum replicate_next round_decide(struct replicator *r)
@@ -174,6 +182,8 @@ static enum replicate_next round_decide(struct replicator *r)
 	struct replicate_round round = round_tell(r, synced);
 	enum replicate_next next;
 
+	if (r->sync == SYNC_AGAIN && again_is_late(r, &round))
+		return NEXT_STOP;
 	if (r->postcopy) /* its seal has failed; the link for the rest is there */
 		return NEXT_POSTCOPY;
 	if (r->sync == SYNC_AGAIN) { /* what has come since tells nothing of a round */
@@ -197,6 +207,17 @@ static void sync_rest(struct replicator *r, enum sync_state state, uint64_t ns)
 	r->round_at = clock_ns() + ns;
 }
 
+/* What kept the last epoch from being sealed is then the reason. */
+static void copy_stop(struct replicator *r)
+{
+	struct primary_input in = {.type = PRIMARY_EV_STOP,
+				   .why = r->sync == SYNC_AGAIN ? r->seal_why : NULL};
+
+	r->sync = SYNC_OFF;
+	if (replicator_step(r, &in))
+		log_debug("stopped, after the end");
+}
+
 static void round_decided(struct replicator *r)
 {
 	uint64_t bits = vm_ram_pages(r->vm);
@@ -209,8 +230,7 @@ static void round_decided(struct replicator *r)
 		replicator_event(r, PRIMARY_EV_SYNCED, 0);
 		return;
 	case NEXT_STOP:
-		r->sync = SYNC_OFF;
-		replicator_event(r, PRIMARY_EV_STOP, 0);
+		copy_stop(r);
 		return;
 	case NEXT_WAIT:
 		sync_rest(r, SYNC_REST, ROUND_REST_NS);
@@ -221,8 +241,12 @@ static void round_decided(struct replicator *r)
 	case NEXT_ROUND:
 		break;
 	}
-	memcpy(r->round.round, r->dirty, bitmap_words(bits) * sizeof(*r->dirty));
-	memset(r->dirty, 0, bitmap_words(bits) * sizeof(*r->dirty));
+	if (r->config.copy_none) {
+		r->round_count = 0;
+	} else {
+		memcpy(r->round.round, r->dirty, bitmap_words(bits) * sizeof(*r->dirty));
+		memset(r->dirty, 0, bitmap_words(bits) * sizeof(*r->dirty));
+	}
 	round_begin(r);
 }
 
@@ -236,6 +260,8 @@ static void round_next(struct replicator *r)
 		r->sync = SYNC_OFF;
 		return;
 	}
+	if (r->sync == SYNC_ROUND)
+		r->round_pages_begun -= sender_left(r->sender, &r->round, r->dirty);
 	r->round_count = bitmap_count(r->dirty, vm_ram_pages(r->vm));
 	round_decided(r);
 }
@@ -255,6 +281,19 @@ static uint64_t round_due(struct replicator *r)
 	return r->mark_until;
 }
 
+/* Rounds have their time, and it may be over in the middle of one. */
+static uint64_t round_cut_due(const struct replicator *r)
+{
+	return r->config.most_ns && !r->round_cut ? r->copy_began + r->config.most_ns : UINT64_MAX;
+}
+
+static uint64_t round_step_due(struct replicator *r)
+{
+	uint64_t due = round_due(r), cut = round_cut_due(r);
+
+	return due < cut ? due : cut;
+}
+
 /* When there is something to do for the first copy; 0 = now. */
 static uint64_t sync_due(struct replicator *r)
 {
@@ -263,7 +302,7 @@ static uint64_t sync_due(struct replicator *r)
 	if (atomic_load(&r->member_error))
 		return 0;
 	if (r->sync == SYNC_ROUND)
-		return round_due(r);
+		return round_step_due(r);
 	if (r->sync == SYNC_REST)
 		return atomic_load(&r->members_unsynced) ? r->round_at : 0;
 	return r->round_at;
@@ -278,10 +317,14 @@ static void sync_step(struct replicator *r)
 		replicator_lost(r, rc, "the first copy of a disk");
 		return;
 	}
-	if (r->sync == SYNC_LINK)
+	if (r->sync == SYNC_ROUND && round_due(r) > clock_ns()) {
+		r->round_cut = true;
+		sender_cut(r->sender);
+	} else if (r->sync == SYNC_LINK) {
 		round_decided(r);
-	else
+	} else {
 		round_next(r);
+	}
 }
 
 /* ---- a checkpoint ------------------------------------------------------------------ */

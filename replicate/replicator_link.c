@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "replicate/core_util.h"
 #include "replicate/replicator.h"
 #include "replicate/waits.h"
 
@@ -334,7 +335,7 @@ void link_join(struct replicator *r)
 void link_bye(struct replicator *r)
 {
 	int rc = channel_send(r->streams[0], RECORD_BYE, RECORD_MANDATORY, NULL, 0,
-			      clock_ns() + r->config.loss_ns);
+			      clock_ns() + core_earlier(r->config.loss_ns, r->bye_ns));
 
 	if (rc)
 		replicator_lost(r, rc, "tell the standby of the end");

@@ -41,6 +41,7 @@ struct stream {
 	struct compress_choice choice;
 	struct choice_window window; /* so far */
 	uint64_t mark;               /* when the encoding of the next batch began */
+	uint64_t left;               /* of a round: its pages from here on were not sent */
 	_Atomic uint64_t work_ns;    /* of this round */
 };
 
@@ -57,7 +58,8 @@ struct sender {
 	unsigned limits;  /* that there have been */
 	struct stream streams[CHANNEL_STREAMS_MAX - 1];
 	atomic_bool failure_told;
-	_Atomic uint64_t pages, bytes_raw, round_pages;
+	atomic_bool cut; /* the round that is on ends early */
+	_Atomic uint64_t pages, delta_pages, bytes_raw, round_pages;
 };
 
 /* ---- one stream: records ---------------------------------------------------- */
@@ -192,7 +194,8 @@ static int pace(struct stream *t, const struct capture *c, size_t bytes, struct 
 	if (s->config.bytes_per_second)
 		s->pace_at =
 			at + (uint64_t)((double)bytes * 1e9 / (double)s->config.bytes_per_second);
-	while (!rc && !s->dead && limits == s->limits && s->config.bytes_per_second) {
+	while (!rc && !s->dead && !atomic_load(&s->cut) && limits == s->limits &&
+	       s->config.bytes_per_second) {
 		since = clock_ns();
 		m = since < at ? record_pop(t) : NULL;
 		if (!m && cond_wait_until(&s->paced, &s->lock, at))
@@ -240,6 +243,7 @@ static int batch_emit(struct stream *t, const struct pages_encoded *batch, bool 
 
 	epoch_sum_pages(&t->sum, batch->count, batch->hash);
 	atomic_fetch_add(&t->sender->pages, batch->count);
+	atomic_fetch_add(&t->sender->delta_pages, batch->deltas);
 	rc = stream_send(t, now ? channel_send : channel_send_more, RECORD_PAGES, batch->iov,
 			 ARRAY_LEN(batch->iov));
 	times->waited = channel_send_waited(t->channel) - waited + times->paced - times->records;
@@ -318,6 +322,15 @@ static int missing_send(struct stream *t, const struct capture *c)
 	return rc;
 }
 
+/* As from a later version: tests arm this where the other side has to refuse it. */
+static int later_send(struct stream *t)
+{
+	if (!fault_point("sender.later"))
+		return 0;
+	buf_reset(&t->scratch);
+	return scratch_send(t, channel_send_more, RECORD_LATER);
+}
+
 static int checkpoint_send(struct stream *t, const struct capture *c)
 {
 	uint64_t mine = 0;
@@ -334,6 +347,8 @@ static int checkpoint_send(struct stream *t, const struct capture *c)
 		rc = batch_send(t, c, false);
 	if (!rc && t->index == 0 && c->missing)
 		rc = missing_send(t, c);
+	if (!rc && t->index == 0)
+		rc = later_send(t);
 	if (!rc && t->index == 0)
 		rc = state_send(t, c);
 	return rc ? rc : epoch_end(t, c->epoch);
@@ -375,14 +390,15 @@ static int mark_send(struct stream *t, uint64_t mark)
 
 static int round_send(struct stream *t, const struct capture *c)
 {
-	uint64_t bits = t->sender->config.ram_pages;
+	uint64_t bits = t->sender->config.ram_pages, page = bitmap_next(c->round, bits, 0);
 	int rc = 0;
 
 	atomic_store(&t->work_ns, 0);
-	for (uint64_t page = bitmap_next(c->round, bits, 0); page < bits && !rc;
+	for (; page < bits && !rc && !atomic_load(&t->sender->cut);
 	     page = bitmap_next(c->round, bits, page + 1))
 		if (stream_has(t, page))
 			rc = round_page(t, c, page);
+	t->left = page;
 	if (!rc)
 		rc = batch_send(t, c, true);
 	return rc || !c->mark ? rc : mark_send(t, c->mark);
@@ -570,8 +586,10 @@ void sender_post(struct sender *s, struct capture *c)
 	pthread_mutex_lock(&s->lock);
 	c->pending = s->config.streams;
 	c->go = c->round != NULL;
-	if (c->round)
+	if (c->round) {
 		atomic_store(&s->round_pages, 0);
+		atomic_store(&s->cut, false);
+	}
 	s->posted[s->posted_count++ % POSTED_MAX] = c;
 	pthread_cond_broadcast(&s->work);
 	pthread_mutex_unlock(&s->lock);
@@ -583,6 +601,39 @@ void sender_go(struct sender *s, struct capture *c)
 	c->go = true;
 	pthread_cond_broadcast(&s->work);
 	pthread_mutex_unlock(&s->lock);
+}
+
+void sender_cut(struct sender *s)
+{
+	pthread_mutex_lock(&s->lock);
+	atomic_store(&s->cut, true);
+	pthread_cond_broadcast(&s->paced);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* Where the first of the streams ended: of a round that was not cut, at its end. */
+static uint64_t first_left(const struct sender *s)
+{
+	uint64_t first = s->config.ram_pages;
+
+	for (unsigned i = 0; i < s->config.streams; i++)
+		first = s->streams[i].left < first ? s->streams[i].left : first;
+	return first;
+}
+
+/* Streams wrote `left` before they were done with it. */
+uint64_t sender_left(struct sender *s, const struct capture *c, uint64_t *map)
+{
+	uint64_t bits = s->config.ram_pages, page = first_left(s), count = 0;
+
+	for (page = bitmap_next(c->round, bits, page); page < bits;
+	     page = bitmap_next(c->round, bits, page + 1)) {
+		if (page < s->streams[page_stream(page, s->config.streams)].left)
+			continue;
+		bitmap_set(map, page);
+		count++;
+	}
+	return count;
 }
 
 int sender_wait(struct sender *s, const struct capture *c)
@@ -600,6 +651,7 @@ int sender_wait(struct sender *s, const struct capture *c)
 void sender_stats(struct sender *s, struct sender_stats *out)
 {
 	out->pages = atomic_load(&s->pages);
+	out->delta_pages = atomic_load(&s->delta_pages);
 	out->bytes_raw = atomic_load(&s->bytes_raw);
 	out->round_pages = atomic_load(&s->round_pages);
 	pthread_mutex_lock(&s->lock);

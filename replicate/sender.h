@@ -32,6 +32,7 @@ struct sender_config {
 };
 struct sender_stats {
 	uint64_t pages, bytes_raw; /* sent */
+	uint64_t delta_pages;      /* of them, as what had changed in them */
 	uint64_t round_pages;      /* of the current round of the first copy: sent */
 	uint64_t round_work_ns;    /* of a round that is over: of the stream that took longest,
 				      without what it waited for a limit */
@@ -47,6 +48,10 @@ void sender_post(struct sender *s, struct capture *c); /* cannot fail */
 void sender_go(struct sender *s, struct capture *c);
 /* Wait until all streams are done with it: 0, or -ESHUTDOWN. */
 int sender_wait(struct sender *s, const struct capture *c) MUST_CHECK;
+/* The round that is on, if one is, ends with the pages that are encoded by now. */
+void sender_cut(struct sender *s);
+/* After a round: set what was not sent of it; how many. */
+uint64_t sender_left(struct sender *s, const struct capture *c, uint64_t *map);
 /* Another limit, from now on. */
 void sender_limit(struct sender *s, uint64_t bytes_per_second);
 void sender_stats(struct sender *s, struct sender_stats *out);

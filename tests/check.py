@@ -17,7 +17,8 @@ import sys
 import time
 
 SANITIZED = ["CC=clang", "SAN=address,undefined", "FUZZ=1"]
-EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "cpu-program", "guests"]
+EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "cpu-program", "guests",
+              "native-programs"]
 
 
 def phases(build):

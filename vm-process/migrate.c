@@ -47,11 +47,22 @@ static int stuck_take(const json_t *o, enum migrate_stuck *out, struct error *e)
 	return name ? error_set(e, -EINVAL, "\"stuck\" is not a value that is known") : 0;
 }
 
+static int terms_agree(const struct migrate_config *c, struct error *e)
+{
+	if (!c->postcopy_only || (c->postcopy_after && c->stuck == STUCK_POSTCOPY))
+		return 0;
+	return error_set(
+		e, -EINVAL,
+		"\"postcopy_only\" needs \"postcopy_after\", and \"postcopy\" as \"stuck\": "
+		"no memory goes before the guest");
+}
+
 int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e)
 {
 	int rc;
 
 	migrate_config_defaults(out);
+	out->postcopy_only = json_is_true(json_object_get(o, "postcopy_only"));
 	if ((rc = number_take(o, "downtime_ms", 600000, NS_PER_MS, &out->downtime_ns, e)) ||
 	    (rc = number_take(o, "most_downtime_ms", 600000, NS_PER_MS, &out->most_downtime_ns,
 			      e)) ||
@@ -63,7 +74,8 @@ int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e)
 	    (rc = small_take(o, "rounds_max", 10000, &out->rounds_max, e)) ||
 	    (rc = small_take(o, "postcopy_after", 10000, &out->postcopy_after, e)))
 		return rc;
-	return stuck_take(o, &out->stuck, e);
+	rc = stuck_take(o, &out->stuck, e);
+	return rc ? rc : terms_agree(out, e);
 }
 
 /* A guest that hardly converges writes a little to each of many pages: what was sent of them is
@@ -81,13 +93,25 @@ int migrate_forecast(struct process *p, const json_t *request, struct error *e)
 	int rc = number_take(request, "fixed_us", 60000000, NS_PER_US, &fixed_ns, e);
 
 	if (!rc && fixed_ns && p->precopy)
-		precopy_fixed(p->precopy, fixed_ns);
+		precopy_fixed(p->precopy, fixed_ns,
+			      json_is_true(json_object_get(request, "rehearsed")));
 	return rc;
 }
 
 static void number_put(json_t *o, const char *key, uint64_t n)
 {
 	json_object_set_new(o, key, json_integer((json_int_t)n));
+}
+
+/* All of it, but what follows the guest. A throttle is never loosened before the end. */
+static json_t *sent_json(struct process *p, const struct replicate_stats *s,
+			 const struct migrate_progress *m)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:i, s:i}", "bytes", (json_int_t)s->bytes_sent,
+			 "disk_bytes", (json_int_t)members_bytes(p), "pages", (json_int_t)s->pages,
+			 "delta_pages", (json_int_t)s->delta_pages, "rounds",
+			 p->session.copy_none ? 0 : (int)m->round, "throttle_most",
+			 (int)m->throttle);
 }
 
 /* Where the time went, for whoever reports it and forecasts the next one. */
@@ -106,6 +130,9 @@ void migrate_handed_put(struct process *p, json_t *event)
 	number_put(event, "transfer_ns", s.ack_delay_last_ns);
 	number_put(event, "forecast_ns", m.forecast_ns);
 	number_put(event, "fixed_ns", m.fixed_ns);
+	if (m.why)
+		json_object_set_new(event, "end_why", json_string(m.why));
+	json_object_set_new(event, "sent", sent_json(p, &s, &m));
 }
 
 json_t *migrate_json(struct process *p)

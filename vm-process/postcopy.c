@@ -30,8 +30,11 @@ struct posted_postcopy {
 
 static void state_tell(struct process *p, enum postcopy_state state, const char *why)
 {
-	process_event(p, json_pack("{s:s, s:s, s:s}", "event", "postcopy", "state",
-				   postcopy_state_name(state), "why", why));
+	json_t *event = json_pack("{s:s, s:s}", "event", "postcopy", "why", why);
+
+	json_object_update_new(event, postcopy_json(p));
+	json_object_set_new(event, "state", json_string(postcopy_state_name(state)));
+	process_event(p, event);
 }
 
 /* False: this is for an operator. Tries count anew when pages have come since. */
@@ -284,7 +287,8 @@ static void *start_main(void *ctx)
 
 int postcopy_start(struct process *p, struct error *e)
 {
-	int rc = vm_disks_claim(p->vm, e); /* what can fail does so before it is said to run */
+	/* What can fail does so before it is said to run. */
+	int rc = vm_disks_claim(p->vm, VM_DISKS_ALL, e);
 
 	if (rc)
 		return rc;

@@ -55,16 +55,22 @@ static void member_discard(void *ctx)
 	mirror_target_discard(((struct process_disk *)ctx)->target);
 }
 
-void members_fill(struct process *p, const json_t *request)
+static unsigned disks_shared(const json_t *request)
 {
 	const char *storage = json_string_value(json_object_get(request, "storage"));
 
+	if (storage && !strcmp(storage, "shared"))
+		return VM_DISKS_ALL;
+	return (unsigned)json_integer_value(json_object_get(request, "shared_disks")) &
+	       VM_DISKS_ALL;
+}
+
+void members_fill(struct process *p, const json_t *request)
+{
 	p->member_count = 0;
-	p->disks_shared = storage && !strcmp(storage, "shared");
-	if (p->disks_shared)
-		return;
+	p->disks_shared = disks_shared(request);
 	for (unsigned i = 0; i < p->config.disk_count; i++) {
-		if (p->disks[i].file->readonly)
+		if (p->disks[i].file->readonly || p->disks_shared >> i & 1)
 			continue;
 		p->members[p->member_count++] = (struct epoch_member){
 			.id = (uint16_t)(i + 1),
@@ -77,6 +83,26 @@ void members_fill(struct process *p, const json_t *request)
 			.discard = member_discard,
 		};
 	}
+}
+
+bool member_of(const struct process *p, const struct process_disk *d)
+{
+	for (unsigned i = 0; p->replicator && i < p->member_count; i++)
+		if (p->members[i].ctx == d)
+			return true;
+	return false;
+}
+
+uint64_t members_bytes(const struct process *p)
+{
+	struct mirror_progress m;
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < p->member_count; i++) {
+		mirror_source_progress(((struct process_disk *)p->members[i].ctx)->source, &m);
+		sum += m.emitted_bytes;
+	}
+	return sum;
 }
 
 static void output_hold(void *ctx, uint64_t open_epoch)
@@ -139,7 +165,7 @@ static void replicator_drop(struct process *p)
  * still: so it is tried again, also when nobody asks. */
 static int go_on(struct process *p, enum ownership_answer answer, struct error *e)
 {
-	int rc = vm_disks_claim(p->vm, e);
+	int rc = vm_disks_claim(p->vm, VM_DISKS_ALL, e);
 
 	p->claim_answer = answer;
 	loop_timer_set(p->claim, rc ? clock_ns() + CLAIM_AGAIN_NS : 0);
@@ -172,8 +198,8 @@ static bool handed_take(struct process *p, char *why, size_t room)
 	struct error e = {0};
 	int rc = postcopy_serve(p, &e);
 
-	if (!rc && p->disks_shared)
-		rc = vm_disks_yield(p->vm, &e);
+	if (!rc)
+		rc = vm_disks_yield(p->vm, p->disks_shared, &e);
 	if (!rc)
 		return true;
 	log_error("not handed over: %s", e.text);
@@ -264,6 +290,16 @@ void primary_output(struct process *p)
 
 /* ---- requests --------------------------------------------------------------- */
 
+static void run_rehearse(void *ctx)
+{
+	process_event(ctx, json_pack("{s:s}", "event", "rehearse"));
+}
+
+static void on_rehearse(void *ctx)
+{
+	process_post(ctx, run_rehearse, ctx);
+}
+
 /* Who decides about rounds, when the session is a migration. */
 static int precopy_begin(struct process *p, const json_t *request, struct replicate_config *c,
 			 struct error *e)
@@ -280,6 +316,10 @@ static int precopy_begin(struct process *p, const json_t *request, struct replic
 		rc = postcopy_offer(p, c, e);
 	if (!rc && precopy_create(p->vm, &m, p->postcopy_source, &p->precopy))
 		rc = error_set(e, -ENOMEM, "no memory");
+	if (!rc)
+		precopy_rehearsal(p->precopy, on_rehearse, p);
+	c->most_ns = m.most_ns;
+	c->copy_none = m.postcopy_only;
 	c->idle_ns = rc ? 0 : migrate_idle_ns(&m);
 	c->next = precopy_next;
 	c->next_ctx = p->precopy;

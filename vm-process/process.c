@@ -95,6 +95,13 @@ static int role_parse(const char *role, struct process *p)
 	return 0;
 }
 
+/* What this program is, beside its build. */
+static void program_put(json_t *out)
+{
+	json_object_set_new(out, "sections", sections_json());
+	json_object_set_new(out, "shared_disks", json_true());
+}
+
 static int do_create(struct process *p, struct request *q, struct error *e)
 {
 	const char *text = json_string_value(json_object_get(q->body, "config"));
@@ -115,6 +122,7 @@ static int do_create(struct process *p, struct request *q, struct error *e)
 		return rc;
 	json_object_set_new(q->reply, "engine", json_string(vm_engine_name(p->vm)));
 	json_object_set_new(q->reply, "build", json_string(version_text));
+	program_put(q->reply);
 	return 0;
 }
 
@@ -261,8 +269,15 @@ static int do_forecast(struct process *p, struct request *q, struct error *e)
 
 static int do_stats(struct process *p, struct request *q, struct error *e)
 {
+	json_t *stats = stats_json(p);
+
 	(void)e;
-	json_object_set_new(q->reply, "stats", stats_json(p));
+	if (json_is_true(json_object_get(q->body, "sections")))
+		program_put(stats);
+	/* Until it has started, a state may be loaded by another thread. */
+	if (json_is_true(json_object_get(q->body, "cpuid")) && p->vm_started)
+		json_object_set_new(stats, "cpuid", cpuid_json(p->vm));
+	json_object_set_new(q->reply, "stats", stats);
 	return 0;
 }
 

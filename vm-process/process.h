@@ -77,7 +77,7 @@ struct process {
 
 	struct replicate_config session;
 	struct precopy *precopy; /* the session is a migration from here; or NULL */
-	bool disks_shared;       /* ...and its disks are in one place for both hosts */
+	unsigned disks_shared;   /* ...and disk i is in one place for both hosts: bit i */
 	struct postcopy_source *postcopy_source;
 	struct postcopy_target *postcopy_target;
 	bool serving;              /* the source: memory is read, and must not change */
@@ -157,6 +157,8 @@ int standby_promote(struct process *p, const json_t *request, json_t *reply,
 		    struct error *e) MUST_CHECK;
 void standby_close(struct process *p);
 void members_fill(struct process *p, const json_t *request);
+bool member_of(const struct process *p, const struct process_disk *d); /* of a session of now */
+uint64_t members_bytes(const struct process *p); /* that they have given to it */
 
 /* ---- migrate.c ------------------------------------------------------------ */
 int migrate_parse(const json_t *o, struct migrate_config *out, struct error *e) MUST_CHECK;
@@ -206,6 +208,10 @@ void postcopy_close(struct process *p);
 
 /* ---- stats.c ------------------------------------------------------------- */
 json_t *stats_json(struct process *p);
+/* Of a state, that this program writes: [{"id", "version", "name"}]. */
+json_t *sections_json(void);
+/* The guest's CPU: [[function, index, indexed, EAX, EBX, ECX, EDX]]. */
+json_t *cpuid_json(const struct vm *vm);
 const char *replicator_state_name(enum replicator_state s);
 const char *replica_state_name(enum replica_state s);
 

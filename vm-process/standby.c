@@ -54,8 +54,8 @@ int standby_prepare(struct process *p, const json_t *request, struct error *e)
 		return error_set(e, -EBUSY, "this standby serves a session already");
 	p->session = c;
 	members_fill(p, request);
-	/* Its own copy is written from now on; shared images are the primary's until the end. */
-	rc = p->disks_shared ? 0 : vm_disks_claim(p->vm, e);
+	/* Its own copies are written from now on; shared images are the primary's until the end. */
+	rc = vm_disks_claim(p->vm, VM_DISKS_ALL & ~p->disks_shared, e);
 	if (rc)
 		return rc;
 	rc = replica_create(p->vm, &c, p->members, p->member_count, &events, &p->replica, e);

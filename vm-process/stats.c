@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vm-process/process.h"
 
+#define KINDS_MAX 64
+
 const char *replicator_state_name(enum replicator_state s)
 {
 	static const char *const names[] = {
@@ -55,13 +57,14 @@ static json_t *nic_json(const struct process_nic *n)
 			 "delay_max_ns", (json_int_t)s.delay_max_ns);
 }
 
-static json_t *disk_json(const struct process_disk *d)
+static json_t *disk_json(const struct process *p, const struct process_disk *d)
 {
 	struct mirror_progress m;
 
 	mirror_source_progress(d->source, &m);
-	return json_pack("{s:I, s:b, s:I, s:I, s:I, s:I}", "size", (json_int_t)d->file->size,
-			 "synced", m.synced, "copied", (json_int_t)m.done, "emitted_bytes",
+	return json_pack("{s:I, s:b, s:I, s:I, s:I, s:I, s:I}", "size", (json_int_t)d->file->size,
+			 "synced", m.synced, "copied", (json_int_t)m.done, "to_copy",
+			 (json_int_t)(member_of(p, d) ? m.total : 0), "emitted_bytes",
 			 (json_int_t)m.emitted_bytes, "emitted_records",
 			 (json_int_t)m.emitted_records, "staged_bytes",
 			 (json_int_t)(d->target ? mirror_target_staged_bytes(d->target) : 0));
@@ -78,7 +81,38 @@ static void vm_put(const struct vm *vm, json_t *out)
 {
 	json_object_set_new(out, "engine", json_string(vm_engine_name(vm)));
 	json_object_set_new(out, "throttle", json_integer(vm_throttle_now(vm)));
+	json_object_set_new(out, "ram_bytes",
+			    json_integer((json_int_t)(vm_ram_pages(vm) * VM_PAGE_SIZE)));
 	json_object_set_new(out, "log_dirty", json_boolean(vm_is_logging_dirty(vm)));
+}
+
+json_t *sections_json(void)
+{
+	struct vm_state_kind kinds[KINDS_MAX];
+	unsigned n = vm_state_kinds(kinds, KINDS_MAX);
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(out,
+				      json_pack("{s:i, s:i, s:s}", "id", kinds[i].id, "version",
+						kinds[i].newest, "name", kinds[i].name));
+	return out;
+}
+
+json_t *cpuid_json(const struct vm *vm)
+{
+	struct vm_cpu_leaf leaves[VM_CPU_LEAVES_MAX];
+	unsigned n = vm_cpu_own(vm, leaves, VM_CPU_LEAVES_MAX);
+	json_t *out = json_array();
+
+	for (unsigned i = 0; i < n && i < VM_CPU_LEAVES_MAX; i++)
+		json_array_append_new(
+			out,
+			json_pack("[I, I, b, I, I, I, I]", (json_int_t)leaves[i].function,
+				  (json_int_t)leaves[i].index, leaves[i].indexed,
+				  (json_int_t)leaves[i].words[0], (json_int_t)leaves[i].words[1],
+				  (json_int_t)leaves[i].words[2], (json_int_t)leaves[i].words[3]));
+	return out;
 }
 
 json_t *stats_json(struct process *p)
@@ -92,6 +126,7 @@ json_t *stats_json(struct process *p)
 			  "saved", p->image_saved, "yielded", p->yielded, "build", version_text);
 	json_t *nics = json_array(), *disks = json_array();
 
+	json_object_set_new(o, "at_ns", json_integer((json_int_t)clock_ns()));
 	if (p->session.term)
 		json_object_set_new(o, "term", json_integer((json_int_t)p->session.term));
 	json_object_set_new(o, "handover", json_boolean(p->session.handover));
@@ -110,7 +145,7 @@ json_t *stats_json(struct process *p)
 	for (unsigned i = 0; p->vm && i < p->config.nic_count; i++)
 		json_array_append_new(nics, nic_json(&p->nics[i]));
 	for (unsigned i = 0; p->vm && i < p->config.disk_count; i++)
-		json_array_append_new(disks, disk_json(&p->disks[i]));
+		json_array_append_new(disks, disk_json(p, &p->disks[i]));
 	if (p->image)
 		json_object_set_new(o, "image", image_json(p));
 	json_object_set_new(o, "nics", nics);

@@ -24,6 +24,7 @@
 #include "vm-process/process.h"
 
 #define LOG_MODULE       "upgrade"
+#define HANDOVER_OLDEST  1 /* read: this one and all up to */
 #define HANDOVER_VERSION 1
 #define HANDOVER_MOST    (UINT64_C(256) << 20)
 
@@ -381,10 +382,10 @@ static int handover_parse(const json_t *o, const struct process *p, struct reque
 	json_int_t version = json_integer_value(json_object_get(o, "version"));
 	int rc;
 
-	if (version != HANDOVER_VERSION)
+	if (!version_within((uint64_t)version, HANDOVER_OLDEST, HANDOVER_VERSION))
 		return error_set(e, -EPROTONOSUPPORT,
-				 "the handover has version %d, this program reads %d", (int)version,
-				 HANDOVER_VERSION);
+				 "the handover has version %d, this program reads %d to %d",
+				 (int)version, HANDOVER_OLDEST, HANDOVER_VERSION);
 	h->stopped_ns = (uint64_t)json_integer_value(json_object_get(o, "stopped_ns"));
 	rc = file_take(q->fd_count ? q->fds[0] : -1, &h->file);
 	if (!rc)

@@ -22,11 +22,14 @@
  *               "mode": "interval"|"event", "interval_ms": n, "policy": "continue"|"stall",
  *               "heartbeat_ms", "loss_ms", "streams", "window", "compression":
  * "auto"|"none"|"lz4"|"zlib", "delta_mb", "bandwidth_mb", "handover": true in a migration,
- * "storage": "mirror"|"shared", "migrate": {"downtime_ms", "most_downtime_ms", "fixed_us",
- * "most_s", "throttle_max", "rounds_max", "link_bytes_per_second": as measured, "stuck":
- * "give-up"|"stop"|"postcopy"}}  primary standby {the same without address}            standby: get
- * ready for streams stream     {"stream": n} + the accepted socket   standby ownership  {"answer":
- * "confirmed"|"forced"|"denied"}  primary, after event "state" lost
+ * "storage": "mirror"|"shared", "shared_disks": with "mirror", bit i: disk i is shared all the
+ * same, "migrate": {"downtime_ms", "most_downtime_ms", "fixed_us",
+ * "most_s", "throttle_max", "rounds_max", "link_bytes_per_second": as measured,
+ * "postcopy_after": rounds, "postcopy_only": these have no pages (with
+ * "postcopy_after" and "stuck": "postcopy"), "stuck": "give-up"|"stop"|"postcopy"}}  primary
+ * standby {the same without address}            standby: get ready for streams stream {"stream": n}
+ * + the accepted socket   standby ownership  {"answer": "confirmed"|"forced"|"denied"}  primary,
+ * after event "state" lost
  *              {"answer": "lost"}                    primary: count the session as lost now
  *   unprotect  {}                                    primary: end the session in good order
  *   load       {"term": n}                           standby: all of a promotion but the start
@@ -37,11 +40,16 @@
  *                                                    process
  *   recover    {as standby, or protect at the source}    memory is on its way, and its link
  *                                                    was cut: new keys; the source connects
- *   stats      {}                                    -> see replicate_stats, netbuf, mirror;
- *                                                    and what the last event "state" said
+ *   stats      {"sections", "cpuid": bool}           -> see replicate_stats, netbuf, mirror;
+ *                                                    and what the last event "state" said; and, as
+ *                                                    in the reply to create, the "sections" of a
+ *                                                    state that this program writes, and
+ *                                                    "shared_disks": true, it heeds that; "cpuid":
+ *                                                    what CPU a guest that has started has
  *   echo       {}                                    nothing: how long does an answer take?
- *   forecast   {"fixed_us": n}                       primary, a migration: what a downtime takes
- *                                                    beside the pages, as is known by now
+ *   forecast   {"fixed_us": n, "rehearsed": bool}    primary, a migration: what a downtime takes
+ *                                                    beside the pages, as is known by now;
+ *                                                    rehearsed: since event "rehearse"
  *   measure    {"compression"}                       primary: how fast the guest writes, what its
  *                                                    pages take; event "measured" follows. Any
  *                                                    other request but stats and echo ends it
@@ -71,8 +79,14 @@
  *    "term": of the session, "handover": it is a migration, "frozen_ns": handed, how long the guest
  * has stood still, "frozen_at_ns": since when (CLOCK_BOOTTIME), "pause_ns": until its epoch was
  * sealed, "transfer_ns": from there until the target had it, "forecast_ns", "fixed_ns": the part
- * of that which no page causes; "reset": standby, lost: the other host's kernel closed the link}
- *   {"event": "postcopy", "state": "waiting"|"ready"|"running"|"cut"|"done", "why"}
+ * of that which no page causes, "sent": {"bytes": on the wire, "disk_bytes": of disks, "pages",
+ * "delta_pages", "rounds", "throttle_most": percent}, "end_why": a policy that was applied, or why
+ * the pause is longer than wished for; "reset": standby, lost: the other host's kernel closed the
+ * link}
+ *   {"event": "rehearse"}                            primary, a migration: the pause is about to
+ *                                                    come, and waits up to 50 ms for a "forecast"
+ *   {"event": "postcopy", "state": "waiting"|"ready"|"running"|"cut"|"done", "why", and what the
+ *    stats have of it}
  *   {"event": "vm", "what": "poweroff"|"reboot"|"crash", "detail": text}
  *   {"event": "dump", "ok": true, "bytes": n, "size": n, "pause_ns": n, "segments": n,
  *    "paging_vcpu": n, "vmcoreinfo": bool}  or  {..., "ok": false, "code", "error"}

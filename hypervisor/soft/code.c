@@ -179,12 +179,15 @@ void soft_code_drop_all(struct engine *en)
 	struct soft_code *code = en->code;
 	uint64_t pages = en->memory->size / VM_PAGE_SIZE;
 
-	for (uint64_t p = 0; p < pages; p++) {
-		if (code->pages[p])
+	/* Whoever loads a state has none, and must not touch tables of the size of the guest's
+	 * memory. */
+	for (uint64_t p = 0; code->used && p < pages; p++)
+		if (code->pages[p]) {
 			soft_code_watch(en, en->memory->base + p * VM_PAGE_SIZE, false);
-		code->pages[p] = NULL;
-	}
-	memset(code->hash, 0, sizeof(code->hash));
+			code->pages[p] = NULL;
+		}
+	if (code->used)
+		memset(code->hash, 0, sizeof(code->hash));
 	code->used = 0;
 	jumps_drop(en);
 }

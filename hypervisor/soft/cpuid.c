@@ -110,21 +110,24 @@ unsigned cpuid_base_leaves(unsigned vcpus, unsigned vcpu, struct cpuid_leaf out[
 
 void soft_cpuid(const struct soft_cpu *cpu, uint32_t leaf, uint32_t index, uint32_t out[4])
 {
-	struct cpuid_leaf leaves[CPUID_LEAVES_MAX];
-	unsigned n = cpuid_base_leaves(cpu->engine->vcpus, cpu->index, leaves);
+	const struct engine *en = cpu->engine;
 
 	memset(out, 0, 4 * sizeof(out[0]));
-	for (unsigned i = 0; i < n; i++)
-		if (leaves[i].function == leaf &&
-		    (!leaves[i].indexed || leaves[i].index == index)) {
-			out[0] = leaves[i].eax;
-			out[1] = leaves[i].ebx;
-			out[2] = leaves[i].ecx;
-			out[3] = leaves[i].edx;
+	for (unsigned i = 0; i < en->leaf_count; i++) {
+		const struct cpuid_leaf *l = &en->leaves[i];
+
+		if (l->function == leaf && (!l->indexed || l->index == index)) {
+			out[0] = l->eax;
+			out[1] = l->ebx;
+			out[2] = l->ecx;
+			out[3] = l->edx;
 		}
-	/* The topology leaf names what was asked for, and the vCPU, whatever the index. */
-	if (leaf == 0xb && index > 2) {
-		out[2] = index & 0xff;
-		out[3] = cpu->index;
 	}
+	if (leaf == 1)
+		out[1] = (out[1] & 0x00ffffff) | cpu->index << 24;
+	/* The topology leaf names what was asked for, and the vCPU, whatever the index. */
+	if (leaf == 0xb)
+		out[3] = cpu->index;
+	if (leaf == 0xb && index > 2)
+		out[2] = index & 0xff;
 }

@@ -325,6 +325,7 @@ static int soft_create(const struct engine_params *p, struct engine **out, struc
 	en->params = *p;
 	en->memory = p->memory;
 	en->clock.tsc_khz = p->deterministic ? SOFT_TSC_KHZ : soft_tsc_khz_host();
+	en->leaf_count = cpuid_base_leaves(p->vcpus, 0, en->leaves);
 	soft_turns_create(en);
 	rc = parts_create(en, p->vcpus);
 	if (!rc)
@@ -360,6 +361,7 @@ const struct engine_ops engine_soft = {
 	.state_save = soft_state_save,
 	.state_check = soft_state_check,
 	.state_load = soft_state_load,
+	.cpu_own = soft_cpu_own,
 	.vcpu_after_pause = soft_vcpu_after_pause,
 	.irq_line = soft_irq_line,
 	.msi = soft_msi,

@@ -6,6 +6,7 @@
 #ifndef POLLUX_HYPERVISOR_SOFT_MACHINE_H
 #define POLLUX_HYPERVISOR_SOFT_MACHINE_H
 
+#include "hypervisor/soft/cpuid.h"
 #include "hypervisor/soft/soft.h"
 
 struct soft_chips;
@@ -58,6 +59,10 @@ struct engine {
 	struct soft_baton baton;
 	struct soft_clock clock;
 	struct soft_turns turns;
+
+	/* The first vCPU's CPUID: pollux-base, or that of the state that was loaded. */
+	struct cpuid_leaf leaves[CPUID_LEAVES_MAX];
+	unsigned leaf_count;
 
 	/* Bits a RAM page. `dirty` is set by the baton holder, before the write, and taken by
 	 * a harvest, which holds the baton too. `stale`: code pages that devices wrote. */
@@ -139,6 +144,8 @@ int soft_state_check(struct engine *en, const struct state_view *state, struct e
 int soft_state_load(struct engine *en, const struct state_view *state, struct error *e);
 /* The run loop, while cpu->loaded.first: what was left until guest memory is there. */
 void soft_loaded_deliver(struct soft_cpu *cpu);
+
+unsigned soft_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, unsigned most);
 
 /* ---- cpuid.c: CPU model pollux-base -------------------------------------------------------- */
 

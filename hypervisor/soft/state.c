@@ -5,25 +5,65 @@
  * that wait, and the clock's page, are left to the first run.
  */
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "hypervisor/cpu_model.h"
 #include "hypervisor/soft/chips.h"
 #include "hypervisor/soft/state.h"
 
+struct cpuid_room {
+	struct kvm_cpuid2 head;
+	struct kvm_cpuid_entry2 entries[CPU_MODEL_LEAVES];
+};
+
 struct model {
 	struct state_model state;
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[CPU_MODEL_LEAVES];
-	} cpuid;
+	struct cpuid_room offered, guest;
 };
+
+static void leaves_give(const struct engine *en, struct kvm_cpuid2 *out)
+{
+	out->nent = en->leaf_count;
+	for (unsigned i = 0; i < en->leaf_count; i++)
+		out->entries[i] = cpu_model_entry(&en->leaves[i]);
+}
 
 static void model_make(const struct engine *en, struct model *m)
 {
+	memset(m, 0, sizeof(*m));
 	m->state.engine = "soft";
 	m->state.vcpus = en->vcpus;
-	m->state.cpuid = (struct kvm_cpuid2 *)&m->cpuid;
+	m->state.cpuid = m->state.offered = (struct kvm_cpuid2 *)&m->offered;
 	cpu_model_base(&m->state);
+	m->state.cpuid = (struct kvm_cpuid2 *)&m->guest;
+	leaves_give(en, m->state.cpuid);
+}
+
+unsigned soft_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, unsigned most)
+{
+	struct model m;
+
+	model_make(en, &m);
+	return state_cpuid_leaves(m.state.cpuid, out, most);
+}
+
+/* The guest keeps the CPU that it has, where this engine offers more. */
+static int cpu_take(struct engine *en, const struct state_view *v, struct error *e)
+{
+	struct kvm_cpuid2 *cpuid;
+	struct model m;
+	int rc;
+
+	model_make(en, &m);
+	rc = state_cpuid_open(&m.state, v, &cpuid, e);
+	if (rc)
+		return rc;
+	en->leaf_count = cpuid->nent;
+	for (unsigned i = 0; i < cpuid->nent; i++)
+		en->leaves[i] = cpu_model_leaf(&cpuid->entries[i]);
+	free(cpuid);
+	return 0;
 }
 
 /* ---- clock ------------------------------------------------------------------------------ */
@@ -145,7 +185,9 @@ int soft_state_load(struct engine *en, const struct state_view *state, struct er
 	if (rc)
 		return rc;
 	soft_chips_enter(en);
-	rc = vcpus_take(en, state, e);
+	rc = cpu_take(en, state, e);
+	if (!rc)
+		rc = vcpus_take(en, state, e);
 	if (!rc)
 		rc = chips_take(en, &chips, e);
 	clock_take(en, &chips.clock);

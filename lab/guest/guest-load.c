@@ -4,6 +4,8 @@
 //                                              after having checked what it wrote there before
 //   guest-load disk WRITES-PER-SECOND DISK     writes and flushes blocks in the disk's upper half
 // A page that is not as it was left ends it with POLLUX-GUEST-MEMORY-DAMAGED on standard output.
+// Behind its first word each page has a mark, and each block another one, the same in all: whoever
+// looks for the guest's bytes where they are not to be looks for those 16.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -18,6 +20,17 @@
 #define WORDS   (PAGE / sizeof(uint64_t))
 #define TICK_NS 10000000
 #define PER_SEC (1000000000 / TICK_NS)
+
+// Turned over, so that this program holds none: MEMORY-MARK-16B_ and DISK-BLOCK-MARK_.
+static const uint64_t memory_mark[2] = {~UINT64_C(0x4d2d59524f4d454d),
+					~UINT64_C(0x5f4236312d4b5241)};
+static const uint64_t disk_mark[2] = {~UINT64_C(0x4f4c422d4b534944), ~UINT64_C(0x5f4b52414d2d4b43)};
+
+static void mark(volatile uint64_t *words, const uint64_t turned[2])
+{
+	for (unsigned i = 0; i < 2; i++)
+		words[1 + i] = ~((const volatile uint64_t *)turned)[i];
+}
 
 static uint64_t stamp(uint64_t page, uint64_t round)
 {
@@ -57,6 +70,7 @@ static int memory_work(void *arg)
 	}
 	p[0] = stamp(m->page, m->round + 1);
 	p[WORDS - 1] = p[0];
+	mark(p, memory_mark);
 	if (++m->page == m->pages) {
 		m->page = 0;
 		m->round++;
@@ -90,6 +104,7 @@ static int disk_work(void *arg)
 	d->at++;
 	for (size_t i = 0; i < WORDS; i++)
 		((uint64_t *)d->block)[i] = stamp(block, d->at);
+	mark((volatile uint64_t *)d->block, disk_mark);
 	if (pwrite(d->fd, d->block, PAGE, (off_t)(block * PAGE)) == PAGE && !fdatasync(d->fd))
 		return 0;
 	perror("guest-load: disk");

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import lzma
+import mmap
 import os
 import pathlib
 import re
@@ -167,6 +168,29 @@ def _unpack(package, into, suite, say):
         out.rename(into)
 
 
+def _unpack_debug(package, into, say):
+    """The kernel alone, of a package that has all modules too."""
+    say(f"fetching {package}, which is large")
+    with tempfile.TemporaryDirectory(dir=into.parent) as work:
+        try:
+            _run(["apt-get", "download", package], cwd=work)
+        except LabError as err:
+            raise KernelMissing(str(err)) from None
+        (deb,) = pathlib.Path(work).glob("*.deb")
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as tar:
+            _run(["tar", "-x", "--wildcards", "./usr/lib/debug/boot/vmlinux-*"], stdin=tar.stdout,
+                 cwd=work)
+        (vmlinux,) = pathlib.Path(work).glob("usr/lib/debug/boot/vmlinux-*")
+        vmlinux.rename(into)
+
+
+def banner(vmlinux):
+    """What the kernel of that file says first of itself."""
+    with open(vmlinux, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as image:
+        at = image.find(b"Linux version ")
+        return image[at:image.find(b"\n", at)]
+
+
 class Kernel:
     """An unpacked kernel package: vmlinuz (bzImage), vmlinux (ELF, PVH), modules/."""
 
@@ -180,6 +204,17 @@ class Kernel:
                 _unpack(self.name, self.path, suite, say)
         self.vmlinuz = self.path / "vmlinuz"
         self.vmlinux = self.path / "vmlinux"
+
+    def debug(self, say=print):
+        """The same kernel with its debug symbols."""
+        path = self.path / "vmlinux-debug"
+        with open(cache_dir() / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _unpack_debug(f"{self.name}-dbg", path, say)
+        if banner(path) != banner(self.vmlinux):
+            raise KernelMissing(f"the debug symbols in {path} are of another build")
+        return path
 
     def _plain(self, path):
         """A module's file as it is loaded: newer packages have them compressed."""

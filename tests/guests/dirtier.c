@@ -131,7 +131,7 @@ void guest_main(void)
 	handler_set(TIMER, tick);
 	if (rate)
 		lapic_timer(TIMER, TICK_NS, true);
-	first_pass(pages);
+	first_pass(pages + parameter("fill", 0));
 	for (uint64_t pass = 2; !passes || pass <= passes; pass++) {
 		pass_run(pages, rate, pass);
 		if (pass % every == 0)

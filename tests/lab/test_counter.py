@@ -205,6 +205,17 @@ class CounterTest(FolderTest):
         eventually(lambda: self.disk.read_bytes()[-BLOCK:] != b"\xaa" * BLOCK, "the last block")
         self.assertEqual(self.disk.read_bytes()[:BLOCK * 8], b"\xaa" * BLOCK * 8)
 
+    def test_loads_leave_marks_and_hold_none(self):
+        self.disk.write_bytes(bytes(BLOCK * 16))
+        self.load("disk", 1000, self.disk)
+        eventually(lambda: self.disk.read_bytes().count(b"DISK-BLOCK-MARK_") == 8, "each block's")
+        process = self.load("mem", 100000, 1)
+        with open(f"/proc/{process.pid}/mem", "rb", buffering=0) as memory:
+            low = eventually(lambda: self.load_region(process.pid, memory), "the region")
+            memory.seek(low)
+            self.assertGreaterEqual(memory.read(BLOCK * 8).count(b"MEMORY-MARK-16B_"), 8)
+        self.assertFalse(b"-MARK" in (TOOLS / "guest-load").read_bytes(), "it holds one itself")
+
     @staticmethod
     def load_region(pid, memory):
         """The load's memory: 1 MiB whose page 8 begins and ends with the same stamp."""

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Directs pollux-vm processes as polluxd would (vm-process/vm-process.h)."""
+import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -46,6 +48,16 @@ class VmProcess:
         self.next_id += 1
         socket.send_fds(self.sock, [json.dumps(request).encode()], list(fds))
         return request["id"]
+
+    @contextlib.contextmanager
+    def standing_still(self):
+        """What is sent meanwhile is all there when it goes on."""
+        os.kill(self.child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.child.pid, os.WSTOPPED)
+        try:
+            yield
+        finally:
+            os.kill(self.child.pid, signal.SIGCONT)
 
     def answer(self, number, what, timeout=PATIENCE):
         """The reply to a request; events that come meanwhile are kept."""

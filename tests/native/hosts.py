@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 
+from wire import Proxy
 
 PORTS, PORTS_EACH = range(10000, 32000), 20  # below those that the kernel chooses for anybody
 
@@ -77,7 +78,7 @@ state_dir = "{t.path("state-" + name)}"; run_dir = "{self.run}";
 ca = "{t.path("pki/ca.crt")}"; cert = "{t.path(f"pki/{name}.crt")}"; key = "{t.path(f"pki/{name}.key")}";
 heartbeat_ms = {hosts.heartbeat_ms}; loss_ms = {hosts.loss_ms}; fence_delay_ms = 300;
 log_level = "debug";{hosts.extra}
-peers = ( {", ".join(self.peer(p, ports[p]) for p in ports if p != name)} );
+peers = ( {", ".join(self.peer(p, hosts.way(name, p)) for p in ports if p != name)} );
 ''')
 
     def peer(self, name, port):
@@ -213,8 +214,9 @@ peers = ( {", ".join(self.peer(p, ports[p]) for p in ports if p != name)} );
 
 class Hosts:
     def __init__(self, t, heartbeat_ms=50, loss_ms=3000, extra="", own_disks=False,
-                 names=("hosta", "hostb")):
-        self.own_disks = own_disks
+                 names=("hosta", "hostb"), proxied=False):
+        """proxied: hosta reaches hostb through self.proxy."""
+        self.own_disks, self.proxy = own_disks, None
         self.t, self.heartbeat_ms, self.loss_ms, self.extra = t, heartbeat_ms, loss_ms, extra
         t.cleanup(reap_all)
         for args in (["init-ca"], *(["issue", name] for name in names)):
@@ -222,7 +224,10 @@ class Hosts:
             subprocess.run([f"{t.build}/pollux", "pki", *args, "--dir", t.path("pki")],
                            check=True, capture_output=True)
         self.fence("kill")
-        ports = dict(zip(names, free_ports(len(names))))
+        ports = self.ports = dict(zip(names, free_ports(len(names))))
+        if proxied:
+            self.proxy = Proxy(ports["hostb"])
+            t.cleanup(self.proxy.close)
         self.all = [Host(self, name, ports) for name in names]
         self.a, self.b = self.all[:2]
         for host in self.all:
@@ -230,6 +235,10 @@ class Hosts:
             host.up()
         t.cleanup(lambda: self.fence(1))  # hosts end one after the other: no cause to fence
         self.wait_connected()
+
+    def way(self, name, to):
+        """The port at which that host finds the other one."""
+        return self.proxy.port if self.proxy and (name, to) == ("hosta", "hostb") else self.ports[to]
 
     def wait_connected(self):
         wait_until(lambda: all(host.connected() for host in self.all), 20,

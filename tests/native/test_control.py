@@ -38,9 +38,13 @@ def before_create(t):
     refused(p, "create", config="", role="primary")
     refused(p, "create", "disk", config='name="x"; memory="16M"; kernel="/none"; '
             'disks=({ path="/nonexistent/disk"; });', role="primary")
-    p.ask("create", config='name="x"; memory="16M"; vcpus=1; kernel="/none";', role="primary")
+    made = p.ask("create", config='name="x"; memory="16M"; vcpus=1; kernel="/none";', role="primary")
     refused(p, "boot", "/none")
-    assert p.stats()["role"] == "primary"
+    assert p.stats()["role"] == "primary" and "sections" not in p.stats()
+    sections = p.ask("stats", sections=True)["stats"]["sections"]
+    assert made["shared_disks"] is True
+    assert sections == made["sections"] and {"vCPU", "CPUID"} <= {s["name"] for s in sections}, sections
+    assert all(s["id"] and s["version"] for s in sections), sections
     p.ask("quit")
     assert p.child.wait(10) == 0
 

@@ -161,8 +161,10 @@ def interrupted(t):
     """Ctrl-C, or death: no file stays, and the guest goes on."""
     hosts = started(t, memory="512M", cmdline="pages=60000 rate=200000 report=1")
     for number in (signal.SIGINT, signal.SIGKILL):
+        before = hosts.a.vm()["operation"]["id"]
         p = hosts.a.pollux("dump-core", "demo", t.path("a.core"), background=True)
-        wait_until(lambda: hosts.a.vm()["operation"].get("what") == "dump-core", 20, "it begins")
+        wait_until(lambda: hosts.a.vm()["operation"]["id"] != before, 20, "it begins")
+        assert hosts.a.vm()["operation"]["what"] == "dump-core"
         p.send_signal(number)
         _, err = p.communicate(timeout=30)
         wait_until(lambda: hosts.a.vm()["operation"]["state"] != "running", 20, "it ends")
@@ -252,11 +254,12 @@ def meanwhile(t):
     p = pair.primary.process
     pair.primary.console.wait("pass 2")
     with open(t.path("a.core"), "wb") as f:
-        numbers = [(p.send(*request[:2], **(request[2] if len(request) > 2 else {})), *request)
-                   for request in (("dump-core", [f.fileno()]), ("stats", []),
-                                   ("dump-core", [f.fileno()]), ("pause", []), ("shutdown", []),
-                                   ("protect", [], {"address": "127.0.0.1", "port": 1,
-                                                    **pair.terms()}))]
+        with p.standing_still():  # else the dump might be over before they come
+            numbers = [(p.send(*request[:2], **(request[2] if len(request) > 2 else {})), *request)
+                       for request in (("dump-core", [f.fileno()]), ("stats", []),
+                                       ("dump-core", [f.fileno()]), ("pause", []), ("shutdown", []),
+                                       ("protect", [], {"address": "127.0.0.1", "port": 1,
+                                                        **pair.terms()}))]
         p.answer(numbers[0][0], "dump-core")
         assert p.answer(numbers[1][0], "stats")["stats"]["dump"]["live"] is False
         for number, what, *_ in numbers[2:]:
@@ -319,8 +322,9 @@ def quits(t):
     p = pair.primary.process
     pair.primary.console.wait("pass 2")
     with open(t.path("a.core"), "wb") as f:
-        p.send("dump-core", [f.fileno()])
-        p.send("quit")
+        with p.standing_still():
+            p.send("dump-core", [f.fileno()])
+            p.send("quit")
         assert p.child.wait(20) == 0
     assert os.path.getsize(t.path("a.core")) == 0
 

@@ -7,7 +7,9 @@ import subprocess
 import time
 
 from case import case
+from core import Core
 from hosts import Hosts, heard, passes, wait_until
+from test_dump import dirtier_word
 
 
 def guest_goes_on(host):
@@ -218,6 +220,51 @@ def lazy(t, fault=None):
     hosts.a.do("save", "demo", image, "--overwrite")
     hosts.a.do("restore", image)
     guest_goes_on(hosts.a)
+
+
+def stats_after(host, boottime_ns):
+    """Counted by the VM process later than that."""
+    stats = [{}]
+
+    def later():
+        stats[0] = host.vm().get("stats", {})
+        return stats[0].get("at_ns", 0) > boottime_ns
+    wait_until(later, 20, "the VM process counts")
+    return stats[0]
+
+
+@case("image-lazy-runs-first", engine="kvm")
+@case("image-lazy-runs-first-soft", engine="soft", needs=())
+def lazy_runs_first(t, engine):
+    """While nobody reads ahead it runs on the few pages that it touches; in the end all are there,
+    as they were."""
+    used, fill = 200, 8000
+    hosts = Hosts(t)
+    a, image = hosts.a, t.path("demo.image")
+    a.do("start", hosts.vm_file(engine=engine, memory="64M",
+                                cmdline=f"pages={used} fill={fill} rate=20000 report=5"))
+    before = max(heard(a, 60, 3))
+    a.do("save", "demo", image)
+    a.down()
+    a.up(faults=",".join(f"image.ahead:{n}" for n in range(1, 17)))  # a second each
+    a.wait("stopped")
+    a.do("restore", image, "--lazy")
+    assert min(heard(a)) > before
+    guest_goes_on(a)
+    ran_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    stats = stats_after(a, ran_at)
+    assert stats.get("image", {}).get("what") == "memory", stats
+    missing = stats["image"]["pages_total"] - stats["image"]["pages"]
+    print(f"it ran with {missing} pages still to be read")
+    assert missing > fill / 2, stats["image"]
+    assert " has been read from the image" in a.do("status", "demo")
+    wait_until(lambda: "memory read" in a.whats(), 120, "all of its memory is there")
+    wait_until(lambda: "from the image" not in a.do("status", "demo"), 20, "and status says so")
+    a.do("dump-core", "demo", t.path("a.core"))
+    core = Core(t.path("a.core"))
+    for page in range(used, used + fill):
+        assert core.word(dirtier_word(page)) == 1 << 32 | page, page
+    guest_goes_on(a)
 
 
 @case("image-lazy-damaged")

@@ -123,8 +123,11 @@ def postcopy(t, options=(), vm=None):
     hosts = started(t, cmdline="pages=1500 rate=300000 report=50", **(vm or {}))
     here, there, followed = hosts.a, hosts.b, 0
     for _ in range(4):
-        print(here.do("migrate", "demo", there.name, *POSTCOPY, *options).strip())
-        followed += here.whats()[-2:] == ["serving", "served"]
+        text = here.do("migrate", "demo", there.name, *POSTCOPY, *options).strip()
+        print(text)
+        later = here.whats()[-2:] == ["serving", "served"]
+        assert ("memory that followed the guest" in text) == later, text
+        followed += later
         there.wait("running")
         here.wait("none")
         goes_on(there)
@@ -132,6 +135,44 @@ def postcopy(t, options=(), vm=None):
         here, there = there, here
     assert followed, "one round was good enough, each time"
     assert not hosts.fenced()
+
+
+@case("migrate-16-streams-differences")
+def differences(t):
+    """A guest that writes a word of each page, over and over: what goes again goes as what has
+    changed, on each of the streams, and so takes hardly any bytes."""
+    hosts = started(t, cmdline="pages=1000 report=50")
+    lines = hosts.a.do("migrate", "demo", "hostb", "--streams", "16", "--downtime", "0", "--stuck",
+                       "stop", "--most-downtime", "60000", "--json", *SLOW).splitlines()
+    vm = json.loads(lines[-1])["vm"]
+    sent = vm["migration"]["sent"]
+    print(sent)
+    whole = sent["pages"] - sent["delta_pages"]
+    assert sent["delta_pages"] >= 1000, sent
+    assert sent["bytes"] < 1.05 * 4096 * whole + 128 * sent["delta_pages"] + (1 << 20), sent
+    hosts.b.wait("running")
+    goes_on(hosts.b)
+
+
+@case("migrate-postcopy-only", needs=("kvm", "root"))
+@case("migrate-postcopy-only-soft", vm={"engine": "soft"}, needs=("root",))
+@case("migrate-postcopy-only-with-disks", options=("--with-disks", "--overwrite"),
+      vm={"disk": "demo.img", "own_disks": True}, needs=("kvm", "root"))
+def postcopy_only(t, options=(), vm=None):
+    """No memory goes before the guest."""
+    hosts = started(t, cmdline="pages=2000 rate=20000 report=5", **(vm or {}))
+    out = hosts.a.do("migrate", "demo", "hostb", "--postcopy", "--rounds", "0", "--compression",
+                     "none", "--json", *options)
+    sent = json.loads(out.strip().splitlines()[-1])["vm"]["migration"]["sent"]
+    print(sent)
+    assert sent["postcopy_bytes"] > 1500 * 4096, sent
+    assert sent["bytes"] - sent["postcopy_bytes"] - sent["disk_bytes"] < 1 << 20, sent
+    assert hosts.a.whats()[-2:] == ["serving", "served"], hosts.a.whats()
+    hosts.b.wait("running")
+    hosts.a.wait("none")
+    goes_on(hosts.b)
+    assert hosts.a.vm_pids() == [] and not hosts.fenced()
+    hosts.b.refuses(2, "migrate", "demo", "hosta", "--rounds", "2")
 
 
 @case("migrate-cancel")
@@ -219,6 +260,22 @@ def source_polluxd_dies(t):
     assert not hosts.fenced()
 
 
+@case("migrate-cancel-unheard")
+def cancel_unheard(t):
+    """The target's process hangs, and would have 60 s to say a word: it is not waited for."""
+    hosts = started(t, loss={"loss_ms": 60000})
+    command = copying(hosts)
+    for pid in hosts.b.vm_pids():
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert "it runs on here" in hosts.a.do("migrate", "demo", "--cancel")
+    took = time.monotonic() - began
+    ended(command, 1, "cancelled")
+    print(f"cancelled within {took:.2f} s")
+    assert took < 10, took
+    stays(hosts)
+
+
 @case("migrate-source-polluxd-restarted-cancel")
 def source_polluxd_cancel(t):
     hosts = started(t)
@@ -276,6 +333,21 @@ def target_cannot_load(t):
     hosts.b.down()
     hosts.b.up()
     connected(hosts)
+    moves(hosts)
+
+
+@case("migrate-unknown-section", fault="state.later", why="section 999")
+@case("migrate-unknown-section-soft", fault="state.later", why="section 999",
+      vm={"engine": "soft", "cmdline": "pages=200 rate=20000 report=5"}, needs=())
+@case("migrate-unknown-record", fault="sender.later", why="a record of type 999")
+def later_version(t, fault, why, vm=None):
+    """The source sends what only a later version knows, once: refused before the target could run
+    the guest, and said here."""
+    hosts = started(t, faults_a=f"{fault}:1", **(vm or {}))
+    text = hosts.a.refuses(1, "migrate", "demo", "hostb")
+    assert why in text and "the VM runs on here" in text, text
+    stays(hosts)
+    assert "handed over" not in hosts.a.whats(), hosts.a.whats()
     moves(hosts)
 
 
@@ -479,15 +551,35 @@ def while_protected_fails(t):
     assert not hosts.fenced()
 
 
-@case("migrate-check")
+@case("migrate-check", needs=("kvm", "root"))
 def check(t):
     """All that is in the way, and nothing is begun."""
-    hosts = started(t, disk="demo.img")
-    assert "can be migrated" in hosts.a.do("migrate", "demo", "hostb", "--check")
-    assert json.loads(hosts.a.do("migrate", "demo", "hostb", "--dry-run", "--json"))["possible"]
-    p = hosts.a.pollux("migrate", "demo", "hostb", "--with-disks", "--check")
+    hosts = started(t, own_disks=True, disk="demo.img")
+    with open(t.path("disks-hostb/demo.img"), "wb") as f:
+        f.truncate(8 << 20)
+    copied = ("migrate", "demo", "hostb", "--with-disks")
+    assert "can be migrated" in hosts.a.do(*copied, "--overwrite", "--check")
+    assert json.loads(hosts.a.do(*copied, "--overwrite", "--dry-run", "--json"))["possible"]
+    p = hosts.a.pollux(*copied, "--check")
     assert p.returncode == 3 and "CANNOT" in p.stdout and "is there already" in p.stdout, p.stdout
-    assert "is there already" in hosts.a.pollux("migrate", "demo", "hostb", "--with-disks").stderr
+    assert "forecast: about" in p.stdout, p.stdout
+    why = hosts.a.refuses(3, *copied)
+    assert "CANNOT" in why and "is there already" in why and "--overwrite" in why, why
+    stays(hosts)
+
+
+@case("migrate-warned", needs=("root",))
+def warned(t):
+    """A migration that begins tells what it warns of; one that does not, all that is in its way."""
+    hosts = started(t, faults_b="lazy.open:1,lazy.open:2")
+    p = hosts.a.pollux("migrate", "demo", "nowhere", "--check", "--json")
+    assert p.returncode == 3 and "is not a peer" in json.loads(p.stdout)["error"], p.stdout
+    command = copying(hosts, "--stuck", "postcopy")
+    why = hosts.a.refuses(3, "migrate", "demo", "nowhere", "--check")
+    assert "under way" in why and "is not a peer" in why, why
+    hosts.a.do("migrate", "demo", "--cancel")
+    out, err = command.communicate(timeout=60)
+    assert "warning: postcopy is not possible there" in err, err
     stays(hosts)
 
 
@@ -616,8 +708,31 @@ def json_events(t):
     hosts = started(t)
     lines = [json.loads(line) for line in
              hosts.a.do("migrate", "demo", "hostb", "--json", *SLOW).splitlines()]
-    assert {e["event"] for e in lines[:-1]} == {"progress"} and len(lines) > 5, lines
+    assert {e["event"] for e in lines[:-1]} == {"check", "progress"} and len(lines) > 5, lines
     assert lines[-1]["event"] == "done" and lines[-1]["vm"]["migration"]["downtime_ns"] > 0
+    looks = [e for e in lines if e["event"] == "progress"]
+    copied = [e for e in looks if e["phase"] == "copying" and e["memory_total"]]
+    assert all(0 <= e["percent"] <= 100 and e["round"] >= 1 for e in copied), copied
+    assert any(e["bytes_per_second"] for e in copied) and not any(e["disk_total"] for e in copied)
+    assert any(e["copy_eta_s"] is not None for e in copied), copied
+    sent = lines[-1]["vm"]["migration"]["sent"]
+    assert sent["bytes"] >= max(e["bytes_sent"] for e in copied) and sent["rounds"] >= 1, sent
+    assert sent["disk_bytes"] == sent["postcopy_bytes"] == 0, sent
+
+
+@case("migrate-json-disks", needs=("kvm", "root"))
+def json_disks(t):
+    """Disks are told of beside memory, and all of them before the guest goes."""
+    hosts = started(t, own_disks=True, disk="demo.img")
+    lines = [json.loads(line) for line in
+             hosts.a.do("migrate", "demo", "hostb", "--json", "--with-disks", "--overwrite",
+                        *SLOW).splitlines()]
+    disks = [(e["disk_done"], e["disk_total"]) for e in lines
+             if e["event"] == "progress" and e["phase"] == "copying"]
+    done = [d for d, total in disks if total]
+    assert done and {total for _, total in disks if total} == {8 << 20}, disks
+    assert done == sorted(done) and done[0] < done[-1], disks
+    goes_on(hosts.b)
 
 
 @case("migrate-json-fails")

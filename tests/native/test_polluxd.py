@@ -172,11 +172,14 @@ def stop_protected(t):
 
 @case("polluxd-disks")
 def disks(t):
-    """The copy's file is made; one that is there is not written over unasked."""
+    """The copy's file is made; one that is there is not written over unasked, and the VM's own one,
+    which both hosts see here, not at all: it is locked."""
     hosts = Hosts(t)
     hosts.a.do("start", hosts.vm_file(disk="demo.img"))
     message = hosts.a.refuses(1, "protect", "demo", "--to", "hostb")
     assert "--overwrite" in message and "demo.img" in message, message
+    message = hosts.a.refuses(1, "protect", "demo", "--to", "hostb", "--overwrite")
+    assert "demo.img" in message and "used by process" in message, message
     assert hosts.a.vm()["state"] == "running"
     guest_goes_on(hosts.a)
 

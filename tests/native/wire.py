@@ -41,9 +41,13 @@ class Proxy:
         while True:
             try:
                 near, _ = self.sock.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
                 return
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
             self.socks += [near, far]
             for a, b, way in ((near, far, "forward"), (far, near, "back")):
                 a.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -29,7 +29,7 @@ import zlib
 
 PAGE = 4096
 HELLO, HEARTBEAT, BYE = 1, 4, 6
-BEGIN, PAGES, MEMBER, STATE, END, MISSING = 16, 17, 18, 19, 20, 21
+BEGIN, PAGES, MEMBER, STATE, END, MISSING, ROUND_END = 16, 17, 18, 19, 20, 21, 22
 
 xxhash = ctypes.CDLL("libxxhash.so.0")
 xxhash.XXH3_64bits_withSeed.restype = ctypes.c_uint64
@@ -50,13 +50,13 @@ def xxh3(data, seed=0):
     return xxhash.XXH3_64bits_withSeed(bytes(data), len(data), seed)
 
 
-def records(data, optional=HEARTBEAT):
+def records(data, optional=(HEARTBEAT, ROUND_END)):
     at = 0
     while at < len(data):
         need(len(data) - at >= 8, "a record header is cut")
         kind, flags, size = struct.unpack_from("<HHI", data, at)
         need(kind != 0 and flags & ~1 == 0 and size <= 8388608, f"record header at {at}")
-        need((flags & 1) == (kind != optional), f"mandatory bit of type {kind}")
+        need((flags & 1) == (kind not in optional), f"mandatory bit of type {kind}")
         at += 8
         need(len(data) - at >= size, "a record is cut")
         yield kind, data[at : at + size]
@@ -175,7 +175,12 @@ class Stream:
 
     def __init__(self, number, rows, machine):
         self.number, self.rows, self.machine = number, rows, machine
-        self.members = 0
+        self.members = self.round = 0
+
+    def round_end(self, epoch, payload):
+        (number,) = struct.unpack("<Q", payload)
+        need(epoch == 1 and number > self.round, f"stream {self.number}: end of round {number}")
+        self.round = number
 
     def epoch(self, epoch):
         """Apply one epoch; False when the stream ends before it is complete."""
@@ -185,6 +190,9 @@ class Stream:
             return False
         need(row[0] == BEGIN and row[1] == struct.pack("<Q", epoch), f"begin of epoch {epoch}")
         for kind, payload in self.rows:
+            if kind == ROUND_END:
+                self.round_end(epoch, payload)
+                continue
             need(struct.unpack_from("<Q", payload)[0] == epoch, f"type {kind} in epoch {epoch}")
             if kind == END:
                 need(
@@ -255,6 +263,7 @@ def decode(folder):
     zero, raw, delta = machine.kinds
     print(f"{epoch} epochs, {compared} hashes equal; pages: {zero} zero, {raw} raw, {delta} delta; "
           f"{bulk[0].members} disk records"
+          + (f"; {bulk[0].round} rounds" if bulk[0].round else "")
           + (f"; {len(machine.missing)} left behind" if machine.missing else ""))
     need(epoch > 0 and (compared > 0 or not images), "nothing to compare")
 
@@ -266,7 +275,7 @@ LINK_FIRST, PUSH_MOST = 32, 16
 
 
 def link_rows(folder, side, stream):
-    return list(records((folder / f"{side}-{stream}.bin").read_bytes(), LINK_BEAT))
+    return list(records((folder / f"{side}-{stream}.bin").read_bytes(), (LINK_BEAT,)))
 
 
 def link_greeting(rows, answers, stream):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab as a scenario finds it: all hosts up and healed, nothing of Pollux running, and the
 steps that scenarios are made of."""
+import mmap
 import time
 
 from judge import must
@@ -8,8 +9,11 @@ from labkit import wire
 from labkit.cluster import TIMES_MS, Cluster
 from labkit.place import LabError
 
-# What the guest's memory, its kernel and its disk are full of.
-SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio_blk")
+# What the guest's kernel and its programs hold, and what guest-load writes: into each page of
+# memory, and into each block of the disk.
+MEMORY_MARK, DISK_MARK = b"MEMORY-MARK-16B_", b"DISK-BLOCK-MARK_"
+SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio_blk",
+           MEMORY_MARK, DISK_MARK)
 HOSTS = ("hosta", "hostb", "client")
 # No false loss on a busy machine, and no fence there that comes later than the delay of the other.
 BUSY_MS = {**TIMES_MS, "namespaces": {"heartbeat": 50, "loss": 1000, "fence_delay": 3000}}
@@ -54,6 +58,8 @@ class Arena:
     def reset(self):
         self.lab("heal", net="*", host="*", peer="*", direction="both")
         self.lab("delay", net="repl", host="*", usec=0)
+        for net in ("repl", "front"):
+            self.lab("pcap", net=net, on=False)
         self.cluster.times_ms = BUSY_MS[self.cluster.kind]
         # A twin that was left behind takes its primary's end for a death, and fences.
         for name in HOSTS[:2]:
@@ -75,17 +81,21 @@ class Arena:
         self.lab("heal", net="*", host="*", peer="*", direction="both")
 
     def capture(self):
-        """Records the replication link from now on; returns the path for capture_dark()."""
-        return self.lab("pcap", net="repl", on=True)["path"]
+        """Records the replication link from now on."""
+        self.captured = self.lab("pcap", net="repl", on=True)["path"]
 
-    def capture_dark(self, path):
-        """No guest byte was on it in the clear."""
+    def captured_secrets(self):
+        """Ends that: which of the guest's bytes were on it in the clear."""
         self.lab("pcap", net="repl", on=False)
-        with open(path, "rb") as capture:
-            data = capture.read()
-        must(len(data) > 1 << 20, f"the capture holds only {len(data)} bytes")
-        for secret in SECRETS:
-            must(secret not in data, f"{secret!r} is on the wire in the clear")
+        with open(self.captured, "rb") as file:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                must(len(data) > 1 << 20, f"the capture holds only {len(data)} bytes")
+                return [secret for secret in SECRETS if data.find(secret) >= 0]
+
+    def capture_dark(self):
+        """None of them."""
+        found = self.captured_secrets()
+        must(not found, f"{found} is on the wire in the clear")
 
     # ---- arrangements ----
 

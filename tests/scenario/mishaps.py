@@ -5,9 +5,10 @@ client was told of is lost, also where the VM is."""
 import shlex
 
 from arena import SMALL
+from guest import Watch
 from judge import client_content, must
-from migrations import (COPIED, FOLLOWED, OTHER, SHARED_DISK, SLOW, begin, console_keep,
-                        guest_well, move, up)
+from migrations import (COPIED, FOLLOWED, OTHER, SLOW, begin, console_keep, guest_well, move,
+                        unburdened, up, up_shared)
 
 POSTCOPY = ("--postcopy", "--downtime", "0")
 # So long that what is done at the sight of a state is done within that state.
@@ -68,30 +69,11 @@ def _owner(arena):
     return arena.cluster.wait("one host runs it, and the other has nothing of it", decided, 60)
 
 
-# PID IMAGE: whether that process has the lock of that image.
-LOCKED = """for f in /proc/$1/fd/*; do
-    [ "$(readlink $f)" = "$2" ] && grep -q ^lock: /proc/$1/fdinfo/${f##*/} && exit 0
-done; exit 1"""
-
-
-def _unburdened(arena, host):
-    """As if nothing had been tried: at full speed, nothing logged, its disk its own."""
-    def settled():
-        """polluxd tells what it knew last, and only then asks anew."""
-        stats = arena.vm(host).get("stats") or {}
-        return (stats.get("throttle"), stats.get("log_dirty")) == (0, False)
-    arena.cluster.wait("no throttle and no log of writes is left", settled, 10)
-    image, pid = arena.cluster.disk.format(vm="demo"), str(arena.vm_pid(host))
-    code, _ = arena.cluster.run(host, shlex.join(["sh", "-c", LOCKED, "sh", pid, image]),
-                                check=False)
-    must(code == 0, f"{image} is not locked on {host}")
-
-
 def _stays(arena):
     host = _owner(arena)
     must(host == "hosta", f"{host} runs it")
     arena.replies(10)
-    _unburdened(arena, host)
+    unburdened(arena, host)
 
 
 def _home(arena):
@@ -178,7 +160,6 @@ def migration_fails_in_each_phase(arena):
     arena.cluster.run("hosta", f"mkdir -p {SMALL}")
     arena.cluster.run("hostb", f"mkdir -p {SMALL} && mount -t tmpfs -o size=12M small {SMALL}")
     arena.cluster.times_ms = PATIENT_MS
-    path = arena.capture()
     up(arena, disk=SMALL + "/{vm}.img")
     # The full disk while it is frozen comes first: when the guest has once written all its
     # blocks, it needs no more space.
@@ -194,7 +175,6 @@ def migration_fails_in_each_phase(arena):
     _home(arena)
     guest_well(arena)
     client_content(arena, _owner(arena))
-    arena.capture_dark(path)
 
 
 # More than SLOW carries, also as differences: there is no moment at which nothing is left to follow.
@@ -232,11 +212,13 @@ def migration_disk_full_once_it_is_copied(arena):
 SILENCE_S = 15
 
 
-def _start(arena, host):
+def _start(arena, host, silence_s=SILENCE_S):
     """The VM that is down on that host, and a client of its own."""
     arena.cluster.pollux(host, "start", "/lab/demo.cfg", timeout=120)
     arena.cluster.guest_wait()
-    arena.cluster.client_start(silence_s=SILENCE_S)
+    console_keep(arena, host)
+    arena.watch = Watch(arena)
+    arena.cluster.client_start(silence_s=silence_s)
     arena.replies(10)
 
 
@@ -276,6 +258,21 @@ def _target_host_dies_pulling(arena):
     arena.wait_state("hostb", "stopped", timeout=40)
     _recovery_refused(arena)
     must(arena.state("hosta") == "serving", f"hosta is {arena.state('hosta')}")
+    arena.cluster.pollux("hosta", "stop", "demo", "--force")
+    return _torn(arena)
+
+
+def _target_process_dies_pulling(arena):
+    """What hostb had become is gone with its process; its polluxd says so, and what hosta still has
+    is of no use."""
+    _pulling(arena)
+    arena.kill_vm("hostb")
+    arena.wait_state("hostb", "stopped", timeout=40)
+    must(arena.happened("hostb", "vm process died"), "hostb does not tell that its process died")
+    _recovery_refused(arena)
+    code, text = arena.cluster.pollux("hosta", "start", "/lab/demo.cfg", check=False)
+    must(code != 0, f"hosta starts what hostb owns: {text}")
+    must(arena.state("hosta") in ("serving", "memory-held"), f"hosta is {arena.state('hosta')}")
     arena.cluster.pollux("hosta", "stop", "demo", "--force")
     return _torn(arena)
 
@@ -336,34 +333,128 @@ def _torn(arena):
 
 def migration_loses_a_host_in_each_phase(arena):
     """The VM goes with a host that alone had all of it, or a part; its disk does not."""
-    arena.guest_up(load="mem:300,disk:10")
-    arena.cluster.client_start(silence_s=SILENCE_S)
-    arena.replies(10)
+    up(arena, silence_s=SILENCE_S)
     for mishap in (_source_process_dies_copying, _source_host_dies_copying):
         host = mishap(arena)
         print(f"# {mishap.__name__[1:]}: {host} has its disk")
         _start(arena, host)
+    guest_well(arena)
     client_content(arena, "hosta")
 
 
 def migration_loses_a_host_while_memory_follows(arena):
     """Neither host has all of it then: it is down, and says so; its disk is whole."""
-    (arena.place.share / "demo.img").unlink(missing_ok=True)
-    arena.guest_up(load="mem:300,disk:10", disk=SHARED_DISK)
-    arena.cluster.client_start(silence_s=SILENCE_S)
-    arena.replies(10)
-    for mishap in (_target_host_dies_pulling, _source_host_dies_pulling,
-                   _source_process_dies_pulling):
+    up_shared(arena, silence_s=SILENCE_S)
+    for mishap in (_target_host_dies_pulling, _target_process_dies_pulling,
+                   _source_host_dies_pulling, _source_process_dies_pulling):
         host = mishap(arena)
         print(f"# {mishap.__name__[1:]}: it is of {host}")
         _start(arena, host)
         move(arena, host)
+    guest_well(arena)
     client_content(arena, "hosta")
 
 
+# ---- a host dies while the guest stands still ---------------------------------------------------------
+
+# It is known within that time whether a guest that stood still goes on, also on a busy machine.
+UNCERTAIN_S = 30
+
+
+def _process_killed(arena):
+    arena.cluster.run("hosta", "killall -9 pollux-vm")
+
+
+def _host_killed(arena):
+    arena.lab("kill", host="hosta")
+    _host_back(arena, "hosta")
+
+
+def _place(arena):
+    """Where it is, and how, when both have made up their minds."""
+    def decided():
+        states = {h: arena.state(h) for h in OTHER}
+        must(list(states.values()).count("running") < 2, f"two run it: {states}")
+        for host, other in OTHER.items():
+            if states[host] in ("running", "stopped") and states[other] in NOT_HERE:
+                return host, states[host]
+        return None
+    return arena.cluster.wait("one host has it, and the other has nothing of it", decided, 60)
+
+
+def _lost_unless_whole(arena):
+    """hosta is gone, and said nothing: the guest is lost with it, unless hostb has all of it. It is
+    down when this returns, on the host that is returned."""
+    host, state = _place(arena)
+    print(f"# {host} has it, {state}")
+    if state == "running":
+        must(host == "hostb", "a process that was killed runs")
+        console_keep(arena, host)
+        arena.replies(10)
+        guest_well(arena)
+        client_content(arena, host)
+        arena.capture()
+        return host
+    must(host == "hosta", "the guest was lost by hostb, which had never had it")
+    _down(arena, host)
+    return host
+
+
 def migration_source_dies_frozen(arena):
-    """hosta is gone after all was sent, or nearly: who runs it is settled when it is back. Where
-    hostb has it whole, the guest goes on."""
+    """hosta, or the process there, is gone with a guest that stands still, before it knows that
+    hostb has all of it."""
+    arena.cluster.times_ms = PATIENT_MS
+    up(arena, silence_s=UNCERTAIN_S)
+    for killed in (_process_killed, _host_killed):
+        _handover_begin(arena, "freezing")
+        killed(arena)
+        _stretched(arena, False)
+        host = _lost_unless_whole(arena)
+        _start(arena, host, UNCERTAIN_S)
+        if host != "hosta":
+            move(arena, host, *COPIED)
+    guest_well(arena)
+    client_content(arena, "hosta")
+
+
+# hostb's polluxd stands still for a part of that.
+HELD_MS = {"heartbeat": 100, "loss": 20000, "fence_delay": 4000}
+
+
+def _handed_unheard(arena):
+    """hosta has handed it over, and hostb's polluxd, which stands still, has not heard of it."""
+    _handover_begin(arena, "freezing", "killall -STOP polluxd")
+    arena.wait_state("hosta", "handed-over", timeout=40)
+    _stretched(arena, False)
+
+
+def _target_process_dies_handed(arena):
+    _handed_unheard(arena)
+    arena.cluster.run("hostb", "killall -9 pollux-vm; killall -CONT polluxd")
+
+
+def _target_host_dies_handed(arena):
+    _handed_unheard(arena)
+    arena.lab("kill", host="hostb")
+    _host_back(arena, "hostb")
+
+
+def migration_target_dies_handed(arena):
+    """All of it was at hostb, and it was hostb's to begin: hosta, which has stood still, goes on when
+    hostb says that there is nothing any more."""
+    arena.cluster.times_ms = HELD_MS
+    up(arena)
+    for mishap in (_target_process_dies_handed, _target_host_dies_handed):
+        mishap(arena)
+        print(f"# {mishap.__name__[1:]}: hosta goes on")
+        _stays(arena)
+    guest_well(arena)
+    client_content(arena, "hosta")
+
+
+def migration_source_dies_handed(arena):
+    """hosta is gone when hostb has all of it: that goes on as soon as hosta is back and says whose
+    it is."""
     arena.cluster.times_ms = PATIENT_MS
     up(arena)
     _handover_begin(arena, "handed")

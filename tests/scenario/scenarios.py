@@ -4,11 +4,12 @@ about does not hold."""
 import pathlib
 import shlex
 import shutil
-import struct
 
 import guest
 import migrations
 import mishaps
+from announced import Front
+from arena import DISK_MARK, SECRETS
 from judge import Violated, client_content, log_clean, must
 from privileged import privileged_behaviour_equals_kvm
 
@@ -378,76 +379,89 @@ def failover_from_kvm_to_soft_and_back(arena):
 
 def wire_shows_nothing(arena):
     """No guest byte on the replication link: not the records that the guest writes and sends."""
-    path = arena.capture()
-    arena.protected()
+    arena.capture()
+    arena.protected(load=migrations.LOAD)
     arena.replies(20)
     log = arena.cluster.run("client", "cat /tmp/client.log")[1]
     must(len(log.splitlines()) > 20, "the client has no log")
-    arena.capture_dark(path)
+    arena.capture_dark()
     arena.cluster.client_stop()
+
+
+# What the others' captures do not hold, as it would be there: SEND FILE, and who takes it.
+CLEAR_PORT = 4999
+SEND = """
+import socket, sys, time
+for _ in range(300):
+    try:
+        s = socket.create_connection(("hostb-repl", int(sys.argv[1])), 60)
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+s.sendfile(open(sys.argv[2], "rb"))
+s.shutdown(socket.SHUT_WR)
+s.recv(1)
+"""
+TAKE = """
+import socket, sys
+s, _ = socket.create_server(("", int(sys.argv[1]))).accept()
+while s.recv(1 << 20):
+    pass
+"""
+
+
+def _seen_in_the_clear(arena, path, secrets):
+    """The file goes over the link as it is."""
+    arena.capture()
+    arena.cluster.background("hostb", shlex.join(["python3", "-c", TAKE, str(CLEAR_PORT)]),
+                             "/tmp/take")
+    arena.cluster.run("hosta", shlex.join(["python3", "-c", SEND, str(CLEAR_PORT), path]),
+                      timeout=180)
+    unseen = set(secrets) - set(arena.captured_secrets())
+    must(not unseen, f"{unseen} of {path} was on the wire in the clear, and not seen")
+
+
+def guest_bytes_in_the_clear_are_seen(arena):
+    """What judges captures finds all that it looks for where the guest's memory, its saved image or
+    its disk go over the link in the clear."""
+    arena.guest_up(load=migrations.LOAD)
+    core, image, disk = "/var/tmp/core", "/var/tmp/image", arena.cluster.disk.format(vm="demo")
+    arena.cluster.wait("the guest has written blocks of its disk", lambda: arena.cluster.run(
+        "hosta", f"grep -q {DISK_MARK.decode()} {disk}", check=False)[0] == 0, 60)
+    arena.cluster.pollux("hosta", "dump-core", "demo", core, timeout=180)
+    arena.cluster.pollux("hosta", "save", "demo", image, "--compression", "none", timeout=180)
+    for path, secrets in ((core, SECRETS), (image, SECRETS), (disk, (DISK_MARK,))):
+        _seen_in_the_clear(arena, path, secrets)
+    arena.cluster.run("hosta", f"rm {core} {image}")
 
 
 # ---- its new place ---------------------------------------------------------------------------------
 
-GUEST_MAC = bytes.fromhex("525400990001")
-
-
-def _frames(path):
-    """(ns, frame) of a capture: the nanosecond variety of the classic pcap format."""
-    with open(path, "rb") as f:
-        data = f.read()
-    must(struct.unpack_from("<I", data)[0] == 0xa1b23c4d, "the capture is of another format")
-    at = 24
-    while at + 16 <= len(data):
-        seconds, ns, size, _whole = struct.unpack_from("<IIII", data, at)
-        yield seconds * 10**9 + ns, data[at + 16:at + 16 + size]
-        at += 16 + size
-
-
-def _announcement(frame):
-    """What kind of one the frame is: it teaches the switches, or neighbours by IPv4 or IPv6."""
-    kind, body = frame[12:14], frame[14:]
-    if frame[6:12] != GUEST_MAC:
-        return None
-    if kind == b"\x80\x35":
-        return "RARP"
-    if kind == b"\x08\x06" and body[14:18] == body[24:28]:
-        return "gratuitous ARP"
-    if kind == b"\x86\xdd" and body[6] == 58 and body[40] == 136 and body[24:26] == b"\xff\x02":
-        return "unsolicited NA"
-    return None
-
-
 def failover_is_announced(arena):
-    """Within a second all that has to know knows where the guest is: switches by RARP, neighbours by
-    what Linux sends when it is asked to (VIRTIO_NET_F_GUEST_ANNOUNCE), the bridge by any of them."""
     arena.protected()
-    path = arena.lab("pcap", net="front", on=True)["path"]
+    front = Front(arena)
     arena.lab("kill", host="hosta")
     arena.replies(10)
-    fdb = arena.cluster.run("hostb", "bridge fdb show br br0")[1]
-    arena.linger()
-    arena.lab("pcap", net="front", on=False)
-    at = {}
-    for ns, frame in _frames(path):
-        kind = _announcement(frame)
-        if kind:
-            at.setdefault(kind, ns)
-    must("RARP" in at, f"no RARP is in the capture, but {list(at)}")
-    for kind in ("gratuitous ARP", "unsolicited NA"):
-        must(kind in at, f"no {kind} is in the capture")
-        late = (at[kind] - at["RARP"]) / 1e6
-        must(abs(late) < 1000, f"the {kind} came {late:.0f} ms after the RARP")
-        print(f"# {kind}: {late:.1f} ms after the RARP")
-    mac = ":".join(f"{b:02x}" for b in GUEST_MAC)
-    must(any(line.startswith(f"{mac} dev demo0 ") for line in fdb.splitlines()),
-         f"the bridge takes {mac} to be elsewhere: {fdb}")
+    front.judge("hostb")
     arena.client_verdict()
+
+
+def migration_is_announced(arena):
+    """Likewise, when all of it is there, and when its memory follows; and the host that it has left
+    looks for it elsewhere."""
+    migrations.up_shared(arena)
+    for here, options in (("hosta", ()), ("hostb", mishaps.POSTCOPY)):
+        front, there = Front(arena), migrations.OTHER[here]
+        migrations.move(arena, here, *options)
+        front.judge(there, left=here)
+    migrations.guest_well(arena)
+    client_content(arena, "hosta")
 
 
 # The longest first: labs may run side by side.
 ALL = {f.__name__: f for f in (
     linux_moves_a_hundred_times, mishaps.migration_fails_in_each_phase,
+    mishaps.migration_source_dies_frozen,
     mishaps.migration_loses_a_host_in_each_phase,
     mishaps.migration_loses_a_host_while_memory_follows, linux_is_upgraded_ten_times,
     signs_of_a_sick_guest_are_seen,
@@ -456,11 +470,13 @@ ALL = {f.__name__: f for f in (
     standby_host_dies_continue, standby_host_dies_stall, standby_vm_process_dies,
     link_cut_with_fence, link_cut_without_fence, operator_decides,
     unprotect_is_no_failure, shutdown_is_no_failure, primary_dies_in_first_copy,
-    failover_is_announced, wire_shows_nothing,
+    failover_is_announced, migration_is_announced,
+    wire_shows_nothing, guest_bytes_in_the_clear_are_seen,
     migrations.linux_migrates_with_its_disk, migrations.linux_migrates_on_shared_storage,
     migrations.migration_target_dies, migrations.migration_link_cut,
     migrations.migration_target_frozen, migrations.migration_cut_while_memory_follows,
-    mishaps.migration_source_dies_frozen, mishaps.migration_disk_full_once_it_is_copied)}
+    mishaps.migration_source_dies_handed, mishaps.migration_target_dies_handed,
+    mishaps.migration_disk_full_once_it_is_copied)}
 
 # What needs a kernel of its own on each host: KVM's state, a host whose kernel dies with it.
 EMULATED = {name: ALL[name] for name in (
@@ -468,5 +484,7 @@ EMULATED = {name: ALL[name] for name in (
     "there_and_back", "link_cut_with_fence", "linux_migrates_with_its_disk")}
 EMULATED["privileged_behaviour_equals_kvm"] = privileged_behaviour_equals_kvm
 
-# Likewise, with a CPU in software inside of an emulated host: too slow for every day.
-LONG = {f.__name__: f for f in (linux_changes_engines, failover_from_kvm_to_soft_and_back)}
+# Likewise, but too slow for every day: most with a CPU in software inside of an emulated host.
+LONG = {f.__name__: f for f in (linux_changes_engines, failover_from_kvm_to_soft_and_back,
+                                migrations.linux_migrates_on_shared_storage,
+                                migrations.linux_keeps_the_cpu_it_began_with)}

@@ -296,6 +296,7 @@ static void plan_settings(struct world *w)
 		.heartbeat_ns = 20 * NS_PER_MS,
 		.loss_ns = 80 * NS_PER_MS,
 		.ack_ns = 300 * NS_PER_MS,
+		.cancel_ns = 20 * NS_PER_MS,
 		.window = 1 + (unsigned)chance_below(w, 4),
 		.delay_ns = chance_between(w, 100, 1500) * NS_PER_US,
 		.jitter_ns = chance_below(w, 40) * NS_PER_MS,

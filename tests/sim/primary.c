@@ -497,6 +497,7 @@ void primary_session(struct world *w, int host, uint64_t term, bool handover)
 		.heartbeat_ns = s->heartbeat_ns,
 		.loss_ns = s->loss_ns,
 		.ack_ns = s->ack_ns,
+		.bye_ns = handover ? s->cancel_ns : s->ack_ns,
 		.window = s->window,
 		.handover = handover,
 		.held = p->has_session && p->primary.state == PRIMARY_LOST,

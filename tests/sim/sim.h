@@ -259,7 +259,7 @@ struct session {
 struct settings {
 	enum replicate_mode mode;
 	enum standby_loss_policy policy;
-	uint64_t interval_ns, heartbeat_ns, loss_ns, ack_ns;
+	uint64_t interval_ns, heartbeat_ns, loss_ns, ack_ns, cancel_ns;
 	unsigned window;
 	uint64_t delay_ns, jitter_ns;
 	bool seal_fails, commit_fails, reprotect, engine;

@@ -4,7 +4,7 @@
  * connects twins through polluxd's real port, but runs and copies nothing.
  *
  * The name of the VM in its file chooses what goes wrong:
- *   bad-create, bad-boot, bad-standby, bad-promote   that request is refused
+ *   bad-create, bad-boot, bad-standby, bad-promote, bad-adopt   that request is refused
  *   slow-...    the first copy never ends
  *   stall-...   it has the policy stall
  *   deaf-...    the guest does not heed its power button
@@ -12,6 +12,8 @@
  *   late-...    that a session has ended is answered when it is next asked for its stats
  *   tail-...    a part of its memory follows it in a migration
  *   ripe-...    that the last epoch of one is whole over there waits to be told
+ *   old-...     its program does not know of sessions in which some disks are not copied
+ *   hold-ask... a SIGWINCH asks for the rehearsal, and the copy ends when its forecast has come
  * and anywhere in it:
  *   torpid      it is told to go on, and does so at SIGWINCH
  *   claims      ...and says that it cannot
@@ -74,22 +76,27 @@ static bool fake_is(const struct fake *f, const char *prefix)
 	return !strncmp(f->name, prefix, strlen(prefix));
 }
 
-static void fake_postcopy(struct fake *f, const char *state)
-{
-	f->postcopy = state;
-	fake_say(f, json_pack("{s:s, s:s, s:s}", "event", "postcopy", "state", state, "why",
-			      "the test says so"));
-}
-
 /* As pollux-vm tells it in its stats. */
 static json_t *fake_postcopy_json(const struct fake *f)
 {
 	bool done = f->postcopy && !strcmp(f->postcopy, "done");
 
-	return f->postcopy ? json_pack("{s:s, s:s, s:i, s:i, s:i}", "side",
+	return f->postcopy ? json_pack("{s:s, s:s, s:i, s:i, s:i, s:i}", "side",
 				       f->handover ? "source" : "target", "state", f->postcopy,
-				       "streams", 1, "missing", 9, "left", done ? 0 : 5)
+				       "streams", 1, "missing", 9, "left", done ? 0 : 5, "bytes",
+				       done ? 4000 : 1000)
 			   : json_null();
+}
+
+static void fake_postcopy(struct fake *f, const char *state)
+{
+	json_t *event;
+
+	f->postcopy = state;
+	event = fake_postcopy_json(f);
+	json_object_set_new(event, "event", json_string("postcopy"));
+	json_object_set_new(event, "why", json_string("the test says so"));
+	fake_say(f, event);
 }
 
 /* The source of a guest whose memory follows it. */
@@ -97,8 +104,10 @@ static void fake_serve(struct fake *f)
 {
 	snprintf(f->state, sizeof(f->state), "handed");
 	f->postcopy = "running";
-	fake_say(f, json_pack("{s:s, s:s, s:I, s:b, s:b}", "event", "state", "state", "handed",
-			      "term", f->term, "handover", true, "postcopy", true));
+	fake_say(f, json_pack("{s:s, s:s, s:I, s:b, s:b, s:{s:i, s:i, s:i, s:i}}", "event", "state",
+			      "state", "handed", "term", f->term, "handover", true, "postcopy",
+			      true, "sent", "bytes", 100000, "disk_bytes", 300, "rounds", 2,
+			      "throttle_most", 20));
 }
 
 static void fake_session_close(struct fake *f)
@@ -303,6 +312,23 @@ static int fake_recover(struct fake *f, const json_t *q)
 	return f->postcopy ? 0 : -EINVAL;
 }
 
+static int fake_forecast(struct fake *f, const json_t *q)
+{
+	if (!fake_is(f, "hold-ask") || !json_is_true(json_object_get(q, "rehearsed")))
+		return 0;
+	return write(f->session, "p", 1) == 1 ? 0 : -errno;
+}
+
+/* It has the VM of another one. */
+static int fake_adopt(struct fake *f, const json_t *q)
+{
+	if (fake_is(f, "bad-adopt"))
+		return -EIO;
+	f->primary = f->running = true;
+	snprintf(f->state, sizeof(f->state), "unprotected");
+	return 0;
+}
+
 static int fake_nothing(struct fake *f, const json_t *q)
 {
 	return 0;
@@ -316,7 +342,9 @@ static const struct {
 	{"standby", fake_standby},     {"stream", fake_nothing},  {"ownership", fake_ownership},
 	{"unprotect", fake_unprotect}, {"promote", fake_promote}, {"shutdown", fake_shutdown},
 	{"load", fake_load},           {"quit", fake_nothing},    {"stats", fake_nothing},
-	{"console", fake_nothing},     {"recover", fake_recover},
+	{"console", fake_nothing},     {"recover", fake_recover}, {"echo", fake_nothing},
+	{"forecast", fake_forecast},   {"lend", fake_nothing},    {"yield", fake_nothing},
+	{"unyield", fake_nothing},     {"adopt", fake_adopt},
 };
 
 static int fake_handle(struct fake *f, const json_t *q, const char *what)
@@ -329,7 +357,7 @@ static int fake_handle(struct fake *f, const json_t *q, const char *what)
 
 static json_t *fake_reply(struct fake *f, const json_t *q, int rc)
 {
-	return json_pack(
+	json_t *o = json_pack(
 		"{s:O, s:b, s:i, s:s, s:s, s:i, s:f, s:b, s:{s:s, s:s, s:b, s:s, s:I, s:b, s:o, "
 		"s:{s:i, s:i}}}",
 		"reply", json_object_get(q, "id"), "ok", !rc, "code", rc, "error",
@@ -337,6 +365,12 @@ static json_t *fake_reply(struct fake *f, const json_t *q, int rc)
 		f->postcopy != NULL, "stats", "state", f->state, "engine", "sim", "ended", f->ended,
 		"why", "", "term", f->term, "handover", f->handover, "postcopy",
 		fake_postcopy_json(f), "replication", "sync_done", 1, "sync_total", 2);
+
+	if (!fake_is(f, "old-")) {
+		json_object_set_new(o, "shared_disks", json_true());
+		json_object_set_new(json_object_get(o, "stats"), "shared_disks", json_true());
+	}
+	return o;
 }
 
 static void fake_director_lost(struct fake *f)
@@ -421,6 +455,8 @@ static void fake_signal(void *ctx, uint32_t events)
 		fake_state(f, "unprotected", "it goes on here", false);
 	} else if (info.ssi_signo == SIGWINCH && !strcmp(f->state, "freezing")) {
 		fake_state(f, "handed", "", false);
+	} else if (info.ssi_signo == SIGWINCH && fake_is(f, "hold-ask")) {
+		fake_say(f, json_pack("{s:s}", "event", "rehearse"));
 	} else if (info.ssi_signo == SIGWINCH) {
 		(void)!write(f->session, "p", 1);
 	} else if (f->session >= 0) {

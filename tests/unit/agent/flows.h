@@ -318,7 +318,7 @@ static inline int fence_main(char *path)
 	return result;
 }
 
-/* -1: the tests; else an exit code. */
+/* -1: the tests, or the one that is named; else an exit code. */
 static inline int role_run(int argc, char **argv)
 {
 	char copy[PATH_MAX];
@@ -330,6 +330,10 @@ static inline int role_run(int argc, char **argv)
 		return fake_vm_main(argc, argv);
 	if (!strcmp(basename(copy), "fence"))
 		return fence_main(argv[0]);
+	signal(SIGPIPE, SIG_IGN);
+	log_setup("test", getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR - 1);
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return -1;
 }
 

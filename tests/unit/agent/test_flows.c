@@ -547,11 +547,5 @@ int main(int argc, char **argv)
 	};
 	int rc = role_run(argc, argv);
 
-	if (rc >= 0)
-		return rc;
-	signal(SIGPIPE, SIG_IGN);
-	log_setup("test", getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR - 1);
-	if (argc > 1)
-		cmocka_set_test_filter(argv[1]);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return rc < 0 ? cmocka_run_group_tests(tests, NULL, NULL) : rc;
 }

@@ -356,6 +356,79 @@ static void what_was_not_measured_is_said(void **state)
 	json_decref(vm);
 }
 
+static void warned(struct forecast_input *in, const char *hint)
+{
+	json_t *f = forecast_json(in), *w = forecast_warning(f, &in->config);
+
+	assert_int_equal(w != NULL, hint != NULL);
+	if (hint) {
+		assert_string_equal(json_text_of(f, "end"), "give-up");
+		assert_string_equal(json_text_of(w, "severity"), "warning");
+		assert_string_equal(json_text_of(w, "code"), "give-up");
+		assert_non_null(strstr(json_text_of(w, "sentence"), "given up"));
+		assert_non_null(strstr(json_text_of(w, "sentence"), json_text_of(f, "why")));
+		assert_non_null(strstr(json_text_of(w, "hint"), hint));
+	}
+	json_decref(w);
+	json_decref(f);
+}
+
+/* A link that carries less than the guest writes; what is done then decides. */
+static void giving_up_is_warned_of(void **state)
+{
+	json_t *vm = json_loads(measured_text, 0, NULL);
+	struct forecast_input in = input(vm, 2000000000);
+
+	warned(&in, NULL);
+	in.link_rate = 100000;
+	in.config.throttle_max = 0;
+	warned(&in, "--stuck postcopy, or --stuck stop");
+	in.config.stuck = STUCK_STOP;
+	warned(&in, "larger --most-downtime");
+	in.config.most_downtime_ns = 3600 * NS_PER_SEC;
+	warned(&in, NULL);
+	in.config.stuck = STUCK_POSTCOPY;
+	warned(&in, NULL);
+	in.link_rate = 0; /* not known */
+	in.config.stuck = STUCK_GIVE_UP;
+	warned(&in, NULL);
+	json_decref(vm);
+}
+
+/* Time that was too short is not made up for by what is done with a guest that writes too fast,
+ * and where disks are late by nothing else. */
+static void a_timeout_is_to_be_larger(void **state)
+{
+	json_t *vm = json_loads(measured_text, 0, NULL), *f;
+	struct forecast_input in = input(vm, 1000000);
+
+	in.config.most_ns = NS_PER_SEC; /* 10 MB of memory */
+	warned(&in, "larger --timeout; --stuck postcopy, or --stuck stop");
+	in.config.stuck = STUCK_STOP;
+	warned(&in, "larger --timeout or --most-downtime; --stuck postcopy");
+	in.config.stuck = STUCK_POSTCOPY;
+	warned(&in, NULL);
+	in.disk_bytes = 10000000;
+	warned(&in, "a larger --timeout, or more bandwidth; no --stuck");
+	in.config.stuck = STUCK_GIVE_UP;
+	warned(&in, "a larger --timeout, or more bandwidth; no --stuck");
+	f = forecast_json(&in);
+	assert_string_equal(json_text_of(f, "late"), "disks");
+	json_decref(f);
+	in.disk_bytes = 0;
+	f = forecast_json(&in);
+	assert_string_equal(json_text_of(f, "late"), "memory");
+	json_decref(f);
+	in.config.most_ns = 0;
+	in.link_rate = 100000;
+	in.config.throttle_max = 0;
+	f = forecast_json(&in);
+	assert_string_equal(json_text_of(f, "end"), "give-up");
+	assert_null(json_object_get(f, "late"));
+	json_decref(f);
+	json_decref(vm);
+}
+
 /* Whatever a process says. */
 static void nonsense_is_no_harm(void **state)
 {
@@ -388,6 +461,8 @@ int main(void)
 		cmocka_unit_test(a_job_too_many_waits),
 		cmocka_unit_test(a_forecast_says_what_was_measured),
 		cmocka_unit_test(what_was_not_measured_is_said),
+		cmocka_unit_test(giving_up_is_warned_of),
+		cmocka_unit_test(a_timeout_is_to_be_larger),
 		cmocka_unit_test(nonsense_is_no_harm),
 	};
 

@@ -90,7 +90,7 @@ static struct guest *load(void)
 static void test_round_trip(void **state)
 {
 	snprintf(guest->peer, sizeof(guest->peer), "hostb");
-	guest->copy = true;
+	guest->copies = 5;
 	guest_policy_set(guest, "stall");
 	assert_int_equal(store((UINT64_C(5) << 32) + 7, ROLE_NONE), 0);
 	load();
@@ -99,7 +99,7 @@ static void test_round_trip(void **state)
 	assert_string_equal(guest->peer, "hostb");
 	assert_string_equal(guest->config, "name = \"vm1\";");
 	assert_string_equal(guest->origin, "/etc/vm1.cfg");
-	assert_true(guest->copy);
+	assert_int_equal(guest->copies, 5);
 	assert_false(guest->own.config.continue_alone);
 }
 
@@ -194,6 +194,49 @@ static void test_damaged(void **state)
 	}
 }
 
+static void test_versions(void **state)
+{
+	static const char *const records[] = {
+		"{\"version\":0,\"name\":\"vm1\",\"term\":1,\"role\":\"none\",\"peer\":\"\"}",
+		"{\"version\":2,\"name\":\"vm1\",\"term\":1,\"role\":\"none\",\"peer\":\"\"}"};
+	struct ownership_record r = {0};
+
+	for (size_t i = 0; i < ARRAY_LEN(records); i++) {
+		struct error e = {0};
+
+		assert_int_equal(guest_record_parse(records[i], strlen(records[i]), guest, &r, &e),
+				 -EPROTONOSUPPORT);
+		assert_non_null(strstr(e.text, "this program reads 1 to 1"));
+	}
+}
+
+/* Which disks may be written over; a record of before tells of all of them at once. */
+static void test_copies(void **state)
+{
+	static const struct {
+		const char *said;
+		unsigned copies;
+	} cases[] = {{"", 0},
+		     {",\"copy\":false", 0},
+		     {",\"copy\":true", VM_DISKS_ALL},
+		     {",\"copy\":false,\"copies\":5", 5},
+		     {",\"copy\":true,\"copies\":0", 0},
+		     {",\"copies\":-1", 0}};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct ownership_record r = {0};
+		struct error e = {0};
+		char text[160];
+
+		snprintf(text, sizeof(text),
+			 "{\"version\":1,\"name\":\"vm1\",\"term\":1,\"role\":\"none\",\"peer\":"
+			 "\"\"%s}",
+			 cases[i].said);
+		assert_int_equal(guest_record_parse(text, strlen(text), guest, &r, &e), 0);
+		assert_int_equal(guest->copies, cases[i].copies);
+	}
+}
+
 static void test_names(void **state)
 {
 	static const char *const bad[] = {
@@ -217,6 +260,8 @@ int main(void)
 		STORE(test_crashes),
 		STORE(test_leftovers),
 		STORE(test_damaged),
+		STORE(test_versions),
+		STORE(test_copies),
 		STORE(test_names),
 	};
 

@@ -120,7 +120,7 @@ static json_t *hello(const char *name, int version)
 			 "heartbeat_ms", 20);
 }
 
-static struct link_config config_of(const struct channel_identity *id, json_t *first)
+static struct link_config config_of(struct channel_identity *id, json_t *first)
 {
 	return (struct link_config){.box = box,
 				    .identity = id,
@@ -130,7 +130,7 @@ static struct link_config config_of(const struct channel_identity *id, json_t *f
 				    .hello = first};
 }
 
-static struct link *dial(const struct channel_identity *id, const char *expect, json_t *first)
+static struct link *dial(struct channel_identity *id, const char *expect, json_t *first)
 {
 	struct link_config c = config_of(id, first);
 	struct link *k;
@@ -153,7 +153,7 @@ static int accept_next(void)
 	return fd;
 }
 
-static struct link *accept_as(const struct channel_identity *id, json_t *first)
+static struct link *accept_as(struct channel_identity *id, json_t *first)
 {
 	struct link_config c = config_of(id, first);
 	struct link *k;
@@ -233,7 +233,7 @@ static void test_idle(void **state)
 }
 
 /* Each is refused before anything but the hello was read. */
-static void refused(const struct channel_identity *dialing, const char *expect, json_t *first)
+static void refused(struct channel_identity *dialing, const char *expect, json_t *first)
 {
 	struct link *a = dial(dialing, expect, first);
 	struct link *b = accept_as(bob, hello("bob", AGENT_PROTOCOL));

@@ -70,13 +70,37 @@ static void test_offer(void **state)
 	assert_int_equal(w.offer->disks[0].size, 1024);
 	assert_int_equal(w.offer->session.key[17], 0x11);
 	assert_string_equal(w.offer->session.options.policy, "stall");
+	assert_string_equal(w.offer->disks[0].wwid, "");
+	strcpy(w.offer->disks[0].wwid, "naa.6001405abcdef");
 	again = offer_json(w.offer);
 	assert_int_equal(offer_parse(again, &o, &e), 0);
+	assert_string_equal(o->disks[0].wwid, "naa.6001405abcdef");
 	assert_memory_equal(&o->session, &w.offer->session, sizeof(o->session));
 	assert_string_equal(o->config, w.offer->config);
 	json_decref(again);
 	offer_free(o);
 	offer_free(w.offer);
+}
+
+static void test_shared_disks(void **state)
+{
+	static const struct {
+		const char *storage;
+		unsigned disks, shared;
+	} cases[] = {{"", 0, 0}, {"mirror", 0, 0}, {"mirror", 5, 5}, {"shared", 0, VM_DISKS_ALL}};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct protect_options o = {.mode = "event", .shared_disks = cases[i].disks}, again;
+		struct error e = {0};
+		json_t *json;
+
+		snprintf(o.storage, sizeof(o.storage), "%s", cases[i].storage);
+		json = session_options_json(&o);
+		assert_int_equal(session_options_parse(json, &again, &e), 0);
+		assert_int_equal(again.shared_disks, o.shared_disks);
+		assert_int_equal(session_disks_shared(&again), cases[i].shared);
+		json_decref(json);
+	}
 }
 
 static const char *const bad[] = {
@@ -136,6 +160,9 @@ static const struct {
 	{"interval_ms", "\"20\""},
 	{"compression", "\"zip\""},
 	{"overwrite", "1"},
+	{"shared_disks", "true"},
+	{"shared_disks", "0"},
+	{"shared_disks", "256"},
 	{"config", "7"},
 	{"config", "\"a\\u0000b\""},
 	{"origin", "[]"},
@@ -146,6 +173,10 @@ static const struct {
 	{"disks", "[{\"path\":\"/d\",\"size\":513,\"readonly\":false}]"},
 	{"disks", "[{\"path\":\"/d\",\"size\":512}]"},
 	{"disks", "[1,2,3,4,5,6,7,8,9]"},
+	{"disks", "[{\"path\":\"/d\",\"size\":512,\"readonly\":false,\"wwid\":7}]"},
+	{"disks", "[{\"path\":\"/d\",\"size\":512,\"readonly\":false,\"wwid\":\"\"}]"},
+	{"disks", "[{\"path\":\"/d\",\"size\":512,\"readonly\":false,\"wwid\":"
+		  "\"" HEX32 HEX32 "\"}]"},
 };
 
 static void test_bad_offers(void **state)
@@ -225,10 +256,10 @@ static void test_options(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_words),         cmocka_unit_test(test_offer),
-		cmocka_unit_test(test_bad_words),     cmocka_unit_test(test_bad_offers),
-		cmocka_unit_test(test_missing_parts), cmocka_unit_test(test_damage),
-		cmocka_unit_test(test_options),
+		cmocka_unit_test(test_words),        cmocka_unit_test(test_offer),
+		cmocka_unit_test(test_shared_disks), cmocka_unit_test(test_bad_words),
+		cmocka_unit_test(test_bad_offers),   cmocka_unit_test(test_missing_parts),
+		cmocka_unit_test(test_damage),       cmocka_unit_test(test_options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -156,6 +156,76 @@ static void key_and_certificate_must_match(void **state)
 	assert_non_null(strstr(e.text, "hostb.key"));
 }
 
+static int reload(struct channel_identity *id, const char *dir, const char *name,
+		  const char *key_of)
+{
+	char ca[128], cert[128], key[128];
+	struct error e = {0};
+	int rc;
+
+	snprintf(ca, sizeof(ca), "%s/ca.crt", dir);
+	snprintf(cert, sizeof(cert), "%s/%s.crt", dir, name);
+	snprintf(key, sizeof(key), "%s/%s.key", dir, key_of);
+	rc = channel_identity_reload(id, ca, cert, key, &e);
+	assert_int_equal(rc != 0, e.text[0] != 0);
+	return rc;
+}
+
+static void record_passes(struct channel *from, struct channel *to)
+{
+	struct iovec iov = {.iov_base = "said", .iov_len = 4};
+	struct record r;
+
+	assert_int_equal(channel_send(from, 9, 0, &iov, 1, SOON), 0);
+	assert_int_equal(channel_receive(to, &r, SOON), 0);
+	assert_int_equal(r.type, 9);
+}
+
+/* What is under way goes on; what begins is judged by the files as they are; and files that are no
+ * good change nothing. */
+static void certificates_are_replaced(void **state)
+{
+	struct channel_identity *a = identity(folder, "hosta"), *b = identity(folder, "hostb");
+	struct pair_side x = {.auth = {.identity = a, .expect_peer = "hostb"}};
+	struct pair_side y = {.auth = {.identity = b}};
+
+	pair_handshake(&x, &y);
+	assert_int_equal(reload(a, other, "hosta", "hosta"), 0);
+	meet(a, "hostb", b, -EACCES, -EACCES, 0);
+	record_passes(x.channel, y.channel);
+	assert_int_equal(reload(a, folder, "hosta", "hostb"), -EINVAL);
+	assert_int_equal(reload(a, folder, "none", "none"), -EINVAL);
+	meet(a, "hostb", b, -EACCES, -EACCES, 0);
+	assert_int_equal(reload(a, folder, "hosta", "hosta"), 0);
+	meet(a, "hostb", b, 0, 0, 0);
+	channel_identity_free(a);
+	channel_identity_free(b);
+	record_passes(y.channel, x.channel);
+	pair_close(&x, &y);
+}
+
+static void *reload_often(void *ctx)
+{
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(reload(ctx, folder, "hosta", "hosta"), 0);
+	return NULL;
+}
+
+static void handshakes_while_they_are_replaced(void **state)
+{
+	struct channel_identity *a = identity(folder, "hosta"), *b = identity(folder, "hostb");
+	pthread_t thread;
+
+	assert_int_equal(thread_start(&thread, "reload", reload_often, a), 0);
+	for (int i = 0; i < 5; i++) {
+		meet(a, "hostb", b, 0, 0, 0);
+		meet(b, "hosta", a, 0, 0, 0);
+	}
+	pthread_join(thread, NULL);
+	channel_identity_free(a);
+	channel_identity_free(b);
+}
+
 static void psk_must_match(void **state)
 {
 	for (unsigned i = 0; i < 3; i++) {
@@ -279,6 +349,8 @@ int main(void)
 		cmocka_unit_test(wrong_ca),
 		cmocka_unit_test(not_valid_now),
 		cmocka_unit_test(key_and_certificate_must_match),
+		cmocka_unit_test(certificates_are_replaced),
+		cmocka_unit_test(handshakes_while_they_are_replaced),
 		cmocka_unit_test(psk_must_match),
 		cmocka_unit_test(psk_and_certificates_do_not_mix),
 		cmocka_unit_test(strangers),

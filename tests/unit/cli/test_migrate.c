@@ -1,36 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * `pollux migrate` against a polluxd that is played: a child of the test, which answers one
- * request after the other from a script, and interrupts the command where the script says so.
- */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "cli/cli.h"
-
-struct step {
-	const char *request; /* how it begins */
-	unsigned status;
-	const char *operation; /* of the VM in the answer; NULL: the answer is an error */
-	bool interrupt;        /* Ctrl-C, before it is answered */
-};
+/* `pollux migrate` against a polluxd that is played. */
+#include "tests/unit/cli/played.h"
 
 #define RUNNING "{\"id\": 7, \"what\": \"migrate\", \"state\": \"running\"}"
-#define DONE    "{\"id\": 7, \"what\": \"migrate\", \"state\": \"done\"}"
+#define LINKING                                                                                    \
+	"{\"id\": 7, \"what\": \"migrate\", \"state\": \"running\", \"phase\": \"connecting\"}"
+#define DONE "{\"id\": 7, \"what\": \"migrate\", \"state\": \"done\"}"
 #define FAILED(n, text)                                                                            \
 	"{\"id\": 7, \"what\": \"migrate\", \"state\": \"failed\", \"code\": " #n                  \
 	", \"error\": \"" text "\", \"hint\": \"the VM runs on here\"}"
@@ -39,138 +14,11 @@ struct step {
 #define CANCEL    "POST /v1/vms/vm1/migrate/cancel HTTP"
 #define LOOK      "GET /v1/vms/vm1 HTTP"
 
-static char folder[32], path[64];
-
-/* ---- the server --------------------------------------------------------------------- */
-
-static bool request_whole(const char *text)
-{
-	const char *end = strstr(text, "\r\n\r\n"), *length = strcasestr(text, "content-length:");
-
-	return end && (!length || strlen(end + 4) >= strtoul(length + 15, NULL, 10));
-}
-
-static void answer_send(int fd, const struct step *s)
-{
-	char body[1024], head[128];
-
-	snprintf(body, sizeof(body),
-		 s->operation ? "{\"name\": \"vm1\", \"state\": \"running\", \"peer\": \"hostb\", "
-				"\"operation\": %s, \"migration\": {\"elapsed_ms\": 5}}"
-			      : "{\"error\": \"it is too late\", \"hint\": \"look\"%s}",
-		 s->operation ? s->operation : "");
-	snprintf(head, sizeof(head),
-		 "HTTP/1.1 %u X\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", s->status,
-		 strlen(body));
-	if (write(fd, head, strlen(head)) < 0 || write(fd, body, strlen(body)) < 0)
-		_exit(1);
-}
-
-static void step_serve(int listener, const struct step *s)
-{
-	int fd = accept(listener, NULL, NULL);
-	char text[4096] = "";
-	size_t got = 0;
-
-	while (!request_whole(text)) {
-		ssize_t n = read(fd, text + got, sizeof(text) - 1 - got);
-
-		if (n <= 0)
-			_exit(1);
-		got += (size_t)n;
-		text[got] = '\0';
-	}
-	if (strncmp(text, s->request, strlen(s->request)) != 0) {
-		fprintf(stderr, "wanted %s, not %.60s\n", s->request, text);
-		_exit(1);
-	}
-	if (s->interrupt)
-		kill(getppid(), SIGINT);
-	answer_send(fd, s);
-	close(fd);
-}
-
-/* Its exit code is 0 when all of the script was asked for, and nothing else. */
-static pid_t server_start(const struct step *script)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	pid_t pid;
-
-	snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
-	unlink(path);
-	assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof(a)), 0);
-	assert_int_equal(listen(listener, 1), 0);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (pid) {
-		close(listener);
-		return pid;
-	}
-	alarm(60);
-	for (; script->request; script++)
-		step_serve(listener, script);
-	_exit(0);
-}
-
-/* ---- the command -------------------------------------------------------------------- */
-
-struct said {
-	struct buf out, err;
-};
-
-static int redirect(int fd, const char *name)
-{
-	char file[64];
-	int before = dup(fd), now;
-
-	snprintf(file, sizeof(file), "%s/%s", folder, name);
-	now = open(file, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-	assert_true(before >= 0 && now >= 0);
-	dup2(now, fd);
-	close(now);
-	return before;
-}
-
-static void restore(int fd, int before, const char *name, struct buf *out)
-{
-	struct error e = {0};
-	char file[64];
-
-	dup2(before, fd);
-	close(before);
-	snprintf(file, sizeof(file), "%s/%s", folder, name);
-	buf_reset(out);
-	assert_int_equal(file_read(file, 1 << 20, out, &e), 0);
-	buf_put_u8(out, 0);
-}
-
 static int run(const struct step *script, struct said *said, const char *option)
 {
 	char *argv[] = {"pollux", "migrate", "vm1", "hostb", "--socket", path, (char *)option};
-	pid_t server = server_start(script);
-	struct invocation v;
-	int rc, out, err, status;
 
-	assert_int_equal(invocation_parse(option ? 7 : 6, argv, &v), EXIT_OK);
-	fflush(stdout);
-	out = redirect(STDOUT_FILENO, "out");
-	err = redirect(STDERR_FILENO, "err");
-	rc = v.command->run(&v);
-	if (rc && invocation_flag(&v, "json"))
-		failure_print(rc);
-	fflush(stdout);
-	restore(STDOUT_FILENO, out, "out", &said->out);
-	restore(STDERR_FILENO, err, "err", &said->err);
-	assert_int_equal(waitpid(server, &status, 0), server);
-	if (status)
-		fail_msg("the script was not followed: %s", (char *)said->err.data);
-	return rc;
-}
-
-static bool says(const struct buf *b, const char *text)
-{
-	return strstr((const char *)b->data, text);
+	return played(script, said, option ? 7 : 6, argv);
 }
 
 /* ---- tests ---------------------------------------------------------------------------- */
@@ -178,12 +26,12 @@ static bool says(const struct buf *b, const char *text)
 static void test_interrupted(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, RUNNING, false},
-		{LOOK, 200, RUNNING, true},
-		{CANCEL, 202, RUNNING, false},
-		{LOOK, 200, RUNNING, false},
-		{LOOK, 200, RUNNING, false},
-		{LOOK, 200, CANCELLED, false},
+		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200, RUNNING, true, NULL, NULL},
+		{CANCEL, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200, RUNNING, false, NULL, NULL},
+		{LOOK, 200, RUNNING, false, NULL, NULL},
+		{LOOK, 200, CANCELLED, false, NULL, NULL},
 		{0},
 	};
 	struct said said = {0};
@@ -202,11 +50,11 @@ static void test_interrupted_too_late(void **state)
 
 	for (int i = 0; i < 2; i++) {
 		const struct step script[] = {
-			{BEGIN, 202, RUNNING, false},
-			{LOOK, 200, RUNNING, true},
-			{CANCEL, i ? 409 : 202, i ? NULL : RUNNING, false},
-			{LOOK, 200, RUNNING, false},
-			{LOOK, 200, DONE, false},
+			{BEGIN, 202, RUNNING, false, NULL, NULL},
+			{LOOK, 200, RUNNING, true, NULL, NULL},
+			{CANCEL, i ? 409 : 202, i ? NULL : RUNNING, false, NULL, NULL},
+			{LOOK, 200, RUNNING, false, NULL, NULL},
+			{LOOK, 200, DONE, false, NULL, NULL},
 			{0},
 		};
 
@@ -232,9 +80,9 @@ static void test_cancel(void **state)
 
 	for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
 		const struct step script[] = {
-			{CANCEL, 202, RUNNING, false},
-			{LOOK, 200, RUNNING, false},
-			{LOOK, 200, ends[i].operation, false},
+			{CANCEL, 202, RUNNING, false, NULL, NULL},
+			{LOOK, 200, RUNNING, false, NULL, NULL},
+			{LOOK, 200, ends[i].operation, false, NULL, NULL},
 			{0},
 		};
 
@@ -245,12 +93,24 @@ static void test_cancel(void **state)
 	buf_free(&said.err);
 }
 
+/* Of no use without the other one; nothing is asked for. */
+static void test_rounds_alone(void **state)
+{
+	static const struct step script[] = {{0}};
+	struct said said = {0};
+
+	assert_int_equal(run(script, &said, "--rounds=2"), EXIT_USAGE);
+	assert_true(says(&said.err, "--postcopy"));
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
 /* A reader of lines gets all of it, and the last one says how it ended. */
 static void test_json_failure(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, RUNNING, false},
-		{LOOK, 200, FAILED(-5, "the standby is lost"), false},
+		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200, FAILED(-5, "the standby is lost"), false, NULL, NULL},
 		{0},
 	};
 	struct said said = {0};
@@ -269,33 +129,201 @@ static void test_json_failure(void **state)
 	buf_free(&said.err);
 }
 
-static int folder_make(void **state)
+/* A terminal in place of stderr; *slave keeps what was written. */
+static int terminal_make(unsigned short columns, int *slave)
 {
-	snprintf(folder, sizeof(folder), "/tmp/pollux-migrate-XXXXXX");
-	assert_non_null(mkdtemp(folder));
-	snprintf(path, sizeof(path), "%s/socket", folder);
-	return 0;
+	struct winsize size = {.ws_row = 25, .ws_col = columns};
+	int master = posix_openpt(O_RDWR | O_NOCTTY);
+
+	assert_true(master >= 0 && !grantpt(master) && !unlockpt(master));
+	*slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+	assert_true(*slave >= 0);
+	assert_int_equal(ioctl(master, TIOCSWINSZ, &size), 0);
+	return master;
 }
 
-static int folder_remove(void **state)
+/* The longest line on it, each of which takes the place of the one before. */
+static size_t longest_line(int master)
 {
-	static const char *const names[] = {"socket", "out", "err"};
-	char file[64];
+	char text[4096];
+	ssize_t n = read(master, text, sizeof(text) - 1);
+	size_t longest = 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		snprintf(file, sizeof(file), "%s/%s", folder, names[i]);
-		unlink(file);
+	assert_true(n > 0);
+	text[n] = '\0';
+	for (char *at = strstr(text, "\033[K"); at; at = strstr(at, "\033[K")) {
+		size_t len = strcspn(at += 3, "\r");
+
+		longest = len > longest ? len : longest;
 	}
-	return rmdir(folder);
+	return longest;
+}
+
+/* What has no room is left out, or cut: a line that wraps would not be replaced by the next. */
+static void test_terminal(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, LINKING, false, NULL, NULL},
+		{LOOK, 200, LINKING, false, NULL, NULL},
+		{LOOK, 200, DONE, false, NULL, NULL},
+		{0},
+	};
+	static const struct {
+		unsigned short columns;
+		size_t longest;
+	} terminals[] = {{80, 15}, {8, 7}, {300, 15}};
+	struct said said = {0};
+
+	for (size_t i = 0; i < ARRAY_LEN(terminals); i++) {
+		int slave, master = terminal_make(terminals[i].columns, &slave);
+
+		terminal = slave;
+		assert_int_equal(run(script, &said, NULL), EXIT_OK);
+		terminal = -1;
+		assert_int_equal(longest_line(master), terminals[i].longest);
+		assert_true(says(&said.out, "vm1 runs on hostb: 0.0 s\n"));
+		close(slave);
+		close(master);
+	}
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
+#define REASON(severity, what)                                                                     \
+	"{\"severity\": \"" severity "\", \"sentence\": \"" what "\", \"hint\": \"do " what "\"}"
+#define CHECK(possible, list) ", \"check\": {\"possible\": " possible ", \"reasons\": [" list "]}"
+#define REFUSED                                                                                    \
+	FAILED(-1, "one; two")                                                                     \
+	CHECK("false",                                                                             \
+	      REASON("error", "one") ", " REASON("warning", "w") ", " REASON("error", "two"))
+
+static unsigned count(const struct buf *b, const char *text)
+{
+	const char *at = (const char *)b->data;
+	unsigned n = 0;
+
+	for (; (at = strstr(at, text)); at++)
+		n++;
+	return n;
+}
+
+static const char *last_line(const struct buf *b)
+{
+	const char *at = (const char *)b->data + strlen((const char *)b->data) - 1;
+
+	while (at > (const char *)b->data && at[-1] != '\n')
+		at--;
+	return at;
+}
+
+/* Not the first one, and each with what to do about it. */
+static void test_refused(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200, REFUSED, false, NULL, NULL},
+		{0},
+	};
+	static const char *const told[] = {"vm1 CANNOT be migrated to hostb",
+					   "error: one",
+					   "do one",
+					   "warning: w",
+					   "do w",
+					   "error: two",
+					   "do two"};
+	struct said said = {0};
+	json_t *o;
+
+	assert_int_equal(run(script, &said, NULL), EXIT_REFUSED);
+	for (size_t i = 0; i < ARRAY_LEN(told); i++)
+		assert_int_equal(count(&said.err, told[i]), 1);
+	assert_int_equal(run(script, &said, "--json"), EXIT_REFUSED);
+	assert_int_equal(count(&said.out, "\"event\":\"check\""), 1);
+	o = json_loads(last_line(&said.out), 0, NULL);
+	assert_string_equal(json_word(o, "event"), "failed");
+	assert_int_equal(json_array_size(json_object_get(o, "reasons")), 3);
+	json_decref(o);
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
+/* Once, as soon as they are known. */
+static void test_warned(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200, RUNNING CHECK("true", REASON("warning", "w")), false, NULL, NULL},
+		{LOOK, 200, RUNNING CHECK("true", REASON("warning", "w")), false, NULL, NULL},
+		{LOOK, 200, DONE CHECK("true", REASON("warning", "w")), false, NULL, NULL},
+		{0},
+	};
+	struct said said = {0};
+
+	assert_int_equal(run(script, &said, NULL), EXIT_OK);
+	assert_int_equal(count(&said.err, "warning: w"), 1);
+	assert_int_equal(count(&said.err, "do w"), 1);
+	assert_int_equal(run(script, &said, "--json"), EXIT_OK);
+	assert_int_equal(count(&said.out, "\"event\":\"check\""), 1);
+	assert_true(says(&said.out, "\"sentence\":\"w\""));
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
+/* By this host, before the other one is asked. */
+static void test_refused_here(void **state)
+{
+	static const struct step one[] = {
+		{BEGIN, 409, NULL, false, ", \"reasons\": [" REASON("error", "one") "]", NULL},
+		{0},
+	};
+	static const struct step two[] = {
+		{BEGIN, 409, NULL, false,
+		 ", \"reasons\": [" REASON("error", "one") ", " REASON("error", "two") "]", NULL},
+		{0},
+	};
+	struct said said = {0};
+
+	assert_int_equal(run(one, &said, NULL), EXIT_REFUSED);
+	assert_true(says(&said.err, "it is too late") && !says(&said.err, "error: one"));
+	assert_int_equal(run(two, &said, NULL), EXIT_REFUSED);
+	assert_true(says(&said.err, "error: two") && says(&said.err, "do two"));
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
+/* While something else is done with it: its question is an operation beside that. */
+static void test_asked_beside(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200,
+		 .body = "{\"operation\": {\"id\": 6, \"state\": \"running\"}, "
+			 "\"operation_beside\": " RUNNING "}"},
+		{LOOK, 200,
+		 .body = "{\"operation\": {\"id\": 6, \"state\": \"running\"}, "
+			 "\"operation_beside\": {\"id\": 7, \"state\": \"done\" " CHECK(
+				 "false",
+				 REASON("error", "busy") ", " REASON("error", "full")) "}}"},
+		{0},
+	};
+	struct said said = {0};
+
+	assert_int_equal(run(script, &said, "--check"), EXIT_REFUSED);
+	assert_true(says(&said.out, "error: busy") && says(&said.out, "error: full"));
+	assert_true(says(&said.out, "CANNOT be migrated"));
+	buf_free(&said.out);
+	buf_free(&said.err);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_json_failure), /* first: what was complained of stays */
-		cmocka_unit_test(test_interrupted),
-		cmocka_unit_test(test_interrupted_too_late),
-		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_interrupted),  cmocka_unit_test(test_interrupted_too_late),
+		cmocka_unit_test(test_cancel),       cmocka_unit_test(test_terminal),
+		cmocka_unit_test(test_refused),      cmocka_unit_test(test_warned),
+		cmocka_unit_test(test_refused_here), cmocka_unit_test(test_asked_beside),
+		cmocka_unit_test(test_rounds_alone),
 	};
 
 	return cmocka_run_group_tests(tests, folder_make, folder_remove);

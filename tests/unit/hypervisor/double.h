@@ -81,6 +81,11 @@ static inline int double_check(struct engine *en, const struct state_view *v, st
 {
 	return 0;
 }
+static inline unsigned double_cpu_own(const struct engine *en, struct vm_cpu_leaf *out,
+				      unsigned most)
+{
+	return 0;
+}
 static inline int double_after(struct engine *en, unsigned vcpu)
 {
 	return 0;
@@ -138,6 +143,7 @@ static const struct engine_ops engine_double = {
 	.vcpu_kick = double_kick,
 	.state_save = double_save,
 	.state_check = double_check,
+	.cpu_own = double_cpu_own,
 	.state_load = double_load,
 	.vcpu_after_pause = double_after,
 	.irq_line = double_irq,

@@ -72,6 +72,7 @@ enum guest_kind {
 	GUEST_BELL,    /* writes to TEST_DOORBELL */
 	GUEST_RESET,   /* first life: marks PARAM2, asks for reset; second: loops */
 	GUEST_CLOCK,   /* has its kvmclock at PARAM0, whose bit 0 is set; loops */
+	GUEST_CPUID,   /* CPUID leaf PARAM0, index PARAM1: ECX to PARAM2; loops */
 };
 
 /* clang-format off */
@@ -129,6 +130,9 @@ __asm__(
 	/* --- kvmclock: MSR_KVM_SYSTEM_TIME_NEW */
 	"g_clock: mov $0x8000,%ebx; mov 256(%rbx),%eax; xor %edx,%edx; mov $0x4b564d01,%ecx; wrmsr\n"
 	"1: incq (%rbx); jmp 1b\n"
+	/* --- CPUID */
+	"g_cpuid: mov $0x8000,%r12d\n"
+	"1: mov 256(%r12),%eax; mov 264(%r12),%ecx; cpuid; mov %rcx,272(%r12); incq (%r12); jmp 1b\n"
 	"g_bad: incq 40(%rbx); mov $0x50c,%dx; out %eax,%dx; hlt\n"
 	".balign 16\n"
 	"isr_pit: push %rax; incq 0x8008; jmp isr_eoi\n"
@@ -152,7 +156,7 @@ __asm__(
 	".balign 8\n.globl guest_entries\nguest_entries:\n"
 	".quad g_pio - guest_image, g_dirty - guest_image, g_events - guest_image, g_smp - guest_image\n"
 	".quad g_out - guest_image, g_fault - guest_image, g_bell - guest_image, g_reset - guest_image\n"
-	".quad g_clock - guest_image\n"
+	".quad g_clock - guest_image, g_cpuid - guest_image\n"
 	".globl guest_vectors\nguest_vectors:\n"
 	".quad isr_pit - guest_image, isr_irq - guest_image, isr_msi - guest_image\n"
 	".quad isr_timer - guest_image, isr_bad - guest_image\n"

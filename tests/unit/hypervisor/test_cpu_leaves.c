@@ -57,6 +57,8 @@ static void state_compare(const char *engine, const char *cpu, unsigned vcpus)
 		fail_msg("%s", e.text);
 	assert_int_equal(state_open(state.data, state.len, &v, NULL), 0);
 	section_compare(state_find(&v, STATE_CPUID, 0), leaves_of(engine, vm_cpu(vm), vcpus));
+	section_compare(state_find(&v, STATE_CPUID, 0),
+			(int)vm_cpu_own(vm, leaves, VM_CPU_LEAVES_MAX));
 	vm_destroy(vm);
 	loop_destroy(parts.io);
 	buf_free(&state);
@@ -110,8 +112,8 @@ static void features_have_names(void **state)
 	assert_string_equal(vm_cpu_feature(0x80000001, 0, 3, 29), "lm");
 	assert_null(vm_cpu_feature(1, 0, 2, 10 + 6));
 	assert_null(vm_cpu_feature(0, 0, 0, 0));
-	assert_true(vm_cpu_word_is_features(1, 0, 2));
-	assert_false(vm_cpu_word_is_features(1, 0, 0));
+	assert_string_equal(vm_cpu_feature(0xd, 0, 0, 9), "pkru");
+	assert_null(vm_cpu_feature(7, 1, 0, 31));
 }
 
 int main(void)

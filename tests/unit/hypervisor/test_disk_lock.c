@@ -429,33 +429,77 @@ static struct vm *vm_of(struct disk_backend *a, struct disk_backend *b)
 	return vm;
 }
 
+/* Of a VM with two of them; which one the tests look at. */
+static char images[2][sizeof(config.path)];
+
+static void look_at(unsigned i)
+{
+	strcpy(config.path, images[i]);
+}
+
+static struct vm *vm_of_two(struct disk_backend *disks[2])
+{
+	for (unsigned i = 0; i < 2; i++) {
+		snprintf(images[i], sizeof(images[i]), "%s/%u", folder, i);
+		look_at(i);
+		disks[i] = must_open(false);
+	}
+	return vm_of(disks[0], disks[1]);
+}
+
+static void vm_end(struct vm *vm, struct disk_backend *disks[2])
+{
+	vm_destroy(vm);
+	disks[0]->ops->destroy(disks[0]);
+	disks[1]->ops->destroy(disks[1]);
+}
+
 static void a_vm_takes_all_of_its_disks_or_none(void **state)
 {
-	struct disk_backend *a = must_open(false), *b;
-	char first[sizeof(config.path)];
+	struct disk_backend *disks[2];
+	struct vm *vm = vm_of_two(disks);
 	struct other o;
-	struct vm *vm;
 
-	strcpy(first, config.path);
-	snprintf(config.path, sizeof(config.path), "%s/second", folder);
-	b = must_open(false);
-	vm = vm_of(a, b);
 	other_start(&o, false);
 	assert_string_equal(o.words, "");
 	assert_int_equal(vm_start(vm, &e), -EBUSY);
 	assert_non_null(strstr(e.text, config.path));
-	snprintf(config.path, sizeof(config.path), "%s", first);
+	look_at(0);
 	other_is_welcome(false);
 	other_end(&o);
 	assert_int_equal(vm_start(vm, &e), 0);
 	other_is_refused(false, "used by process");
-	assert_int_equal(vm_disks_yield(vm, &e), 0);
+	assert_int_equal(vm_disks_yield(vm, VM_DISKS_ALL, &e), 0);
 	other_is_welcome(false);
-	assert_int_equal(vm_disks_claim(vm, &e), 0);
+	assert_int_equal(vm_disks_claim(vm, VM_DISKS_ALL, &e), 0);
 	other_is_refused(false, "used by process");
-	vm_destroy(vm);
-	a->ops->destroy(a);
-	b->ops->destroy(b);
+	vm_end(vm, disks);
+}
+
+/* The one that was handed over is waited for; meanwhile the other one is nobody else's. */
+static void a_vm_keeps_what_it_had(void **state)
+{
+	for (unsigned shared = 0; shared < 2; shared++) {
+		struct disk_backend *disks[2];
+		struct vm *vm = vm_of_two(disks);
+		struct other o;
+
+		assert_int_equal(vm_start(vm, &e), 0);
+		assert_int_equal(vm_disks_yield(vm, 1u << shared, &e), 0);
+		look_at(shared);
+		other_start(&o, false);
+		assert_string_equal(o.words, "");
+		for (unsigned round = 0; round < 2; round++) {
+			assert_int_equal(vm_disks_claim(vm, VM_DISKS_ALL, &e), -EBUSY);
+			look_at(!shared);
+			other_is_refused(false, "used by process");
+		}
+		other_end(&o);
+		assert_int_equal(vm_disks_claim(vm, VM_DISKS_ALL, &e), 0);
+		look_at(shared);
+		other_is_refused(false, "used by process");
+		vm_end(vm, disks);
+	}
 }
 
 int main(void)
@@ -473,6 +517,7 @@ int main(void)
 		T(what_waits_for_a_claim_ends_with_the_back_end),
 		T(a_failed_yield_changes_nothing),
 		T(a_vm_takes_all_of_its_disks_or_none),
+		T(a_vm_keeps_what_it_had),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "hypervisor/hypervisor.h"
+#include "hypervisor/state.h"
 #include "tests/unit/hypervisor/feeder.h"
 
 #define MEMORY    (UINT64_C(256) << 10)
@@ -416,6 +417,80 @@ static void test_damaged_state(void **state)
 	host_end(&a);
 }
 
+/* The state with one section more, in *out. */
+static void section_add(const struct buf *good, uint16_t id, uint16_t flags, struct buf *out)
+{
+	size_t began, at;
+	buf_reset(out);
+	began = state_start(out);
+	buf_put(out, good->data + 16, good->len - 16);
+	at = state_section_begin(out, id, 7, 1, flags);
+	buf_put_u64(out, 999);
+	state_section_end(out, at);
+	assert_int_equal(state_finish(out, began), 0);
+}
+
+/* As a later version may add one: an engine's, a device's, or of no kind that exists. */
+static void test_unknown_sections(void **state)
+{
+	static const uint16_t ids[] = {0, STATE_CONFIG, STATE_VCPU, 15, STATE_SERIAL, 999};
+	struct host a, b;
+	uint64_t inputs = seed;
+	struct buf good = {0}, bad = {0};
+	host_boot(&a);
+	host_run(&a, 3000, &inputs);
+	host_make(&b);
+	memcpy(vm_ram(b.vm), vm_ram(a.vm), MEMORY);
+	memcpy(b.bytes, a.bytes, DISK_SIZE);
+	assert_int_equal(vm_state_save(a.vm, &good, NULL), 0);
+	for (unsigned i = 0; i < ARRAY_LEN(ids); i++) {
+		struct error e = {0};
+		section_add(&good, ids[i], STATE_MANDATORY, &bad);
+		assert_true(vm_state_check(b.vm, bad.data, bad.len, NULL) < 0);
+		assert_true(vm_state_load(b.vm, bad.data, bad.len, &e) < 0);
+		assert_non_null(strstr(e.text, "section"));
+		section_add(&good, ids[i], 0, &bad);
+		e = (struct error){0};
+		if (vm_state_check(b.vm, bad.data, bad.len, &e))
+			fail_msg("section %u: %s", ids[i], e.text);
+	}
+	assert_int_equal(vm_state_load(b.vm, bad.data, bad.len, NULL), 0);
+	assert_int_equal(vm_start(b.vm, NULL), 0);
+	b.last_sequence = a.last_sequence;
+	host_run(&b, 1000, &inputs);
+	host_check(&b);
+	buf_free(&good);
+	buf_free(&bad);
+	host_end(&a);
+	host_end(&b);
+}
+
+/* One version up or down of each section, devices' like the engine's. */
+static void test_unknown_versions(void **state)
+{
+	struct host h;
+	uint64_t inputs = seed;
+	struct buf good = {0};
+	struct state_view v;
+	host_boot(&h);
+	host_run(&h, 3000, &inputs);
+	assert_int_equal(vm_state_save(h.vm, &good, NULL), 0);
+	assert_int_equal(state_open(good.data, good.len, &v, NULL), 0);
+	for (unsigned i = 0; i < v.count; i++) {
+		uint8_t *version = (uint8_t *)v.sections[i].data - 12;
+		for (uint8_t was = *version, k = 0; k < 2; k++) {
+			struct error e = {0};
+			*version = k ? 0 : (uint8_t)(was + 1);
+			assert_true(vm_state_check(h.vm, good.data, good.len, &e) < 0);
+			assert_non_null(strstr(e.text, "version"));
+			*version = was;
+		}
+	}
+	assert_int_equal(vm_state_check(h.vm, good.data, good.len, NULL), 0);
+	buf_free(&good);
+	host_end(&h);
+}
+
 /* Numbers, not a test: what a hundred thousand schedules may cost. */
 static void test_speed_is_told(void **state)
 {
@@ -472,6 +547,8 @@ int main(void)
 		cmocka_unit_test(test_power_button),
 		cmocka_unit_test(test_crashed_disk),
 		cmocka_unit_test(test_damaged_state),
+		cmocka_unit_test(test_unknown_sections),
+		cmocka_unit_test(test_unknown_versions),
 		cmocka_unit_test(test_speed_is_told),
 		cmocka_unit_test(more_memory_than_the_host_has_is_refused),
 	};

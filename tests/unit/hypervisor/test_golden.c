@@ -343,6 +343,32 @@ static void versions_add(unsigned n, const char *name, uint16_t id, unsigned *ve
 	buf_free(&saved);
 }
 
+/* One bit for each version of the frame. */
+static unsigned frames_recorded(void)
+{
+	static const char *const names[] = {"soft.state.gz", "sim.state.gz"};
+	unsigned versions = 0;
+
+	for (unsigned n = 1; golden_exists(n); n++)
+		for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+			struct buf saved = {0};
+
+			state_read(n, names[i], &saved);
+			assert_true(saved.len > 16 && saved.data[4] < 32 && !saved.data[5]);
+			versions |= 1u << saved.data[4];
+			buf_free(&saved);
+		}
+	return versions;
+}
+
+static void each_frame_is_recorded_and_read(void **state)
+{
+	const unsigned read = (2u << STATE_VERSION) - (1u << STATE_OLDEST);
+
+	golden_needed();
+	assert_int_equal(frames_recorded(), read);
+}
+
 /* Whoever gives a section a new version records a machine that has it, and what was read
  * once is read still. */
 static void each_version_is_recorded_and_read(void **state)
@@ -441,6 +467,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(machines_of_releases_go_on),
 		cmocka_unit_test(states_of_fake_guests_are_taken),
 		cmocka_unit_test(each_version_is_recorded_and_read),
+		cmocka_unit_test(each_frame_is_recorded_and_read),
 	};
 	const struct CMUnitTest recorder[] = {cmocka_unit_test(record)};
 

@@ -439,7 +439,7 @@ static void edit_memory(struct buf *b)
 
 static void edit_cpuid(struct buf *b)
 {
-	b->data[4 + 28 + 12] ^= 1; /* the second leaf's EAX */
+	b->data[4 + 16] ^= 1; /* the first leaf's EBX */
 }
 
 static void edit_cpuid_count(struct buf *b)
@@ -508,8 +508,8 @@ static void test_each_field_is_refused_by_name(void **state)
 		{STATE_CONFIG, edit_shorten, "configuration"},
 		{STATE_CONFIG, edit_memory, "bytes of memory"},
 		{STATE_CPUID, NULL, "CPUID"},
-		{STATE_CPUID, edit_cpuid, "CPUID leaf"},
-		{STATE_CPUID, edit_cpuid_count, "CPUID leaves"},
+		{STATE_CPUID, edit_cpuid, "another vendor"},
+		{STATE_CPUID, edit_cpuid_count, "CPUID: "},
 		{STATE_VCPU, NULL, "vCPU 0: the section is missing"},
 		{STATE_VCPU, edit_shorten, "vCPU 0"},
 		{STATE_VCPU, edit_lengthen, "wrong length"},

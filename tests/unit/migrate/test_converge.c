@@ -22,6 +22,7 @@ struct outcome {
 	bool postcopy;
 	unsigned rounds, throttle;
 	uint64_t forecast_ns, dirty;
+	const char *why;
 };
 
 static uint64_t written(const struct trace *t, uint64_t ns, unsigned throttle)
@@ -32,7 +33,8 @@ static uint64_t written(const struct trace *t, uint64_t ns, unsigned throttle)
 	return n < t->hot ? n : t->hot;
 }
 
-static struct outcome play(const struct migrate_config *c, const struct trace *t)
+static struct outcome play_slowly(const struct migrate_config *c, const struct trace *t,
+				  uint64_t trip_ns)
 {
 	struct converge_round rounds[CONVERGE_RECENT];
 	struct converge_verdict v = {0};
@@ -40,7 +42,7 @@ static struct outcome play(const struct migrate_config *c, const struct trace *t
 	uint64_t send = t->pages, elapsed = 0;
 
 	for (unsigned round = 1; round < 1000; round++) {
-		uint64_t ns = send * PAGE_NS + 100000;
+		uint64_t ns = send * PAGE_NS + 100000 + trip_ns;
 		struct converge_view view;
 
 		if (count == CONVERGE_RECENT)
@@ -48,16 +50,22 @@ static struct outcome play(const struct migrate_config *c, const struct trace *t
 		rounds[count++] = (struct converge_round){
 			send, ns, send * 4096, written(t, ns, v.throttle), v.throttle, 0, 0};
 		elapsed += ns;
-		view = (struct converge_view){rounds, count, round, round, stuck, elapsed, true};
+		view = (struct converge_view){rounds, count,   round, round,
+					      stuck,  elapsed, true,  true};
 		converge_decide(c, &view, &v);
 		stuck = v.stuck;
 		send = rounds[count - 1].dirty;
 		if (v.next == NEXT_SEAL || v.next == NEXT_STOP)
-			return (struct outcome){v.next,     v.postcopy,    round,
-						v.throttle, v.forecast_ns, send};
+			return (struct outcome){v.next,        v.postcopy, round, v.throttle,
+						v.forecast_ns, send,       v.why};
 	}
 	fail_msg("it never ends");
 	return (struct outcome){0};
+}
+
+static struct outcome play(const struct migrate_config *c, const struct trace *t)
+{
+	return play_slowly(c, t, 0);
 }
 
 static struct migrate_config defaults(void)
@@ -77,6 +85,7 @@ static void test_idle(void **state)
 	assert_true(o.rounds <= 2);
 	assert_int_equal(o.throttle, 0);
 	assert_true(o.forecast_ns <= c.downtime_ns);
+	assert_null(o.why);
 }
 
 /* Writes at a third of what the link carries: rounds shrink, nobody is throttled. */
@@ -156,10 +165,67 @@ static void test_patience(void **state)
 	c.most_ns = 5 * NS_PER_SEC;
 	o = play(&c, &t);
 	assert_int_equal(o.next, NEXT_STOP);
+	assert_non_null(strstr(o.why, "all the time"));
 	c.most_ns = 0;
 	c.rounds_max = 1;
 	o = play(&c, &t);
 	assert_int_equal(o.rounds, 1);
+	assert_non_null(strstr(o.why, "faster"));
+}
+
+/* Time is up for disks as well: no policy moves a guest without them. What they have given is sent
+ * with one more round. */
+static void test_disks_are_late(void **state)
+{
+	static const enum migrate_stuck policies[] = {STUCK_GIVE_UP, STUCK_STOP, STUCK_POSTCOPY};
+	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0};
+	struct converge_verdict v;
+
+	for (size_t i = 0; i < ARRAY_LEN(policies); i++) {
+		struct converge_view view = {&r, 1, 0, 1, 0, 5 * NS_PER_SEC, false, false};
+		struct migrate_config c = defaults();
+
+		c.stuck = policies[i];
+		c.most_ns = 6 * NS_PER_SEC;
+		converge_decide(&c, &view, &v);
+		assert_int_equal(v.next, NEXT_WAIT);
+		c.most_ns = 5 * NS_PER_SEC;
+		converge_decide(&c, &view, &v);
+		assert_int_equal(v.next, NEXT_STOP);
+		assert_non_null(strstr(v.why, "disks"));
+		view.members_copied = true;
+		converge_decide(&c, &view, &v);
+		assert_int_equal(v.next, NEXT_ROUND);
+		assert_null(v.why);
+	}
+}
+
+/* Of a round that was cut short most is dirty. */
+static void test_time_is_up_in_a_round(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 1u << 20, 0, 0, 0};
+	struct converge_view view = {&r, 1, 1, 1, 0, 5 * NS_PER_SEC, true, true};
+	struct converge_verdict v;
+
+	c.most_ns = 5 * NS_PER_SEC;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_STOP);
+	c.stuck = STUCK_POSTCOPY;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_true(v.postcopy && v.policy);
+	c.stuck = STUCK_STOP;
+	converge_decide(&c, &view, &v); /* 4 s */
+	assert_int_equal(v.next, NEXT_STOP);
+	c.most_downtime_ns = 5 * NS_PER_SEC;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_false(v.postcopy);
+	r.dirty = 10; /* time is up, and all is well */
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_null(v.why);
 }
 
 /* A disk that is still being copied keeps the guest from being stopped, whatever the policy. */
@@ -167,7 +233,7 @@ static void test_waits_for_disks(void **state)
 {
 	struct migrate_config c = defaults();
 	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0};
-	struct converge_view view = {&r, 1, 0, c.rounds_max, 5, 1, false};
+	struct converge_view view = {&r, 1, 0, c.rounds_max, 5, 1, false, false};
 	struct converge_verdict v;
 
 	converge_decide(&c, &view, &v);
@@ -177,6 +243,74 @@ static void test_waits_for_disks(void **state)
 	assert_int_equal(v.next, NEXT_ROUND);
 	assert_int_equal(v.throttle, 0);
 	assert_int_equal(v.stuck, 0);
+}
+
+/* A guest that never stops writing its disks, and a pause without any wait for what it writes: no
+ * throttle is tried, no page is to blame, and it goes all the same. */
+static void test_postcopy_only_with_a_busy_disk(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r[2] = {{0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096},
+				      {0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096}};
+	struct converge_verdict v = {.next = NEXT_ROUND};
+	unsigned round;
+
+	c.stuck = STUCK_POSTCOPY;
+	c.postcopy_after = 1;
+	c.postcopy_only = true;
+	c.downtime_ns = 0;
+	for (round = 1; v.next == NEXT_ROUND; round++) {
+		struct converge_view view = {r, 2, round, round, v.stuck, round, true, true};
+
+		assert_true(round <= c.rounds_max);
+		converge_decide(&c, &view, &v);
+		assert_int_equal(v.throttle, 0);
+		assert_int_equal(v.stuck, 0);
+	}
+	assert_int_equal(round - 1, c.rounds_max);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_true(v.postcopy);
+	assert_null(v.why);
+}
+
+/* Nothing is copied: it waits for disks, but for no page. */
+static void test_postcopy_only(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r = {0, NS_PER_MS, 0, 1u << 20, 0, 0, 0};
+	struct converge_view view = {&r, 1, 0, 1, 0, NS_PER_MS, false, false};
+	struct converge_verdict v;
+
+	c.stuck = STUCK_POSTCOPY;
+	c.postcopy_after = 1;
+	c.postcopy_only = true;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_WAIT);
+	view.members_synced = view.members_copied = true;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_true(v.postcopy);
+	assert_null(v.why);
+}
+
+/* Time was up before any page was sent: what they take is not known, and is not nothing. */
+static void test_nothing_was_sent(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r = {0, NS_PER_SEC, 0, 1000, 0, 0, 0};
+	struct converge_view view = {&r, 1, 1, 1, 0, NS_PER_SEC, true, true};
+	struct converge_verdict v;
+
+	c.stuck = STUCK_STOP;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+	assert_int_equal(v.forecast_ns, 0);
+	c.most_ns = NS_PER_SEC;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_STOP);
+	r.dirty = 0;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
 }
 
 /* A pause that is too long without any page: no throttle helps, and none is tried. */
@@ -190,6 +324,16 @@ static void test_slow_stores(void **state)
 	assert_int_equal(o.next, NEXT_SEAL);
 	assert_int_equal(o.throttle, 0);
 	assert_true(o.forecast_ns > c.fixed_ns && o.forecast_ns < c.fixed_ns + c.downtime_ns);
+	assert_non_null(strstr(o.why, "longer than wished for"));
+	c.fixed_ns = c.downtime_ns / 2; /* then it is memory that takes as long */
+	o = play(&c, &(struct trace){1u << 20, 80000, 1u << 19, 1});
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_null(o.why);
+	c.fixed_ns = c.downtime_ns;
+	c.downtime_ns = 0; /* as short as can be, whatever that is */
+	o = play(&c, &(struct trace){1u << 20, 0, 0, 1});
+	assert_int_equal(o.next, NEXT_SEAL);
+	assert_null(o.why);
 }
 
 /* ---- recorded: bench-migrate on two busy CPUs, 256 MiB, 2 streams --------------- */
@@ -216,12 +360,13 @@ static struct outcome replay(const struct migrate_config *c, const struct record
 		rounds[count++] =
 			(struct converge_round){t[i].pages, ns, 0, t[i].dirty, v.throttle, 0, 0};
 		elapsed += ns;
-		view = (struct converge_view){rounds, count, i + 1, i + 1, stuck, elapsed, true};
+		view = (struct converge_view){rounds, count,   i + 1, i + 1,
+					      stuck,  elapsed, true,  true};
 		converge_decide(c, &view, &v);
 		stuck = v.stuck;
 		if (v.next != NEXT_ROUND)
-			return (struct outcome){v.next,     v.postcopy,    i + 1,
-						v.throttle, v.forecast_ns, t[i].dirty};
+			return (struct outcome){v.next,        v.postcopy, i + 1, v.throttle,
+						v.forecast_ns, t[i].dirty, v.why};
 	}
 	fail_msg("it goes on after its end");
 	return (struct outcome){0};
@@ -255,7 +400,7 @@ static void test_paced(void **state)
 {
 	struct migrate_config c = defaults();
 	struct converge_round r = {5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0, 0};
-	struct converge_view view = {&r, 1, 1, 1, 0, r.ns, true};
+	struct converge_view view = {&r, 1, 1, 1, 0, r.ns, true, true};
 	struct converge_verdict v;
 
 	converge_decide(&c, &view, &v);
@@ -265,6 +410,93 @@ static void test_paced(void **state)
 	converge_decide(&c, &view, &v);
 	assert_int_equal(v.next, NEXT_SEAL);
 	assert_int_equal(v.forecast_ns, c.fixed_ns + r.dirty * PAGE_NS);
+}
+
+/* Few pages after many: what a page takes is known from those, and the rest is the trip. */
+static void test_trip(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r[2] = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
+				      {100, 100 * PAGE_NS, 0, 20, 0, 0, 0}};
+	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
+	struct converge_verdict v;
+
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS);
+	r[1].ns += 3 * NS_PER_MS;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS + 3 * NS_PER_MS);
+	r[1].paced_ns = 2 * NS_PER_MS;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS + NS_PER_MS);
+	r[1].ns = 50 * PAGE_NS; /* faster than the others */
+	r[1].paced_ns = 0;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS);
+}
+
+/* No round makes a trip shorter: a long one does not keep the guest from being stopped. Where
+ * there is nothing but few pages, they tell all there is. */
+static void test_long_trip(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r[2] = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
+				      {100, 80 * NS_PER_MS, 0, 20, 0, 0, 0}};
+	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
+	struct converge_verdict v;
+
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	view = (struct converge_view){r + 1, 1, 1, 1, 0, 1, true, true};
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + 16 * NS_PER_MS);
+}
+
+/* With a trip less is left for pages, as long as that is more than their share. */
+static void test_trip_takes_from_the_limit(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r[2] = {{10000, 10000 * 50 * NS_PER_US, 0, 480, 0, 0, 0},
+				      {480, 32 * NS_PER_MS, 0, 320, 0, 0, 0}};
+	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
+	struct converge_verdict v;
+
+	converge_decide(&c, &view, &v); /* 5 + 8 + 16 ms */
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_int_equal(v.forecast_ns, 29 * NS_PER_MS);
+	r[1].dirty = 359; /* 31 ms, and it shrinks */
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+	assert_int_equal(v.stuck, 0);
+	assert_null(v.why);
+	r[1].ns = 42 * NS_PER_MS; /* a trip of 18 ms leaves 7 ms, and a quarter is theirs */
+	r[1].dirty = 145;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_non_null(v.why);
+	r[1].dirty = 151;
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_ROUND);
+	assert_null(v.why);
+}
+
+/* Guests of all kinds, over links with a trip of any length: it comes to an end. */
+static void test_trips_end(void **state)
+{
+	static const uint64_t trips[] = {0, NS_PER_MS, 8 * NS_PER_MS, 20 * NS_PER_MS, NS_PER_SEC};
+
+	for (size_t i = 0; i < ARRAY_LEN(trips); i++)
+		for (uint64_t hot = 1; hot < 1u << 20; hot *= 2)
+			for (uint64_t rate = 100; rate < 1u << 20; rate *= 4) {
+				struct migrate_config c = defaults();
+				struct trace t = {1u << 20, rate, hot, 1};
+				struct outcome o = play_slowly(&c, &t, trips[i]);
+
+				assert_true(o.rounds <= c.rounds_max);
+				if (o.next == NEXT_SEAL && !o.why)
+					assert_true(o.forecast_ns <= c.downtime_ns);
+			}
 }
 
 static void test_paced_by_how_much(void **state)
@@ -306,7 +538,7 @@ static void test_queue_of_disks(void **state)
 	struct migrate_config c = defaults();
 	struct converge_round r[2] = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0},
 				      {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}};
-	struct converge_view view = {r, 2, 2, 2, 0, 1, true};
+	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
 	struct converge_verdict v;
 
 	converge_decide(&c, &view, &v); /* 16 ms, as the rounds went */
@@ -329,6 +561,29 @@ static void test_queue_of_disks(void **state)
 	assert_int_equal(v.next, NEXT_WAIT);
 }
 
+/* Few pages behind much of disks: what these took is no trip. */
+static void test_flushed_is_no_trip(void **state)
+{
+	struct migrate_config c = defaults();
+	struct converge_round r[2] = {
+		{10000, 10000 * PAGE_NS, 40960000, 100, 0, 0, 25000000},
+		{100, 201 * NS_PER_MS + 100 * PAGE_NS, 25000000, 20, 0, 0, 0}};
+	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
+	struct converge_verdict v;
+
+	c.link_bytes_per_second = 125000000; /* 200 ms for them */
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.next, NEXT_SEAL);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS + NS_PER_MS);
+	assert_null(v.why);
+	r[1].ns = 150 * NS_PER_MS; /* faster than that */
+	converge_decide(&c, &view, &v);
+	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS);
+	r[0].queued = 0; /* then a trip it is */
+	converge_decide(&c, &view, &v);
+	assert_true(v.forecast_ns > 150 * NS_PER_MS);
+}
+
 /* A guest that writes its disks faster than the link carries is slowed down, and one whose
  * queue is worked off is not. */
 static void test_queue_that_stays(void **state)
@@ -336,7 +591,7 @@ static void test_queue_that_stays(void **state)
 	struct migrate_config c = defaults();
 	struct converge_round r[2] = {{10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20},
 				      {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}};
-	struct converge_view view = {r, 2, 2, 2, 1, 1, true};
+	struct converge_view view = {r, 2, 2, 2, 1, 1, true, true};
 	struct converge_verdict v;
 
 	c.link_bytes_per_second = 125000000;
@@ -361,12 +616,22 @@ int main(void)
 		cmocka_unit_test(test_policies),
 		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_waits_for_disks),
+		cmocka_unit_test(test_disks_are_late),
+		cmocka_unit_test(test_nothing_was_sent),
+		cmocka_unit_test(test_postcopy_only),
+		cmocka_unit_test(test_postcopy_only_with_a_busy_disk),
+		cmocka_unit_test(test_time_is_up_in_a_round),
 		cmocka_unit_test(test_slow_stores),
 		cmocka_unit_test(test_recorded),
 		cmocka_unit_test(test_paced),
+		cmocka_unit_test(test_trip),
+		cmocka_unit_test(test_long_trip),
+		cmocka_unit_test(test_trip_takes_from_the_limit),
+		cmocka_unit_test(test_trips_end),
 		cmocka_unit_test(test_paced_by_how_much),
 		cmocka_unit_test(test_what_disks_may_take),
 		cmocka_unit_test(test_queue_of_disks),
+		cmocka_unit_test(test_flushed_is_no_trip),
 		cmocka_unit_test(test_queue_that_stays),
 	};
 

@@ -130,6 +130,7 @@ static void test_too_fast(void **state)
 	migrate_foresee(&c, &m, &f);
 	assert_int_equal(f.end, END_GIVE_UP);
 	assert_int_equal(f.throttle, c.throttle_max);
+	assert_int_equal(f.late, LATE_NOT);
 	assert_non_null(f.why);
 	c.stuck = STUCK_POSTCOPY;
 	migrate_foresee(&c, &m, &f);
@@ -186,6 +187,109 @@ static void test_disks(void **state)
 	assert_true(f.downtime_ns <= c.downtime_ns);
 }
 
+static void test_postcopy_only(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(1000, PAGES);
+	struct migrate_forecast f;
+
+	c.stuck = STUCK_POSTCOPY;
+	c.postcopy_after = 1;
+	c.postcopy_only = true;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_POSTCOPY);
+	assert_int_equal(f.rounds, 0);
+	assert_int_equal(f.downtime_ns, c.fixed_ns);
+	near(f.total_ns, (double)PAGES * A_PAGE, 0.05);
+}
+
+/* Its time is over in the middle of the first round, which would take 1 s of memory alone. */
+static void test_time_is_up(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(1000, PAGES);
+	struct migrate_forecast f;
+
+	c.most_ns = NS_PER_SEC / 4;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_GIVE_UP);
+	assert_int_equal(f.rounds, 1);
+	near(f.total_ns, NS_PER_SEC / 4, 0.01);
+	c.stuck = STUCK_STOP;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_PAUSE);
+	near(f.downtime_ns, (double)PAGES * A_PAGE - NS_PER_SEC / 4, 0.05);
+	c.stuck = STUCK_POSTCOPY;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_POSTCOPY);
+	m.disk_bytes = UINT64_C(10) << 30;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_GIVE_UP);
+	assert_non_null(strstr(f.why, "disks"));
+}
+
+/* What a disk takes beside memory: half of the link, or its part of a limit. */
+static void test_disks_before_time_is_up(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(1000, PAGES);
+	struct migrate_forecast f;
+
+	c.most_ns = NS_PER_SEC / 2;
+	c.stuck = STUCK_POSTCOPY;
+	m.disk_bytes = LINK / 10; /* 0.2 s, and memory takes 1 s */
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_POSTCOPY);
+	assert_int_equal(f.late, LATE_NOT);
+	c.stuck = STUCK_GIVE_UP;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.late, LATE_MEMORY);
+	c.stuck = STUCK_POSTCOPY;
+	m.disk_bytes = LINK * 3 / 10;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_GIVE_UP);
+	assert_int_equal(f.late, LATE_DISKS);
+	assert_non_null(strstr(f.why, "disks"));
+	c.most_ns = 5 * NS_PER_SEC;
+	m.disk_bytes = PAGES * VM_PAGE_SIZE;
+	m.bytes_per_second_allowed = LINK * 4 / 10; /* half of it is 5.4 s for 1 GiB */
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_GIVE_UP);
+	assert_non_null(strstr(f.why, "disks"));
+	m.disk_bytes /= 4;
+	m.bytes_per_second_allowed = LINK / 2; /* a fifth of it is 2.7 s */
+	m.encode_ns = 40000;                   /* and memory takes 5.2 s */
+	c.most_ns = 3 * NS_PER_SEC;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_POSTCOPY);
+}
+
+/* Disks go first, and have their time. */
+static void test_postcopy_only_with_disks(void **state)
+{
+	struct migrate_config c = config();
+	struct migrate_measured m = guest(1000, PAGES);
+	struct migrate_forecast f;
+
+	c.stuck = STUCK_POSTCOPY;
+	c.postcopy_after = 1;
+	c.postcopy_only = true;
+	c.most_ns = NS_PER_SEC / 2;
+	m.disk_bytes = LINK * 4 / 10; /* alone: memory waits */
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_POSTCOPY);
+	m.disk_bytes = LINK;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_GIVE_UP);
+	assert_int_equal(f.total_ns, c.most_ns);
+	assert_int_equal(f.rounds, 0);
+	assert_int_equal(f.late, LATE_DISKS);
+	assert_non_null(strstr(f.why, "disks"));
+	c.most_ns = 0;
+	migrate_foresee(&c, &m, &f);
+	assert_int_equal(f.end, END_POSTCOPY);
+}
+
 /* No figures keep it from ending. */
 static void test_ends(void **state)
 {
@@ -209,11 +313,20 @@ static void test_ends(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_idle),          cmocka_unit_test(test_nothing),
-		cmocka_unit_test(test_slowest),       cmocka_unit_test(test_shrinks),
-		cmocka_unit_test(test_small_hot_set), cmocka_unit_test(test_too_fast),
-		cmocka_unit_test(test_throttled),     cmocka_unit_test(test_limit),
-		cmocka_unit_test(test_disks),         cmocka_unit_test(test_ends),
+		cmocka_unit_test(test_idle),
+		cmocka_unit_test(test_nothing),
+		cmocka_unit_test(test_slowest),
+		cmocka_unit_test(test_shrinks),
+		cmocka_unit_test(test_small_hot_set),
+		cmocka_unit_test(test_too_fast),
+		cmocka_unit_test(test_throttled),
+		cmocka_unit_test(test_limit),
+		cmocka_unit_test(test_disks),
+		cmocka_unit_test(test_time_is_up),
+		cmocka_unit_test(test_postcopy_only),
+		cmocka_unit_test(test_ends),
+		cmocka_unit_test(test_disks_before_time_is_up),
+		cmocka_unit_test(test_postcopy_only_with_disks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

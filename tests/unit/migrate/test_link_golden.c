@@ -17,10 +17,11 @@
 
 enum { SOURCE, TARGET };
 static const char *const said_by[] = {"source", "target"};
+static unsigned version = LINK_VERSION; /* of the link that is read, or recorded */
 
 static void path_of(unsigned who, unsigned stream, char path[PATH_ROOM])
 {
-	snprintf(path, PATH_ROOM, FOLDER_FMT "/%s-%u.bin", LINK_VERSION, said_by[who],
+	snprintf(path, PATH_ROOM, FOLDER_FMT "/%s-%u.bin", version, said_by[who],
 		 POSTCOPY_STREAM + stream);
 }
 
@@ -46,12 +47,21 @@ static uint64_t missing_hash(const struct post *p)
 	return XXH3_64bits(ram, sizeof(ram));
 }
 
-static void in_top_folder(void)
+/* All that are read are recorded; what was recorded once is read still. */
+static void each_version(void (*check)(void))
 {
-	if (!access(GOLDEN, R_OK))
-		return;
-	print_message("skipped: not run in the top folder of the sources\n");
-	skip();
+	char path[PATH_ROOM];
+
+	if (access(GOLDEN, R_OK)) {
+		print_message("skipped: not run in the top folder of the sources\n");
+		skip();
+	}
+	for (version = LINK_OLDEST; version <= LINK_VERSION; version++)
+		check();
+	snprintf(path, sizeof(path), FOLDER_FMT, LINK_OLDEST - 1);
+	assert_int_not_equal(access(path, R_OK), 0);
+	snprintf(path, sizeof(path), FOLDER_FMT, LINK_VERSION + 1);
+	assert_int_not_equal(access(path, R_OK), 0);
 }
 
 /* ---- reading ------------------------------------------------------------------------------ */
@@ -110,7 +120,7 @@ static uint64_t hash_recorded(void)
 	uint64_t hash = 0;
 	FILE *f;
 
-	snprintf(path, sizeof(path), FOLDER_FMT "/session", LINK_VERSION);
+	snprintf(path, sizeof(path), FOLDER_FMT "/session", version);
 	f = fopen(path, "r");
 	assert_non_null(f);
 	assert_int_equal(fscanf(f, "ram %" SCNx64, &hash), 1);
@@ -129,14 +139,13 @@ static void hear_until(struct world *w, unsigned stream, uint16_t type)
 	} while (r.type != type);
 }
 
-static void test_the_source_of_a_release(void **state)
+static void source_of_a_release(void)
 {
 	struct said said[2];
 	struct error e = {0};
 	struct world w;
 	struct post *p = &w.post;
 
-	in_top_folder();
 	target_make(&w);
 	missing_fill(p);
 	for (unsigned i = 0; i < 2; i++) {
@@ -159,6 +168,11 @@ static void test_the_source_of_a_release(void **state)
 	for (unsigned i = 0; i < 2; i++)
 		buf_free(&said[i].bytes);
 	world_end(&w);
+}
+
+static void test_the_source_of_a_release(void **state)
+{
+	each_version(source_of_a_release);
 }
 
 /* ---- a release's target, today's source
@@ -210,7 +224,7 @@ static void all_came(const struct post *p)
 					    vm_ram(p->from) + i * VM_PAGE_SIZE, VM_PAGE_SIZE);
 }
 
-static void test_the_target_of_a_release(void **state)
+static void target_of_a_release(void)
 {
 	struct said said;
 	struct record r;
@@ -218,7 +232,6 @@ static void test_the_target_of_a_release(void **state)
 	struct post *p = &w.post;
 	uint64_t left;
 
-	in_top_folder();
 	source_begin(&w);
 	source_link(&w);
 	assert_int_equal(postcopy_source_serve(p->source, p->missing), 0);
@@ -238,17 +251,26 @@ static void test_the_target_of_a_release(void **state)
 	world_end(&w);
 }
 
+static void test_the_target_of_a_release(void **state)
+{
+	each_version(target_of_a_release);
+}
+
 /* ---- the second decoder ------------------------------------------------------------------------
  */
 
-static void test_second_decoder(void **state)
+static void second_decoder(void)
 {
 	char command[PATH_ROOM];
 
-	in_top_folder();
 	snprintf(command, sizeof(command), "python3 tests/protocol/decode.py --link " FOLDER_FMT,
-		 LINK_VERSION);
+		 version);
 	assert_int_equal(system(command), 0);
+}
+
+static void test_second_decoder(void **state)
+{
+	each_version(second_decoder);
 }
 
 /* ---- recording
@@ -310,7 +332,7 @@ static void files_open(void)
 {
 	char path[PATH_ROOM];
 
-	snprintf(path, sizeof(path), FOLDER_FMT, LINK_VERSION);
+	snprintf(path, sizeof(path), FOLDER_FMT, version);
 	if (mkdir(path, 0755))
 		fail_msg("%s: %s (what was released is not recorded again)", path, strerror(errno));
 	for (unsigned who = SOURCE; who <= TARGET; who++)
@@ -329,7 +351,7 @@ static void files_close(const struct post *p)
 	for (unsigned who = SOURCE; who <= TARGET; who++)
 		for (unsigned i = 0; i < 2; i++)
 			assert_int_equal(fclose(files[who][i]), 0);
-	snprintf(path, sizeof(path), FOLDER_FMT "/session", LINK_VERSION);
+	snprintf(path, sizeof(path), FOLDER_FMT "/session", version);
 	f = fopen(path, "w");
 	assert_non_null(f);
 	fprintf(f, "ram %016" PRIx64 "\n", missing_hash(p));

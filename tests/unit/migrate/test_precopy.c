@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The link for memory that follows, as the decisions of a precopy see it. */
+/* What the decisions of a precopy wait for: the link for memory that follows, and the rehearsal of
+ * a handover. */
 #include <poll.h>
 
 #include "tests/unit/migrate/postlink.h"
@@ -138,6 +139,194 @@ static void with_a_link_the_guest_goes(void **state)
 	loop_destroy(w.io);
 }
 
+/* ---- the rehearsal ------------------------------------------------------------------------ */
+
+struct stage {
+	struct loop *io;
+	struct vm *vm;
+	struct precopy *precopy;
+	struct migrate_config config;
+	unsigned rehearsals;
+};
+
+static void rehearse(void *ctx)
+{
+	((struct stage *)ctx)->rehearsals++;
+}
+
+static void stage_config(struct stage *s)
+{
+	*s = (struct stage){0};
+	migrate_config_defaults(&s->config);
+}
+
+static void stage_make(struct stage *s)
+{
+	assert_int_equal(loop_create(&s->io), 0);
+	s->vm = post_machine(s->io, MEMORY);
+	assert_int_equal(precopy_create(s->vm, &s->config, NULL, &s->precopy), 0);
+	precopy_rehearsal(s->precopy, rehearse, s);
+}
+
+static void stage_end(struct stage *s)
+{
+	precopy_destroy(s->precopy);
+	vm_destroy(s->vm);
+	loop_destroy(s->io);
+}
+
+/* At 10 us a page, so that 2500 of them fit the 25 ms that are theirs. */
+static enum replicate_next round_of(struct stage *s, unsigned n, uint64_t pages, uint64_t dirty)
+{
+	return precopy_next(s->precopy, &(struct replicate_round){.round = n,
+								  .pages = pages,
+								  .ns = pages * 10000,
+								  .bytes = pages * VM_PAGE_SIZE,
+								  .dirty = dirty,
+								  .members_synced = true});
+}
+
+static uint64_t forecast(struct stage *s)
+{
+	struct migrate_progress m;
+
+	precopy_progress(s->precopy, &m);
+	return m.forecast_ns;
+}
+
+static void the_pause_waits_for_its_rehearsal(void **state)
+{
+	struct stage s;
+
+	stage_config(&s);
+	stage_make(&s);
+	assert_int_equal(round_of(&s, 1, 1000000, 50000), NEXT_ROUND);
+	assert_int_equal(s.rehearsals, 0);
+	assert_int_equal(round_of(&s, 2, 50000, 100), NEXT_LINK);
+	assert_int_equal(s.rehearsals, 1);
+	precopy_fixed(s.precopy, 9 * NS_PER_MS, true);
+	assert_int_equal(round_of(&s, 2, 50000, 100), NEXT_ROUND);
+	/* It took 10 us a page, and there is no trip. */
+	assert_int_equal(round_of(&s, 3, 100, 5), NEXT_SEAL);
+	assert_int_equal(forecast(&s), 9 * NS_PER_MS + 5 * 10000);
+	assert_int_equal(s.rehearsals, 1);
+	stage_end(&s);
+}
+
+/* What was measured before it is not what it waits for. */
+static void an_older_forecast_is_none(void **state)
+{
+	struct stage s;
+	enum replicate_next n;
+	uint64_t began;
+
+	stage_config(&s);
+	stage_make(&s);
+	precopy_fixed(s.precopy, 7 * NS_PER_MS, true);
+	began = clock_ns();
+	assert_int_equal(round_of(&s, 1, 1000000, 100), NEXT_LINK);
+	precopy_fixed(s.precopy, 8 * NS_PER_MS, false);
+	while ((n = round_of(&s, 1, 1000000, 100)) == NEXT_LINK)
+		usleep(1000);
+	assert_true(clock_ns() - began >= 50 * NS_PER_MS);
+	assert_int_equal(n, NEXT_ROUND);
+	assert_int_equal(round_of(&s, 2, 100, 5), NEXT_SEAL);
+	assert_int_equal(forecast(&s), 8 * NS_PER_MS + 5 * 10000);
+	assert_int_equal(s.rehearsals, 1);
+	stage_end(&s);
+}
+
+/* To ask again is no round: of those there are at most so many. */
+static void waiting_is_no_round(void **state)
+{
+	struct stage s;
+	enum replicate_next n;
+
+	stage_config(&s);
+	s.config.rounds_max = 4;
+	stage_make(&s);
+	assert_int_equal(round_of(&s, 1, 1000000, 500000), NEXT_ROUND);
+	assert_int_equal(round_of(&s, 2, 500000, 2000), NEXT_LINK);
+	while ((n = round_of(&s, 2, 500000, 2000)) == NEXT_LINK)
+		usleep(1000);
+	/* So long a round that the moment since adds few pages. */
+	assert_int_equal(n, NEXT_SEAL);
+	assert_true(forecast(&s) > s.config.fixed_ns + 2000 * 10000);
+	assert_int_equal(round_of(&s, 3, 2000, 500000), NEXT_ROUND); /* its seal has failed */
+	assert_int_equal(round_of(&s, 4, 500000, 500000), NEXT_STOP);
+	assert_int_equal(s.rehearsals, 1);
+	stage_end(&s);
+}
+
+static enum replicate_next round_with_disks(struct stage *s, unsigned n, uint64_t queued)
+{
+	return precopy_next(s->precopy, &(struct replicate_round){.round = n,
+								  .pages = 1000000,
+								  .ns = 10 * NS_PER_SEC,
+								  .bytes = 4096000000,
+								  .dirty = 600,
+								  .members_synced = true,
+								  .queued = queued});
+}
+
+/* So does what it has written to its disks. */
+static void what_disks_gave_meanwhile_counts(void **state)
+{
+	struct stage s;
+
+	stage_config(&s);
+	s.config.link_bytes_per_second = 125000000;
+	stage_make(&s);
+	assert_int_equal(round_with_disks(&s, 1, 0), NEXT_LINK);
+	precopy_fixed(s.precopy, 9 * NS_PER_MS, true);
+	assert_int_equal(round_with_disks(&s, 1, 12500000), NEXT_ROUND);
+	assert_true(forecast(&s) > 109 * NS_PER_MS);
+	stage_end(&s);
+}
+
+/* A guest that has filled the pause meanwhile is not stopped for it, and not rehearsed again. */
+static void what_came_meanwhile_counts(void **state)
+{
+	struct stage s;
+	enum replicate_next n;
+
+	stage_config(&s);
+	stage_make(&s);
+	assert_int_equal(round_of(&s, 1, 1000, 2400), NEXT_LINK);
+	while ((n = round_of(&s, 1, 1000, 2400)) == NEXT_LINK)
+		usleep(1000);
+	assert_int_equal(n, NEXT_ROUND);
+	assert_int_equal(round_of(&s, 2, 2400, 2400), NEXT_SEAL);
+	assert_int_equal(s.rehearsals, 1);
+	stage_end(&s);
+}
+
+static void a_policy_loses_no_time(void **state)
+{
+	struct stage s;
+
+	stage_config(&s);
+	s.config.stuck = STUCK_STOP;
+	s.config.rounds_max = 1;
+	stage_make(&s);
+	assert_int_equal(round_of(&s, 1, 1000000, 20000), NEXT_SEAL);
+	assert_int_equal(s.rehearsals, 0);
+	stage_end(&s);
+}
+
+static void postcopy_is_not_rehearsed(void **state)
+{
+	struct world w;
+	struct stage s = {0};
+
+	world_make(&w);
+	precopy_rehearsal(w.precopy, rehearse, &s);
+	shutdown(w.post.listener, SHUT_RDWR);
+	assert_int_equal(next(&w), NEXT_STOP);
+	assert_int_equal(s.rehearsals, 0);
+	world_end(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -145,6 +334,13 @@ int main(void)
 		cmocka_unit_test(no_link_is_begun_after_the_end),
 		cmocka_unit_test(where_nobody_listens_it_stops),
 		cmocka_unit_test(with_a_link_the_guest_goes),
+		cmocka_unit_test(the_pause_waits_for_its_rehearsal),
+		cmocka_unit_test(an_older_forecast_is_none),
+		cmocka_unit_test(waiting_is_no_round),
+		cmocka_unit_test(what_came_meanwhile_counts),
+		cmocka_unit_test(what_disks_gave_meanwhile_counts),
+		cmocka_unit_test(a_policy_loses_no_time),
+		cmocka_unit_test(postcopy_is_not_rehearsed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@ struct tape {
 	pthread_t threads[CHANNEL_STREAMS_MAX];
 	unsigned count;
 	uint64_t ended[CHANNEL_STREAMS_MAX], acknowledged;
+	uint64_t round[CHANNEL_STREAMS_MAX], rounds_told;
 	pthread_mutex_t lock;
 };
 
@@ -27,25 +28,40 @@ struct tape_stream {
 
 static inline void reply(struct channel *c, uint16_t type, const void *data, size_t n)
 {
+	uint16_t flags = type == RECORD_ROUND_DONE ? 0 : RECORD_MANDATORY;
 	struct iovec v = {(void *)data, n};
 
-	if (channel_send(c, type, RECORD_MANDATORY, &v, 1, TWIN_SOON))
+	if (channel_send(c, type, flags, &v, 1, TWIN_SOON))
 		print_message("no reply of type %u\n", type);
+}
+
+/* What has come on all bulk streams is answered, once. */
+static inline void number_came(struct tape *tape, uint64_t *came, uint64_t *told, uint16_t answer)
+{
+	uint64_t least = UINT64_MAX;
+
+	for (unsigned i = 1; i <= tape->t.config.streams; i++)
+		if (came[i] < least)
+			least = came[i];
+	if (least > *told) {
+		*told = least;
+		reply(tape->streams[0], answer, &least, sizeof(least));
+	}
 }
 
 static inline void epoch_ended(struct tape *tape, unsigned stream, uint64_t epoch)
 {
-	uint64_t least = UINT64_MAX;
-
 	pthread_mutex_lock(&tape->lock);
 	tape->ended[stream] = epoch;
-	for (unsigned i = 1; i <= tape->t.config.streams; i++)
-		if (tape->ended[i] < least)
-			least = tape->ended[i];
-	if (least > tape->acknowledged) {
-		tape->acknowledged = least;
-		reply(tape->streams[0], RECORD_ACK, &least, sizeof(least));
-	}
+	number_came(tape, tape->ended, &tape->acknowledged, RECORD_ACK);
+	pthread_mutex_unlock(&tape->lock);
+}
+
+static inline void round_ended(struct tape *tape, unsigned stream, uint64_t round)
+{
+	pthread_mutex_lock(&tape->lock);
+	tape->round[stream] = round;
+	number_came(tape, tape->round, &tape->rounds_told, RECORD_ROUND_DONE);
 	pthread_mutex_unlock(&tape->lock);
 }
 
@@ -60,6 +76,8 @@ static inline void answer(struct tape *tape, unsigned stream, const struct recor
 		reply(tape->streams[stream], RECORD_BYE_ACK, NULL, 0);
 	else if (r->type == RECORD_EPOCH_END && !epoch_end_decode(r->payload, r->len, &epoch, &sum))
 		epoch_ended(tape, stream, epoch);
+	else if (r->type == RECORD_ROUND_END && !epoch_decode(r->payload, r->len, &epoch))
+		round_ended(tape, stream, epoch);
 }
 
 static inline void record_write(FILE *f, const struct record *r)

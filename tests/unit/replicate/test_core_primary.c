@@ -18,6 +18,7 @@ static const struct primary_config usual = {
 	.heartbeat_ns = 25,
 	.loss_ns = 100,
 	.ack_ns = 400,
+	.bye_ns = 400,
 	.window = 2,
 };
 
@@ -87,13 +88,14 @@ static struct primary_core protected_at_2(const struct primary_config *config)
 static void bad_settings_are_refused(void **state)
 {
 	struct primary_core c;
-	struct primary_config bad[] = {usual, usual, usual, usual, usual};
+	struct primary_config bad[] = {usual, usual, usual, usual, usual, usual};
 
 	bad[0].window = 0;
 	bad[1].window = CORE_WINDOW_MAX + 1;
 	bad[2].loss_ns = 0;
 	bad[3].heartbeat_ns = bad[3].loss_ns;
 	bad[4].ack_ns = 0;
+	bad[5].bye_ns = 0;
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		assert_int_equal(primary_core_init(&c, &bad[i]), -EINVAL);
 }
@@ -503,6 +505,39 @@ static void a_handover_can_be_cancelled_until_it_is_whole(void **state)
 	assert_int_equal(c.state, PRIMARY_UNPROTECTED);
 }
 
+/* Silent or not: it has a time of its own to answer, and what it holds is lost but ours. */
+static void a_cancel_does_not_wait_for_the_target(void **state)
+{
+	for (unsigned beats = 0; beats < 2; beats++) {
+		struct primary_core c = frozen();
+
+		c.config.bye_ns = 60;
+		EXPECT(&c, PRIMARY_EV_STOP, 1004, 0, "bye");
+		EXPECT(&c, PRIMARY_EV_TICK, 1025, 0, "");
+		if (beats)
+			EXPECT(&c, PRIMARY_EV_HEARD, 1050, 0, "");
+		assert_true(primary_core_deadline(&c) <= 1064);
+		EXPECT(&c, PRIMARY_EV_TICK, 1063, 0, "");
+		assert_true(primary_core_deadline(&c) == 1064);
+		EXPECT(&c, PRIMARY_EV_TICK, 1064, 0, "close report ask");
+		EXPECT(&c, PRIMARY_EV_OWNED_FORCED, 1065, 0, "pass resume report");
+		assert_int_equal(c.state, PRIMARY_UNPROTECTED);
+	}
+}
+
+static void a_cancel_before_the_last_epoch_asks_nobody(void **state)
+{
+	struct primary_config config = usual;
+	struct primary_core c;
+
+	config.handover = true;
+	config.bye_ns = 60;
+	c = syncing(&config);
+	EXPECT(&c, PRIMARY_EV_STOP, 1004, 0, "bye");
+	EXPECT(&c, PRIMARY_EV_HEARD, 1050, 0, "");
+	EXPECT(&c, PRIMARY_EV_TICK, 1064, 0, "close pass report");
+}
+
 static void a_seal_that_ends_after_a_cancelled_handover_lets_the_guest_go(void **state)
 {
 	struct primary_config config = usual;
@@ -552,6 +587,8 @@ int main(void)
 		cmocka_unit_test(a_handover_ends_standing_still),
 		cmocka_unit_test(a_handover_that_is_lost_stands_still_until_it_is_answered),
 		cmocka_unit_test(a_handover_can_be_cancelled_until_it_is_whole),
+		cmocka_unit_test(a_cancel_does_not_wait_for_the_target),
+		cmocka_unit_test(a_cancel_before_the_last_epoch_asks_nobody),
 		cmocka_unit_test(a_seal_that_ends_after_a_cancelled_handover_lets_the_guest_go),
 	};
 

@@ -3,7 +3,7 @@
  * Sessions as releases have sent them (tests/protocol/golden), fed to the replica of today
  * over real channels: it has to arrive at the same memory, machine state and disk after each
  * epoch. `test_golden record` makes the session of this release, `test_golden record handover`
- * its migration, whose memory follows later.
+ * its migration, whose memory follows later; `... handover N` another one of it.
  */
 #include <dirent.h>
 #include <inttypes.h>
@@ -14,6 +14,8 @@
 
 #define GOLDEN        "tests/protocol/golden"
 #define GOLDEN_MEMORY (UINT64_C(384) << 10)
+#define LATER_MEMORY  (UINT64_C(256) << 10) /* of a migration */
+#define LATER_ROUNDS  2u
 #define GOLDEN_EPOCHS 12u
 #define EPOCHS_MAX    64u
 #define UNKNOWN_TYPE  999u
@@ -38,6 +40,7 @@ struct feed {
 	struct twin t;
 	struct channel *channels[CHANNEL_STREAMS_MAX];
 	size_t at[CHANNEL_STREAMS_MAX];
+	uint64_t round_ended, round_done;
 };
 
 /* ---- the folder ------------------------------------------------------------------------ */
@@ -132,6 +135,8 @@ static uint16_t feed_next(struct feed *f, unsigned stream)
 	if (!feed_look(f, stream, &r))
 		fail_msg("%s: stream %u has ended", f->golden->folder, stream);
 	f->at[stream] += RECORD_HEADER_SIZE + r.len;
+	if (r.type == RECORD_ROUND_END)
+		assert_int_equal(epoch_decode(r.payload, r.len, &f->round_ended), 0);
 	feed_send(f, stream, r.type, r.flags, r.payload, r.len);
 	return r.type;
 }
@@ -140,7 +145,10 @@ static void feed_expect(struct feed *f, unsigned stream, uint16_t type, struct r
 {
 	do {
 		assert_int_equal(channel_receive(f->channels[stream], r, TWIN_SOON), 0);
-	} while (r->type == RECORD_HEARTBEAT || (type == RECORD_REFUSE && r->type == RECORD_ACK));
+		if (r->type == RECORD_ROUND_DONE)
+			assert_int_equal(epoch_decode(r->payload, r->len, &f->round_done), 0);
+	} while (r->type == RECORD_HEARTBEAT || r->type == RECORD_ROUND_DONE ||
+		 (type == RECORD_REFUSE && r->type == RECORD_ACK));
 	if (r->type != type)
 		fail_msg("%s: a record of type %u instead of %u: %.*s", f->golden->folder, r->type,
 			 type, (int)r->len, (const char *)r->payload);
@@ -215,6 +223,7 @@ static void feed_epoch(struct feed *f, uint64_t epoch)
 	feed_expect(f, 0, RECORD_ACK, &r);
 	assert_int_equal(epoch_decode(r.payload, r.len, &ack), 0);
 	assert_int_equal(ack, epoch);
+	assert_int_equal(f->round_done, f->round_ended);
 	do {
 		replica_stats(f->t.replica, &s);
 	} while (s.acknowledged < epoch && !usleep(100));
@@ -406,27 +415,38 @@ static void unknown_optional_records_are_skipped(void **state)
 	each_golden(feed_with_optional);
 }
 
-/* In the middle of epoch 3, on each of the streams. */
+/* In the middle of an epoch, when so many are whole. In a migration, which has but one, that is
+ * before the point from which its guest could run here. */
+static void feed_with_mandatory_after(const struct golden *g, uint64_t whole, unsigned stream)
+{
+	struct refuse refuse;
+	struct record r;
+	struct feed f;
+
+	feed_make(&f, g);
+	for (uint64_t epoch = 1; epoch <= whole; epoch++)
+		feed_epoch(&f, epoch);
+	assert_int_equal(feed_next(&f, 1), RECORD_EPOCH_BEGIN);
+	feed_next(&f, 1);
+	feed_send(&f, stream, UNKNOWN_TYPE, RECORD_MANDATORY, "later", 5);
+	feed_expect(&f, 0, RECORD_REFUSE, &r);
+	assert_int_equal(refuse_decode(r.payload, r.len, &refuse), 0);
+	assert_int_equal(refuse.code, REFUSE_INPUT);
+	assert_non_null(strstr(refuse.text, "type 999"));
+	twin_wait_standby(&f.t, BIT_OF(REPLICA_BROKEN));
+	assert_int_equal(replica_promote(f.t.replica, g->config.term + 1, NULL), -EPERM);
+	assert_null(replica_missing(f.t.replica));
+	if (whole)
+		image_check(&f, whole);
+	feed_end(&f);
+}
+
 static void feed_with_mandatory(const struct golden *g)
 {
-	for (unsigned stream = 0; g->epochs > 2 && stream <= g->config.streams; stream++) {
-		struct refuse refuse;
-		struct record r;
-		struct feed f;
-
-		feed_make(&f, g);
-		feed_epoch(&f, 1);
-		feed_epoch(&f, 2);
-		assert_int_equal(feed_next(&f, 1), RECORD_EPOCH_BEGIN);
-		feed_send(&f, stream, UNKNOWN_TYPE, RECORD_MANDATORY, "later", 5);
-		feed_expect(&f, 0, RECORD_REFUSE, &r);
-		assert_int_equal(refuse_decode(r.payload, r.len, &refuse), 0);
-		assert_int_equal(refuse.code, REFUSE_INPUT);
-		assert_non_null(strstr(refuse.text, "type 999"));
-		twin_wait_standby(&f.t, BIT_OF(REPLICA_BROKEN));
-		assert_int_equal(replica_promote(f.t.replica, g->config.term + 1, NULL), -EPERM);
-		image_check(&f, 2);
-		feed_end(&f);
+	for (unsigned stream = 0; stream <= g->config.streams; stream++) {
+		feed_with_mandatory_after(g, 0, stream);
+		if (g->epochs > 2)
+			feed_with_mandatory_after(g, 2, stream);
 	}
 }
 
@@ -449,25 +469,62 @@ static void second_decoder_agrees(void **state)
 	each_golden(feed_to_second_decoder);
 }
 
-/* This release's stream is among them: who changes the protocol records a new one. */
-static void this_release_is_recorded(void **state)
-{
-	char path[64];
+/* ---- which versions are recorded, and which are read ----------------------------------------- */
 
-	if (access(GOLDEN, R_OK))
-		skip();
-	snprintf(path, sizeof(path), GOLDEN "/v%u/session", REPLICATE_VERSION);
-	assert_int_equal(access(path, R_OK), 0);
-	snprintf(path, sizeof(path), GOLDEN "/v%u-handover/session", REPLICATE_VERSION);
-	assert_int_equal(access(path, R_OK), 0);
+/* Of each version: one bit for each type of record that a primary has sent. */
+static uint32_t types_recorded[REPLICATE_VERSION + 1];
+
+static void version_note(const struct golden *g)
+{
+	unsigned named = 0;
+
+	assert_int_equal(sscanf(g->folder, GOLDEN "/v%u", &named), 1);
+	if (!version_within(named, REPLICATE_OLDEST, REPLICATE_VERSION))
+		fail_msg("%s: what was read once is read still", g->folder);
+	for (unsigned i = 0; i <= g->config.streams; i++) {
+		const struct buf *b = &g->streams[i];
+		struct hello hello;
+		struct record r;
+
+		assert_true(record_decode(b->data, b->len, &r) > 0);
+		assert_int_equal(r.type, RECORD_HELLO);
+		assert_int_equal(hello_decode(r.payload, r.len, &hello, NULL), 0);
+		assert_int_equal(hello.version, named);
+		for (size_t at = 0; record_decode(b->data + at, b->len - at, &r) > 0;
+		     at += RECORD_HEADER_SIZE + r.len)
+			types_recorded[named] |= BIT_OF(r.type);
+	}
+}
+
+/* Whoever raises the version records its streams, and with all that a primary sends. */
+static void each_version_is_recorded_and_read(void **state)
+{
+	const uint32_t all = BIT_OF(RECORD_HELLO) | BIT_OF(RECORD_HEARTBEAT) | BIT_OF(RECORD_BYE) |
+			     BIT_OF(RECORD_EPOCH_BEGIN) | BIT_OF(RECORD_PAGES) |
+			     BIT_OF(RECORD_MEMBER) | BIT_OF(RECORD_STATE) |
+			     BIT_OF(RECORD_EPOCH_END) | BIT_OF(RECORD_MISSING) |
+			     BIT_OF(RECORD_ROUND_END);
+
+	each_golden(version_note);
+	for (unsigned v = REPLICATE_OLDEST; v <= REPLICATE_VERSION; v++)
+		if (types_recorded[v] != all)
+			fail_msg("version %u: no record of these types is recorded, or one more: "
+				 "%#x",
+				 v, types_recorded[v] ^ all);
 }
 
 /* ---- recording ---------------------------------------------------------------------------- */
 
-/* What the first round has left dirty follows the guest. */
+/* What the rounds have left dirty follows the guest. */
 static enum replicate_next rest_later(void *ctx, const struct replicate_round *round)
 {
-	return round->members_synced && round->dirty ? NEXT_POSTCOPY : NEXT_ROUND;
+	return round->members_synced && round->dirty && round->round >= LATER_ROUNDS ? NEXT_POSTCOPY
+										     : NEXT_ROUND;
+}
+
+static uint64_t memory_recorded(bool handover)
+{
+	return handover ? LATER_MEMORY : GOLDEN_MEMORY;
 }
 
 static void streams_record(const char *folder, bool handover)
@@ -482,7 +539,7 @@ static void streams_record(const char *folder, bool handover)
 	c.compression = COMPRESS_LZ4;
 	c.delta_bytes = 4 << 20;
 	c.loss_ns = 60 * NS_PER_SEC;
-	tape_make(&tape, &c, true, GOLDEN_MEMORY, folder);
+	tape_make(&tape, &c, true, memory_recorded(handover), folder);
 	tape_record(&tape, GOLDEN_EPOCHS);
 	tape_end(&tape);
 }
@@ -497,8 +554,8 @@ static void session_write(const char *folder, bool handover)
 	snprintf(path, sizeof(path), "%s/session", folder);
 	out = fopen(path, "w");
 	assert_non_null(out);
-	fprintf(out, "memory %" PRIu64 "\nterm %" PRIu64 "\nstreams 2\nwindow %u\n", GOLDEN_MEMORY,
-		twin_config().term, twin_config().window);
+	fprintf(out, "memory %" PRIu64 "\nterm %" PRIu64 "\nstreams 2\nwindow %u\n",
+		memory_recorded(handover), twin_config().term, twin_config().window);
 	fflush(out);
 	golden_read(&g, folder);
 	g.config.handover = handover;
@@ -521,12 +578,14 @@ static void session_write(const char *folder, bool handover)
 	golden_free(&g);
 }
 
+static const char *another = ""; /* -N */
+
 static void release_record(bool handover)
 {
 	char folder[64];
 
-	snprintf(folder, sizeof(folder), GOLDEN "/v%u%s", REPLICATE_VERSION,
-		 handover ? "-handover" : "");
+	snprintf(folder, sizeof(folder), GOLDEN "/v%u%s%s", REPLICATE_VERSION,
+		 handover ? "-handover" : "", another);
 	if (mkdir(folder, 0755))
 		fail_msg("%s: %s (what was released is not recorded again)", folder,
 			 strerror(errno));
@@ -553,14 +612,18 @@ int main(int argc, char **argv)
 		cmocka_unit_test(unknown_optional_records_are_skipped),
 		cmocka_unit_test(unknown_mandatory_records_are_refused),
 		cmocka_unit_test(second_decoder_agrees),
-		cmocka_unit_test(this_release_is_recorded),
+		cmocka_unit_test(each_version_is_recorded_and_read),
 	};
 	const struct CMUnitTest session[] = {cmocka_unit_test(record_session)};
 	const struct CMUnitTest handover[] = {cmocka_unit_test(record_handover)};
+	char suffix[16];
 
 	if (argc == 2 && !strcmp(argv[1], "record"))
 		return cmocka_run_group_tests(session, NULL, NULL);
-	if (argc == 3 && !strcmp(argv[1], "record") && !strcmp(argv[2], "handover"))
+	if (argc > 2 && !strcmp(argv[1], "record") && !strcmp(argv[2], "handover")) {
+		snprintf(suffix, sizeof(suffix), "-%s", argc > 3 ? argv[3] : "");
+		another = argc > 3 ? suffix : "";
 		return cmocka_run_group_tests(handover, NULL, NULL);
+	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

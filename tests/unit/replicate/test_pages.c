@@ -74,6 +74,7 @@ static void batch_move(struct pair *p, uint64_t epoch)
 	struct page_item item;
 	struct error e = {0};
 	struct cursor c;
+	uint64_t told;
 	size_t len;
 
 	if (pages_empty(p->encoder))
@@ -82,6 +83,7 @@ static void batch_move(struct pair *p, uint64_t epoch)
 	flatten(&encoded, bytes, &len);
 	p->batches++;
 	p->bytes += len;
+	told = p->deltas + encoded.deltas;
 	if (pages_decode(bytes, len, PAGES, 0, 1, &batch, &e))
 		fail_msg("%s", e.text);
 	assert_int_equal(batch.epoch, epoch);
@@ -96,6 +98,7 @@ static void batch_move(struct pair *p, uint64_t epoch)
 		item_take(p, &item, epoch);
 	}
 	assert_false(pages_next(&c, &item));
+	assert_int_equal(p->deltas, told);
 	pages_batch_free(&batch);
 }
 

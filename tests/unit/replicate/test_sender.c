@@ -11,15 +11,22 @@
 #include <sys/socket.h>
 
 #include <cmocka.h>
+#include <lz4.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "replicate/pages.h"
 
-#define PAGES   4096u /* 16 MiB: far more than a socket holds */
-#define RECORDS 48u
-#define RECORD  (512u << 10) /* together more than the sender's queue */
-#define MEMBER  3u
-#define SOON    (clock_ns() + 60 * NS_PER_SEC)
+#define PAGES        4096u /* 16 MiB: far more than a socket holds */
+#define RECORDS      48u
+#define RECORD       (512u << 10) /* together more than the sender's queue */
+#define MEMBER       3u
+#define SOON         (clock_ns() + 60 * NS_PER_SEC)
+
+#define SLOW_PACK_US 20000u               /* a batch: far more than to send it, on any machine */
+#define SLOW_LINK    (UINT64_C(16) << 20) /* bytes a second: far less than is packed in one */
+#define ROUNDS_MAX   30u
+#define STAYS        (UINT64_C(32) << 20) /* bytes of pages by one way: more than is spent on a trial */
 
 struct line {
 	uint8_t *ram;
@@ -32,7 +39,25 @@ struct line {
 	_Atomic uint64_t pages, records;
 	uint64_t pages_at_first, pages_at_last; /* before the first record, and before the last */
 	bool whole;
+	/* Of pages: how the last ones were packed, and how many bytes in a row. */
+	_Atomic uint32_t way;
+	_Atomic uint64_t in_a_row;
+	atomic_bool was_none;
 };
+
+/* ---- a CPU that packs slowly ----------------------------------------------------- */
+
+static atomic_bool pack_slowly;
+static _Atomic unsigned packs;
+
+/* In place of the library's. */
+int LZ4_compress_default(const char *from, char *to, int n, int most)
+{
+	packs++;
+	if (pack_slowly)
+		usleep(SLOW_PACK_US);
+	return LZ4_compress_fast(from, to, n, most, 1);
+}
 
 /* ---- the other end ------------------------------------------------------------- */
 
@@ -119,11 +144,11 @@ static void channels_make(struct line *l)
 	l->ends[1] = other;
 }
 
-static struct line *line_make(uint64_t bytes_per_second)
+static struct line *line_by(enum page_compression compression, uint64_t bytes_per_second)
 {
 	struct line *l = calloc(1, sizeof(*l));
 	struct sender_config c = {.streams = 1,
-				  .compression = COMPRESS_NONE,
+				  .compression = compression,
 				  .send_ns = 60 * NS_PER_SEC,
 				  .bytes_per_second = bytes_per_second,
 				  .ram_pages = PAGES,
@@ -147,6 +172,11 @@ static struct line *line_make(uint64_t bytes_per_second)
 	assert_int_equal(sender_create(&c, &l->sender), 0);
 	assert_int_equal(sender_start(l->sender, l->ends), 0);
 	return l;
+}
+
+static struct line *line_make(uint64_t bytes_per_second)
+{
+	return line_by(COMPRESS_NONE, bytes_per_second);
 }
 
 static void emit(struct line *l, uint64_t number, size_t len)
@@ -241,12 +271,113 @@ static void pages_go_between_records(void **state)
 	line_end(l);
 }
 
+/* ---- which way pays ---------------------------------------------------------------- */
+
+static void *ways_main(void *arg)
+{
+	struct line *l = arg;
+	struct record r;
+
+	while (!channel_receive(l->ends[1], &r, SOON)) {
+		uint32_t way, body;
+
+		if (r.type != RECORD_PAGES)
+			continue;
+		memcpy(&way, r.payload + 12, 4);
+		memcpy(&body, r.payload + 16, 4);
+		l->in_a_row = way == l->way ? l->in_a_row + body : body;
+		l->way = way;
+		if (way == COMPRESS_NONE)
+			l->was_none = true;
+	}
+	return NULL;
+}
+
+static void round_go(struct line *l)
+{
+	sender_post(l->sender, &l->round);
+	assert_int_equal(sender_wait(l->sender, &l->round), 0);
+}
+
+/* Rounds, until pages go by that way and by no other. */
+static bool way_settles(struct line *l, enum page_compression way)
+{
+	for (unsigned i = 0; i < ROUNDS_MAX; i++) {
+		round_go(l);
+		if (l->was_none && l->way == way && l->in_a_row >= STAYS)
+			return true;
+	}
+	return false;
+}
+
+/* ...until as many rounds in a row had nothing packed that packing has been given up, and not only
+ * passed over for a while, as with pages that it does not make smaller. */
+static bool packing_ends(struct line *l)
+{
+	for (unsigned i = 0, quiet = 0; i < ROUNDS_MAX; i++) {
+		unsigned before = packs;
+
+		round_go(l);
+		quiet = packs == before ? quiet + 1 : 0;
+		if (quiet == 3) /* of 16 batches each; it is passed over for 32 */
+			return true;
+	}
+	return false;
+}
+
+static struct line *choosing_line(uint64_t bytes_per_second, bool slow_cpu, size_t random_bytes)
+{
+	struct line *l = line_by(COMPRESS_AUTO, bytes_per_second);
+
+	for (size_t page = 0; page < PAGES; page++)
+		memset(l->ram + page * VM_PAGE_SIZE + random_bytes, 1, VM_PAGE_SIZE - random_bytes);
+	pack_slowly = slow_cpu;
+	assert_int_equal(thread_start(&l->reader, "ways", ways_main, l), 0);
+	return l;
+}
+
+static void choosing_end(struct line *l)
+{
+	sender_kill(l->sender);
+	channel_shutdown(l->ends[0]);
+	pthread_join(l->reader, NULL);
+	pack_slowly = false;
+	line_end(l);
+}
+
+static void what_does_not_pack_is_sent_as_it_is(void **state)
+{
+	struct line *l = choosing_line(0, true, VM_PAGE_SIZE);
+
+	assert_true(packing_ends(l));
+	choosing_end(l);
+}
+
+static void packing_ends_where_sending_takes_less_time(void **state)
+{
+	struct line *l = choosing_line(0, true, VM_PAGE_SIZE / 4);
+
+	assert_true(way_settles(l, COMPRESS_NONE));
+	choosing_end(l);
+}
+
+static void packing_goes_on_where_the_link_is_slow(void **state)
+{
+	struct line *l = choosing_line(SLOW_LINK, false, VM_PAGE_SIZE / 16);
+
+	assert_true(way_settles(l, COMPRESS_LZ4));
+	choosing_end(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(records_do_not_wait_for_a_slow_round),
 		cmocka_unit_test(records_go_between_pages),
 		cmocka_unit_test(pages_go_between_records),
+		cmocka_unit_test(what_does_not_pack_is_sent_as_it_is),
+		cmocka_unit_test(packing_ends_where_sending_takes_less_time),
+		cmocka_unit_test(packing_goes_on_where_the_link_is_slow),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

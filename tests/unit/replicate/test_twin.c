@@ -300,10 +300,208 @@ static void stopped_while_connecting(void **state)
 	close(p.fd);
 }
 
+/* ---- a migration that is cancelled, while the target does not answer ------------- */
+
+#define CANCELS 3u
+
+struct cancel {
+	struct twin *t;
+	bool deaf,
+		seals; /* deaf: it beats, but hears nothing; seals: the last epoch is under way */
+	atomic_bool ready;
+};
+
+static enum replicate_next cancel_next(void *ctx, const struct replicate_round *round)
+{
+	struct cancel *c = ctx;
+
+	if (!atomic_load(&c->t->replicator))
+		return NEXT_ROUND;
+	if (c->deaf)
+		atomic_store(&c->t->deaf, true);
+	else if (!atomic_exchange(&c->t->silent, true))
+		atomic_store(&c->t->bytes_left, 0);
+	atomic_store(&c->ready, true);
+	return c->seals ? NEXT_SEAL : NEXT_WAIT;
+}
+
+static struct twin *cancel_begin(struct cancel *k)
+{
+	struct replicate_config c = twin_config();
+
+	c.handover = true;
+	c.loss_ns = 60 * NS_PER_SEC; /* 240 s to answer */
+	c.next = cancel_next;
+	c.next_ctx = k;
+	k->t = twin_make(&c, &c, false, MEMORY, 3);
+	return k->t;
+}
+
+/* Returns how long it took. */
+static uint64_t cancel_check(struct cancel *k)
+{
+	struct twin *t = k->t;
+	struct error e = {0};
+	uint64_t began, took, left;
+	int rc;
+
+	if (k->seals)
+		twin_wait_primary(t, BIT_OF(REPLICATOR_FREEZING));
+	while (!atomic_load(&k->ready))
+		usleep(1000);
+	began = clock_ns();
+	rc = replicator_stop(t->replicator, TWIN_SOON, &e);
+	took = clock_ns() - began;
+	assert_int_equal(rc, k->seals ? -ENOTCONN : 0);
+	left = atomic_load(&t->primary.last_frame);
+	if (k->seals) { /* it stands still until it is stored that it goes on */
+		twin_wait_primary(t, BIT_OF(REPLICATOR_LOST));
+		replicator_ownership(t->replicator, OWNERSHIP_FORCED);
+	}
+	twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED));
+	while (atomic_load(&t->primary.last_frame) < left + 20)
+		usleep(1000);
+	return took;
+}
+
+/* Whichever of several took longer than a second was the machine's fault, if one did not: what a
+ * cancel waits for it always waits for. */
+static void cancel_is_quick(const uint64_t took[CANCELS])
+{
+	unsigned late = 0;
+
+	for (unsigned i = 0; i < CANCELS; i++)
+		late += took[i] >= NS_PER_SEC;
+	assert_true(late < CANCELS);
+}
+
+static void cancel_is_not_the_targets_to_delay(void **state)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t took[CANCELS];
+
+		for (unsigned n = 0; n < CANCELS; n++) {
+			struct cancel k = {.deaf = i & 1, .seals = i & 2};
+			struct twin *t = cancel_begin(&k);
+
+			twin_protect(t);
+			took[n] = cancel_check(&k);
+			twin_end(t);
+		}
+		cancel_is_quick(took);
+	}
+}
+
+static uint64_t cancel_without_epoch_thread(void)
+{
+	struct cancel k = {.deaf = true, .seals = true};
+	struct twin *t = cancel_begin(&k);
+	uint64_t began, took;
+
+	atomic_store(&t->seal_waits, true);
+	twin_protect(t);
+	while (!atomic_load(&k.ready))
+		usleep(1000);
+	began = clock_ns();
+	assert_int_equal(replicator_stop(t->replicator, TWIN_SOON, NULL), 0);
+	took = clock_ns() - began;
+	atomic_store(&t->seal_waits, false);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED));
+	twin_end(t);
+	return took;
+}
+
+/* Nor that of whatever holds up the epoch thread. */
+static void cancel_does_not_wait_for_the_epoch_thread(void **state)
+{
+	uint64_t took[CANCELS];
+
+	for (unsigned i = 0; i < CANCELS; i++)
+		took[i] = cancel_without_epoch_thread();
+	cancel_is_quick(took);
+}
+
+/* ---- rounds of a migration ------------------------------------------------------- */
+
+struct rounds {
+	unsigned asked;
+	struct replicate_round first;
+	uint64_t pages; /* of all */
+};
+
+static enum replicate_next first_keep(void *ctx, const struct replicate_round *round)
+{
+	struct rounds *k = ctx;
+
+	if (!k->asked++)
+		k->first = *round;
+	k->pages += round->pages;
+	if (!round->members_copied)
+		return NEXT_WAIT;
+	return round->members_synced ? NEXT_SEAL : NEXT_ROUND;
+}
+
+static void all_arrived(struct twin *t)
+{
+	uint64_t size = vm_ram_pages(t->primary.vm) * VM_PAGE_SIZE;
+
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
+	assert_memory_equal(vm_ram(t->primary.vm), vm_ram(t->standby.vm), size);
+	twin_end(t);
+}
+
+/* At a page a second this one would take long: what it has not sent is dirty still. */
+static void round_ends_in_time(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct rounds k = {0};
+	struct twin *t;
+
+	c.handover = true;
+	c.next = first_keep;
+	c.next_ctx = &k;
+	c.bytes_per_second = VM_PAGE_SIZE;
+	c.most_ns = 200 * NS_PER_MS;
+	t = twin_make(&c, &c, false, 8 * MEMORY, 3);
+	assert_true(8 * MEMORY / VM_PAGE_SIZE > 1000);
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
+	assert_int_equal(k.asked, 1);
+	assert_true(k.first.elapsed_ns >= c.most_ns);
+	assert_true(k.first.pages && k.first.dirty > k.first.pages);
+	all_arrived(t);
+}
+
+/* None is copied while the guest runs; disks are. */
+static void nothing_is_copied_first(void **state)
+{
+	for (int disk = 0; disk < 2; disk++) {
+		struct replicate_config c = twin_config();
+		struct rounds k = {0};
+		struct twin *t;
+
+		c.handover = true;
+		c.next = first_keep;
+		c.next_ctx = &k;
+		c.copy_none = true;
+		t = twin_make(&c, &c, disk, MEMORY, 3);
+		twin_protect(t);
+		twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
+		assert_int_equal(k.pages, 0);
+		assert_true(k.first.dirty);
+		all_arrived(t);
+	}
+}
+
 static enum replicate_next seal_at_once(void *ctx, const struct replicate_round *round)
 {
 	(*(unsigned *)ctx)++;
 	return round->members_synced ? NEXT_SEAL : NEXT_ROUND;
+}
+
+static enum replicate_next always(void *ctx, const struct replicate_round *round)
+{
+	return *(const enum replicate_next *)ctx;
 }
 
 /* Until it has ended one way or the other. */
@@ -334,6 +532,40 @@ static void failed_handover_is_decided_about_again(void **state)
 	twin_end(t);
 }
 
+/* What only a later version knows is refused before the other side could run the guest. That is
+ * told where it is; there it goes on as soon as its polluxd has heard who owns it. */
+static void handover_of_a_later_version_is_refused(void **state)
+{
+	static const struct {
+		const char *fault, *why;
+	} cases[] = {{"state.later", "section 999"}, {"sender.later", "type 999"}};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct replicate_config c = twin_config();
+		struct twin *t;
+		uint64_t left;
+
+		c.handover = true;
+		t = twin_make(&c, &c, true, MEMORY, 3);
+		fault_arm(cases[i].fault, 1, EPROTO);
+		twin_protect(t);
+		assert_int_equal(
+			twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST)),
+			REPLICATOR_LOST);
+		if (!strstr(t->primary_why, cases[i].why))
+			fail_msg("%s: %s", cases[i].fault, t->primary_why);
+		twin_wait_standby(t, BIT_OF(REPLICA_BROKEN));
+		replicator_ownership(t->replicator, OWNERSHIP_CONFIRMED);
+		twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED));
+		assert_int_equal(replica_promote(t->replica, 9, NULL), -EPERM);
+		assert_true(vm_is_running(t->primary.vm));
+		left = atomic_load(&t->primary.last_frame);
+		while (atomic_load(&t->primary.last_frame) < left + 50)
+			usleep(1000);
+		twin_end(t);
+	}
+}
+
 static void handover_that_cannot_be_sealed_says_why(void **state)
 {
 	unsigned asked = 0;
@@ -347,6 +579,34 @@ static void handover_that_cannot_be_sealed_says_why(void **state)
 	assert_non_null(strstr(t->primary_why, strerror(EDQUOT)));
 	assert_true(vm_is_running(t->primary.vm));
 	twin_end(t);
+}
+
+/* The time that copying has is over: no other pause is tried, with or without what is dirty. */
+static void handover_is_not_sealed_for_ever(void **state)
+{
+	static const enum replicate_next ways[] = {NEXT_SEAL, NEXT_POSTCOPY};
+
+	for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
+		struct replicate_config c = twin_config();
+		enum replicate_next way = ways[i];
+		struct twin *t;
+
+		c.handover = true;
+		c.next = always;
+		c.next_ctx = &way;
+		c.most_ns = NS_PER_MS;
+		fault_arm("replicator.seal", 1, EDQUOT);
+		fault_arm("replicator.seal", 2, EIO);
+		t = twin_make(&c, &c, false, MEMORY, 3);
+		twin_protect(t);
+		assert_int_equal(twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED) |
+							      BIT_OF(REPLICATOR_UNPROTECTED)),
+				 REPLICATOR_UNPROTECTED);
+		fault_disarm_all();
+		assert_non_null(strstr(t->primary_why, strerror(EDQUOT)));
+		assert_true(vm_is_running(t->primary.vm));
+		twin_end(t);
+	}
 }
 
 /* Most pages hold something. */
@@ -497,8 +757,14 @@ int main(void)
 		cmocka_unit_test(ownership_decides),
 		cmocka_unit_test(what_was_handed_over_stands_still_for_good),
 		cmocka_unit_test(stopped_while_connecting),
+		cmocka_unit_test(cancel_is_not_the_targets_to_delay),
+		cmocka_unit_test(cancel_does_not_wait_for_the_epoch_thread),
+		cmocka_unit_test(round_ends_in_time),
+		cmocka_unit_test(nothing_is_copied_first),
 		cmocka_unit_test(failed_handover_is_decided_about_again),
+		cmocka_unit_test(handover_of_a_later_version_is_refused),
 		cmocka_unit_test(handover_that_cannot_be_sealed_says_why),
+		cmocka_unit_test(handover_is_not_sealed_for_ever),
 		cmocka_unit_test(failed_disk_ends_a_slow_round),
 		cmocka_unit_test(refusals_say_why),
 		cmocka_unit_test(failed_commit_breaks_the_twin),

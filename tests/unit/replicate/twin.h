@@ -52,6 +52,7 @@ struct twin_seal {
 
 struct twin_relay {
 	int from, to;
+	bool inward; /* to the standby */
 	struct twin *twin;
 	pthread_t thread;
 };
@@ -71,6 +72,7 @@ struct twin {
 	uint64_t sealed;
 	atomic_bool guest_stop, relay_stop;
 	atomic_bool silent; /* the relay swallows everything */
+	atomic_bool deaf;   /* ...that goes to the standby */
 	atomic_bool seal_waits;
 	_Atomic int64_t bytes_left;
 	pthread_t guest, acceptor;
@@ -252,13 +254,21 @@ static inline void twin_record(struct twin *t, uint64_t epoch)
 	pthread_mutex_unlock(&t->lock);
 }
 
+static inline void twin_seal_wait(struct twin *t)
+{
+	while (atomic_load(&t->seal_waits))
+		usleep(1000);
+}
+
 static inline void twin_output_hold(void *ctx, uint64_t open_epoch)
 {
 	struct twin *t = ctx;
 
 	netbuf_hold(t->primary.netbuf, open_epoch);
-	if (!t->sealed && open_epoch == 2)
-		twin_record(t, 1);
+	if (t->sealed || open_epoch != 2)
+		return;
+	twin_record(t, 1);
+	twin_seal_wait(t);
 }
 
 static inline void twin_output_pass(void *ctx)
@@ -272,8 +282,7 @@ static inline void twin_output_seal(void *ctx, uint64_t epoch)
 
 	netbuf_seal(t->primary.netbuf, epoch);
 	twin_record(t, epoch);
-	while (atomic_load(&t->seal_waits))
-		usleep(1000);
+	twin_seal_wait(t);
 }
 
 static inline void twin_output_release(void *ctx, uint64_t epoch)
@@ -292,6 +301,8 @@ static inline void *twin_relay_main(void *arg)
 	while ((n = read(l->from, data, sizeof(data))) > 0) {
 		int64_t left = atomic_fetch_sub(&l->twin->bytes_left, n);
 
+		if (l->inward && atomic_load(&l->twin->deaf))
+			continue;
 		if (left < n) {
 			if (left > 0 && fd_write_all(l->to, data, (size_t)left))
 				break;
@@ -306,12 +317,12 @@ static inline void *twin_relay_main(void *arg)
 	return NULL;
 }
 
-static inline void twin_relay_add(struct twin *t, int from, int to)
+static inline void twin_relay_add(struct twin *t, int from, int to, bool inward)
 {
 	struct twin_relay *l = &t->relays[t->relay_count];
 
 	assert_true(t->relay_count < ARRAY_LEN(t->relays));
-	*l = (struct twin_relay){.from = from, .to = to, .twin = t};
+	*l = (struct twin_relay){.from = from, .to = to, .inward = inward, .twin = t};
 	assert_int_equal(thread_start(&l->thread, "relay", twin_relay_main, l), 0);
 	t->relay_count++;
 }
@@ -327,8 +338,8 @@ static inline void twin_connection(struct twin *t, int fd)
 		return;
 	}
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	twin_relay_add(t, fd, pair[0]);
-	twin_relay_add(t, pair[0], fd);
+	twin_relay_add(t, fd, pair[0], true);
+	twin_relay_add(t, pair[0], fd, false);
 	if (replica_add_stream(t->replica, p.stream, pair[1]))
 		print_message("stream %u was not taken\n", p.stream);
 }

@@ -100,12 +100,50 @@ static void test_bad_values_are_named(void **state)
 	}
 }
 
+static int terms(const char *text, struct migrate_config *out, struct error *e)
+{
+	json_t *q = json_loads(text, 0, NULL);
+	int rc;
+
+	assert_non_null(q);
+	*e = (struct error){0};
+	rc = migrate_parse(q, out, e);
+	json_decref(q);
+	return rc;
+}
+
+/* Where nothing goes before the guest all has to follow it. */
+static void test_terms_of_postcopy_only(void **state)
+{
+	struct migrate_config c;
+	struct error e;
+
+	(void)state;
+	assert_int_equal(terms("{}", &c, &e), 0);
+	assert_false(c.postcopy_only);
+	assert_int_equal(terms("{\"postcopy_only\":true,\"postcopy_after\":1,"
+			       "\"stuck\":\"postcopy\"}",
+			       &c, &e),
+			 0);
+	assert_true(c.postcopy_only);
+	assert_int_equal(terms("{\"postcopy_only\":true}", &c, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "postcopy_only"));
+	assert_int_equal(terms("{\"postcopy_only\":true,\"stuck\":\"postcopy\"}", &c, &e), -EINVAL);
+	assert_int_equal(
+		terms("{\"postcopy_only\":true,\"postcopy_after\":1,\"stuck\":\"stop\"}", &c, &e),
+		-EINVAL);
+	assert_int_equal(terms("{\"postcopy_only\":true,\"stuck\":\"no\"}", &c, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "stuck"));
+	assert_null(strstr(e.text, "only"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_all_values),
 		cmocka_unit_test(test_defaults_stay),
 		cmocka_unit_test(test_bad_values_are_named),
+		cmocka_unit_test(test_terms_of_postcopy_only),
 	};
 
 	return cmocka_run_group_tests_name("session", tests, NULL, NULL);

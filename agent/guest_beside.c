@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Whether it can be migrated is asked while another operation of the VM is under way: it cannot,
+ * for that alone, and the answer has what else there is. It is an operation beside that one, with a
+ * result of its own, touches nothing of it, and measures nothing.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "agent/guest.h"
+
+#define LOG_MODULE "check"
+#define ANSWER_NS  (20 * NS_PER_SEC)
+
+static void beside_end(struct guest *g, json_t *result)
+{
+	guest_refusals_join(g->beside.refusals, result);
+	json_decref(g->beside.result);
+	g->beside.result = result;
+	g->beside.number = 0;
+	g->beside.operation.state = OPERATION_DONE;
+	loop_timer_set(g->beside.timer, 0);
+}
+
+void guest_beside_unanswered(struct guest *g, const char *text)
+{
+	beside_end(g, guest_unanswered_json(text, "see the log of polluxd, there and here"));
+}
+
+static void answer_late(void *ctx)
+{
+	struct guest *g = ctx;
+
+	if (g->beside.number)
+		guest_beside_unanswered(g, "the other host has not answered");
+}
+
+bool guest_beside_is(const struct guest *g, uint64_t number)
+{
+	return g && number && g->beside.number == number;
+}
+
+int guest_beside_begin(struct guest *g, const char *to, const struct migrate_options *o)
+{
+	int rc = 0;
+
+	if (g->beside.number || !guest_check_reaches(g, to))
+		return -EBUSY;
+	if (!g->beside.timer)
+		rc = loop_timer(g->agent->loop, answer_late, g, &g->beside.timer);
+	if (!rc)
+		rc = guest_describe(g, to, o, ++g->agent->last_check);
+	if (rc)
+		return rc;
+	json_decref(g->beside.refusals);
+	g->beside.refusals = guest_migrate_refusals(g, to);
+	g->beside.number = g->agent->last_check;
+	g->beside.operation = (struct operation){
+		.id = ++g->agent->last_operation, .what = "check", .state = OPERATION_RUNNING};
+	loop_timer_set(g->beside.timer, clock_ns() + ANSWER_NS);
+	return 0;
+}
+
+static void answer_take(struct guest *g, const struct peer *from, json_t *result)
+{
+	guest_answer_join(g, from, g->beside.copied, result);
+	beside_end(g, result);
+}
+
+void guest_beside_answer(struct guest *g, const struct peer *from, const json_t *message)
+{
+	const json_t *result = json_object_get(message, "result");
+	char text[192];
+
+	if (json_is_object(result)) {
+		answer_take(g, from, json_deep_copy(result));
+		return;
+	}
+	snprintf(text, sizeof(text), "the other host could not find out what is in the way: %.100s",
+		 json_text_of(message, "why"));
+	guest_beside_unanswered(g, text);
+}
+
+void guest_beside_free(struct guest *g)
+{
+	loop_timer_free(g->beside.timer);
+	json_decref(g->beside.copied);
+	json_decref(g->beside.refusals);
+	json_decref(g->beside.result);
+}

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The disks of a VM against those of a host: which of them both see, which are copied, and what is
+ * in the way of that. Pure. */
+#include <string.h>
+
+#include "agent/preflight_judge.h"
+
+enum sameness { SAME_NO, SAME_YES, SAME_UNKNOWN };
+
+/* What a file is known by is its mark, and a device its name. */
+static const char *name_key(const json_t *disk)
+{
+	return strcmp(json_text_of(disk, "kind"), "block") ? "same" : "wwid";
+}
+
+/* The same unique name is proof, and one of those says that it is unique. */
+static enum sameness names_compare(const json_t *needed, const json_t *there)
+{
+	const json_t *ours = json_object_get(needed, "unique");
+	const json_t *theirs = json_object_get(there, "unique");
+	bool unique = json_is_true(ours) || json_is_true(theirs);
+	bool common = json_is_false(ours) || json_is_false(theirs);
+
+	if (unique && common) /* names of two kinds say nothing of each other */
+		return SAME_UNKNOWN;
+	if (strcmp(json_text_of(needed, "wwid"), json_text_of(there, "wwid")) != 0)
+		return SAME_NO;
+	return unique ? SAME_YES : SAME_UNKNOWN;
+}
+
+static enum sameness sameness(const json_t *needed, const json_t *there)
+{
+	const char *key = name_key(needed);
+	const char *ours = json_text_of(needed, key), *theirs = json_text_of(there, key);
+
+	if (strcmp(json_text_of(needed, "kind"), json_text_of(there, "kind")) != 0)
+		return SAME_NO;
+	if (*ours && *theirs && !strcmp(key, "wwid"))
+		return names_compare(needed, there);
+	if (*ours && *theirs)
+		return strcmp(ours, theirs) ? SAME_NO : SAME_YES;
+	/* Ours was marked, and there it would be seen. */
+	return *ours && fact_is_true(there, "unmarked") ? SAME_NO : SAME_UNKNOWN;
+}
+
+/* An older host does not say what its name is, and has shared storage by any. */
+static bool is_older_name(const json_t *needed, const json_t *there)
+{
+	const char *ours = json_text_of(needed, "wwid");
+
+	return !strcmp(name_key(needed), "wwid") && *ours &&
+	       !strcmp(ours, json_text_of(there, "wwid")) &&
+	       !(json_object_get(needed, "unique") && json_object_get(there, "unique"));
+}
+
+static const char *why_untold(const json_t *needed, const json_t *there)
+{
+	const char *ours = json_text_of(needed, "wwid");
+
+	return *ours && !strcmp(ours, json_text_of(there, "wwid"))
+		       ? ": both have the same name, but one that others may have too"
+		       : "";
+}
+
+static void same_check(struct verdict *v, const json_t *needed, const json_t *there)
+{
+	const char *key = name_key(needed), *path = json_text_of(needed, "path");
+	bool named = *json_text_of(needed, key) && *json_text_of(there, key);
+	enum sameness same = sameness(needed, there);
+
+	if (same == SAME_YES || is_older_name(needed, there))
+		return;
+	if (named && same == SAME_NO)
+		verdict_add(v, REASON_DISK_OTHER,
+			    "the disk %s there is another one of the same name", path);
+	else if (!fact_is_true(v->needs, "assume_same"))
+		verdict_add(v, REASON_DISK_UNPROVEN,
+			    "that the disk %s is the same one there cannot be proven%s", path,
+			    why_untold(needed, there));
+}
+
+static void shared_check(struct verdict *v, const json_t *needed, const json_t *there)
+{
+	const char *path = json_text_of(needed, "path"), *kind = json_text_of(there, "kind");
+
+	if (!strcmp(kind, "none"))
+		verdict_add(v, REASON_DISK_MISSING, "the disk %s is not there", path);
+	else if (*json_text_of(there, "why"))
+		verdict_add(v, REASON_DISK_ACCESS, "the disk %s cannot be opened there: %s", path,
+			    json_text_of(there, "why"));
+	else if (strcmp(kind, json_text_of(needed, "kind")) != 0)
+		verdict_add(v, REASON_DISK_KIND, "the disk %s is a %s here and a %s there", path,
+			    json_text_of(needed, "kind"), kind);
+	else if (fact_number(needed, "size") != fact_number(there, "size"))
+		verdict_add(v, REASON_DISK_SIZE, "the disk %s has %llu bytes here and %llu there",
+			    path, (unsigned long long)fact_number(needed, "size"),
+			    (unsigned long long)fact_number(there, "size"));
+	else
+		same_check(v, needed, there);
+}
+
+/* Sparse as it is: what is allocated here is needed there, less what is allocated there. */
+static uint64_t space_needed(const json_t *needed, const json_t *there)
+{
+	uint64_t want = fact_number(needed, "allocated"), have = fact_number(there, "allocated");
+
+	return want > have ? want - have : 0;
+}
+
+static void new_copy_check(struct verdict *v, const json_t *needed, const json_t *there)
+{
+	if (fact_is_true(needed, "readonly"))
+		verdict_add(v, REASON_DISK_MISSING, "the disk %s is only read, and is not there",
+			    json_text_of(needed, "path"));
+	else if (!fact_is_true(there, "folder_writable"))
+		verdict_add(v, REASON_DISK_ACCESS,
+			    "the disk %s cannot be made there: the folder %s cannot "
+			    "be written",
+			    json_text_of(needed, "path"), json_text_of(there, "folder"));
+}
+
+static bool is_copy(const struct verdict *v, size_t i)
+{
+	return fact_number(json_object_get(v->has, "guest"), "copies") >> i & 1;
+}
+
+static void same_add(struct verdict *v, const json_t *needed)
+{
+	verdict_add(v, REASON_DISK_SAME,
+		    "the disk %s is the same one on both hosts: a copy would be written over the "
+		    "guest's "
+		    "own data",
+		    json_text_of(needed, "path"));
+}
+
+/* What a copy would be written over. A disk that is the guest's own one must not be, whatever
+ * the operator says. */
+static void written_over_check(struct verdict *v, const json_t *needed, const json_t *there,
+			       bool copy)
+{
+	bool may = copy || fact_is_true(v->needs, "overwrite");
+	const char *path = json_text_of(needed, "path");
+	enum sameness same = sameness(needed, there);
+
+	if (same == SAME_YES)
+		same_add(v, needed);
+	else if (same == SAME_UNKNOWN && !may)
+		verdict_add(v, REASON_DISK_UNTOLD,
+			    "the disk %s is there already, and whether it is the same one cannot "
+			    "be told%s",
+			    path, why_untold(needed, there));
+	else if (!may)
+		verdict_add(v, REASON_DISK_FOREIGN,
+			    "the disk %s is there already, and is no earlier copy of this VM",
+			    path);
+}
+
+static void old_copy_check(struct verdict *v, const json_t *needed, const json_t *there, bool copy)
+{
+	const char *path = json_text_of(needed, "path");
+
+	if (*json_text_of(there, "why"))
+		verdict_add(v, REASON_DISK_ACCESS, "the disk %s cannot be opened there: %s", path,
+			    json_text_of(there, "why"));
+	if (fact_number(needed, "size") != fact_number(there, "size"))
+		verdict_add(v, REASON_DISK_SIZE, "the disk %s has %llu bytes here and %llu there",
+			    path, (unsigned long long)fact_number(needed, "size"),
+			    (unsigned long long)fact_number(there, "size"));
+	if (!fact_is_true(needed, "readonly"))
+		written_over_check(v, needed, there, copy);
+}
+
+static void mirror_check(struct verdict *v, const json_t *needed, const json_t *there, bool copy)
+{
+	const char *kind = json_text_of(there, "kind");
+
+	if (!strcmp(kind, "none"))
+		new_copy_check(v, needed, there);
+	else if (!strcmp(kind, "other"))
+		verdict_add(v, REASON_DISK_KIND,
+			    "the disk %s is neither a file nor a block device there",
+			    json_text_of(needed, "path"));
+	else
+		old_copy_check(v, needed, there, copy);
+}
+
+static bool is_mirror(const json_t *offer)
+{
+	return !strcmp(json_text_of(offer, "storage"), "mirror");
+}
+
+/* An older source would copy it all the same. What is known to be a copy is taken for nothing
+ * else on anybody's word. */
+static bool is_shared(const struct verdict *v, const json_t *needed, const json_t *there, size_t i)
+{
+	enum sameness same = sameness(needed, there);
+
+	if (fact_is_true(needed, "readonly") || !fact_is_true(v->needs, "per_disk"))
+		return false;
+	return same == SAME_YES ||
+	       (same == SAME_UNKNOWN && fact_is_true(v->needs, "assume_same") && !is_copy(v, i));
+}
+
+static unsigned shared_disks(const struct verdict *v, const json_t *disks, const json_t *there)
+{
+	unsigned bits = 0;
+
+	for (size_t i = 0; is_mirror(v->needs) && i < json_array_size(disks) && i < VM_DISKS_MAX;
+	     i++)
+		if (is_shared(v, json_array_get(disks, i), json_array_get(there, i), i))
+			bits |= 1u << i;
+	return bits;
+}
+
+static void disk_check(struct verdict *v, const json_t *needed, const json_t *there, size_t i)
+{
+	if (!is_mirror(v->needs) || v->shared_disks >> i & 1)
+		shared_check(v, needed, there);
+	else
+		mirror_check(v, needed, there, is_copy(v, i));
+}
+
+/* Disks on one file system share its space. */
+static void space_check(struct verdict *v, const json_t *disks, const json_t *there, size_t first)
+{
+	const json_t *here = json_array_get(there, first);
+	uint64_t sum = 0, free = fact_number(here, "free");
+
+	for (size_t i = 0; i < json_array_size(disks); i++) {
+		const json_t *d = json_array_get(there, i);
+
+		if (fact_number(d, "filesystem") != fact_number(here, "filesystem") ||
+		    !strcmp(json_text_of(d, "kind"), "block") || v->shared_disks >> i & 1)
+			continue;
+		if (i < first)
+			return;
+		sum += space_needed(json_array_get(disks, i), d);
+	}
+	if (sum > free)
+		verdict_add(v, REASON_DISK_SPACE,
+			    "the disks in %s need %llu MiB there, free are %llu",
+			    json_text_of(here, "folder"), (unsigned long long)sum >> 20,
+			    (unsigned long long)free >> 20);
+}
+
+void verdict_disks_check(struct verdict *v)
+{
+	const json_t *disks = json_object_get(v->needs, "disks");
+	const json_t *there = json_object_get(v->has, "disks");
+
+	if (*json_text_of(v->has, "config_why"))
+		return;
+	if (json_array_size(disks) > VM_DISKS_MAX ||
+	    json_array_size(disks) != json_array_size(there)) {
+		verdict_add(v, REASON_DISKS, "the VM has %zu disks here, and %zu by its file there",
+			    json_array_size(disks), json_array_size(there));
+		return;
+	}
+	v->shared_disks = shared_disks(v, disks, there);
+	for (size_t i = 0; i < json_array_size(disks); i++) {
+		disk_check(v, json_array_get(disks, i), json_array_get(there, i), i);
+		if (is_mirror(v->needs) && !(v->shared_disks >> i & 1))
+			space_check(v, disks, there, i);
+	}
+}
+
+/* ---- of an answer ------------------------------------------------------------------------ */
+
+unsigned preflight_shared_disks(const json_t *result)
+{
+	return (unsigned)json_integer_of(result, "shared_disks", 0) & VM_DISKS_ALL;
+}
+
+static struct verdict verdict_of(json_t *result)
+{
+	return (struct verdict){.found = json_object_get(result, "reasons"), .possible = true};
+}
+
+static const json_t *disk_there(const json_t *result, size_t i)
+{
+	const json_t *host = json_object_get(result, "host");
+
+	return json_array_get(json_object_get(host, "disks"), i);
+}
+
+void preflight_same_refuse(const json_t *disks, json_t *result)
+{
+	struct verdict v = verdict_of(result);
+
+	for (size_t i = 0; i < json_array_size(disks); i++) {
+		const json_t *d = json_array_get(disks, i);
+
+		if (!fact_is_true(d, "readonly") && sameness(d, disk_there(result, i)) == SAME_YES)
+			same_add(&v, d);
+	}
+	if (!v.possible)
+		json_object_set_new(result, "possible", json_false());
+}
+
+void preflight_untold_refuse(const json_t *disks, json_t *result)
+{
+	unsigned shared = preflight_shared_disks(result);
+	struct verdict v = verdict_of(result);
+
+	for (size_t i = 0; i < json_array_size(disks); i++) {
+		const json_t *d = json_array_get(disks, i), *there = disk_there(result, i);
+
+		if (shared >> i & 1 && sameness(d, there) != SAME_YES)
+			verdict_add(
+				&v, REASON_DISK_UNTOLD,
+				"that host takes the disk %s for the same one, and that cannot be "
+				"told%s",
+				json_text_of(d, "path"), why_untold(d, there));
+	}
+	if (!v.possible)
+		json_object_set_new(result, "possible", json_false());
+}

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A migration is cancelled within a second, whatever it is at, and leaves nothing behind. One that
+takes longer may have been the machine's fault: the median of several is judged. Where the target
+does not answer 0.5 s of it go into waiting for it: there the least is."""
+import os
+import signal
+import statistics
+import time
+
+from case import case
+from hosts import Hosts, wait_until
+from test_migrate import connected, ended, goes_on, stays
+from test_migrate_stuck import STUCK, WRITER
+
+WITHIN_S = 1
+SLOW = ("--bandwidth", "1", "--compression", "none")
+LONG_PAUSE = ("--bandwidth", "4", "--compression", "none", "--downtime", "20000")
+
+
+def stats(hosts):
+    """Of this migration's session; {} until it has begun."""
+    found = hosts.a.vm().get("stats") or {}
+    return found if found.get("handover") else {}
+
+
+def copies(hosts):
+    """Until its memory is being copied."""
+    wait_until(lambda: stats(hosts).get("replication", {}).get("bytes_sent", 0) > 1 << 17, 20,
+               "memory is being copied")
+
+
+def copies_disk(hosts):
+    def under_way():
+        disk = stats(hosts).get("disks", [{"copied": 0, "to_copy": 0}])[0]
+        return 1 << 18 < disk["copied"] < disk["to_copy"]
+    wait_until(under_way, 20, "a part of the disk is copied")
+
+
+def throttles(hosts):
+    wait_until(lambda: stats(hosts).get("throttle", 0) > 0, 90, "the guest is throttled")
+
+
+def stands_still(hosts):
+    """What was sent last is on a way that is slow from now on, to the target and back."""
+    copies(hosts)
+    hosts.proxy.delay["forward"] = 2.5
+    wait_until(lambda: hosts.a.vm().get("ownership") == "freezing", 40, "the guest stands still")
+
+
+def hangs(hosts):
+    copies(hosts)
+    os.kill(hosts.b.vm_pids()[0], signal.SIGSTOP)
+
+
+def by_command(hosts, command):
+    assert "it runs on here" in hosts.a.do("migrate", "demo", "--cancel")
+    return command
+
+
+def by_interrupt(hosts, command):
+    command.send_signal(signal.SIGINT)
+    command.wait(60)
+    return command
+
+
+def cancelled(hosts, options, until, how):
+    """Begins one and cancels it; the seconds until the guest runs on, as if nothing had been tried."""
+    command = hosts.a.pollux("migrate", "demo", "hostb", *options, background=True)
+    until(hosts)
+    began = time.monotonic()
+    how(hosts, command)
+    took = time.monotonic() - began
+    assert hosts.a.vm()["state"] == "running", hosts.a.vm()
+    if hosts.proxy:
+        hosts.proxy.delay["forward"] = 0
+    ended(command, 1, "cancelled" if how is by_command else "the VM runs on here")
+    stays(hosts)
+    connected(hosts)
+    return took
+
+
+@case("migrate-cancel-within-a-second", how=by_command)
+@case("migrate-cancel-within-a-second-ctrl-c", how=by_interrupt)
+@case("migrate-cancel-within-a-second-target-hangs", until=hangs, how=by_command, judged=min)
+@case("migrate-cancel-within-a-second-disks", until=copies_disk, how=by_command,
+      options=("--with-disks", "--overwrite"), disk="demo.img", needs=("kvm", "root"))
+@case("migrate-cancel-within-a-second-disks-ctrl-c", until=copies_disk, how=by_interrupt,
+      options=("--with-disks", "--overwrite"), disk="demo.img", needs=("kvm", "root"))
+@case("migrate-cancel-within-a-second-shared-disk", how=by_command, shared="demo.img")
+@case("migrate-cancel-within-a-second-throttled", until=throttles, how=by_command, seconds=300,
+      slow=STUCK, times=3, vm=WRITER)
+@case("migrate-cancel-within-a-second-pausing", until=stands_still, how=by_command, judged=min,
+      slow=LONG_PAUSE, shared="demo.img", proxied=True)
+@case("migrate-cancel-within-a-second-pausing-ctrl-c", until=stands_still, how=by_interrupt,
+      judged=min, slow=LONG_PAUSE, proxied=True)
+def cancel(t, how, until=copies, options=(), slow=SLOW, times=5, vm=None, disk=None, shared=None,
+           proxied=False, judged=statistics.median):
+    hosts = Hosts(t, own_disks=bool(disk), proxied=proxied)
+    vm = {"cmdline": "pages=1500 rate=20000 report=5", "disk": disk or shared, **(vm or {})}
+    hosts.a.do("start", hosts.vm_file(**vm))
+    if disk:
+        with open(t.path(f"disks-hosta/{disk}"), "r+b") as f:
+            f.write(os.urandom(8 << 20))
+    goes_on(hosts.a)
+    took = [cancelled(hosts, (*slow, *options), until, how) for _ in range(times)]
+    print("cancelled within", " ".join(f"{s:.3f}" for s in took), "s")
+    assert judged(took) < WITHIN_S, took
