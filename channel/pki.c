@@ -238,7 +238,9 @@ static int ca_load(const char *dir, X509 **cert, EVP_PKEY **key, struct error *e
 	*cert = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
 	BIO_free(bio);
 	if (!*cert)
-		return error_set(e, -ENOENT, "%s: no CA certificate; make it with 'pollux pki ca'",
+		return error_set(e, -ENOENT,
+				 "%s: no CA certificate; "
+				 "make it with 'pollux pki init-ca'",
 				 path);
 	rc = path_of(path, dir, "ca", "key", e);
 	if (rc)

@@ -52,7 +52,9 @@ const struct command commands[] = {
 	 0,
 	 false,
 	 "list the VMs of this host",
-	 "One line a VM: name, state, the host of its twin, term, engine.",
+	 "One line a VM: name, state, the host of its twin, term, engine, process id, and the "
+	 "build of "
+	 "its program.",
 	 {{"peers", NULL, "list the other hosts instead", NULL}},
 	 command_list},
 	{"status",
@@ -100,11 +102,20 @@ const struct command commands[] = {
 	 "move a running VM to another host",
 	 "The memory is copied while the guest runs, in rounds, until what is left can follow in a "
 	 "pause that is short enough; then the guest stops here and goes on there. Everything "
-	 "travels encrypted. On any error before that the VM runs on here; from then on it is the "
-	 "other host's, and a crash of either host leaves it with one of them. "
+	 "travels encrypted. On any error before that the VM runs on here, if this host and the "
+	 "VM's "
+	 "process live; from then on it goes on at the other host, or comes back if that one "
+	 "cannot "
+	 "start it. No error and no crash makes it run on both. "
+	 "A protected VM is unprotected first and protected again once it has arrived, by the host "
+	 "it "
+	 "was protected on or, if it went there, by this one; until then it is NOT protected, and "
+	 "'pollux status' says so. "
 	 "Disks must be in a place that both hosts see, under the same paths, unless --with-disks "
 	 "copies those that are not; what both see as the same one is never copied over itself. "
-	 "Ctrl-C cancels the migration, unless the guest has been handed over. "
+	 "Ctrl-C cancels the migration, unless the guest has been handed over; so does --cancel, "
+	 "which "
+	 "like --recover takes VM alone. "
 	 "Meanwhile a line says the phase, how much of this round and of the disks is copied, the "
 	 "rate on the wire, the time until the end (ETA; ETA over: of the present copy alone, as "
 	 "more is not known), the downtime if the guest was stopped now, how fast the guest "
@@ -122,9 +133,9 @@ const struct command commands[] = {
 	   "is no proof",
 	   NULL},
 	  {"downtime", "MS",
-	   "stop the guest when the forecast pause is within this (30), or when memory takes a "
-	   "quarter of it at most and handing over the rest, which is told; 0: only when no page "
-	   "is left",
+	   "the pause wished for (30): the guest is stopped when the forecast one is within it; or "
+	   "when what is left of memory takes a quarter of it at most, for then more copying would "
+	   "shorten it little: that it will be longer is told. 0: only when no page is left",
 	   NULL},
 	  {"streams", "N", "parallel streams, 1 to 16 (2)", NULL},
 	  {"compression", "HOW",
@@ -135,16 +146,18 @@ const struct command commands[] = {
 	  {"throttle", "PERCENT",
 	   "slow a guest that writes too fast by at most this much, 0 to 99 (95)", NULL},
 	  {"stuck", "POLICY",
-	   "what to do when that is not enough: give-up, stop (a pause within --most-downtime), or "
-	   "postcopy",
+	   "what to do when that is not enough: give-up (default), stop (a pause within "
+	   "--most-downtime), or postcopy (with what --postcopy risks)",
 	   "give-up stop postcopy"},
 	  {"most-downtime", "MS", "for --stuck stop (2000)", NULL},
 	  {"timeout", "SECONDS",
-	   "of copying while the guest runs; then --stuck decides, or, with disks that are not "
-	   "copied by then, it is given up",
+	   "of copying while the guest runs (no limit); then --stuck decides, or, with disks that "
+	   "are not copied by then, it is given up",
 	   NULL},
 	  {"postcopy", NULL,
-	   "start the guest over there after --rounds of copying; the rest of its memory follows",
+	   "start the guest over there after --rounds of copying; the rest of its memory follows. "
+	   "Until all of it is there the guest lives on both hosts' memory, and the end of either "
+	   "host ends it; a cut of the link does not (--recover)",
 	   NULL},
 	  {"rounds", "N",
 	   "for --postcopy (1); 0: no memory goes before the guest, and all of it follows", NULL},
