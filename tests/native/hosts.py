@@ -282,8 +282,8 @@ class Hosts:
 
 
 def passes(text):
-    """The numbers of the passes that a dirtier has told of."""
-    return [int(n) for n in re.findall(r"dirtier: pass (\d+)", text)]
+    """The numbers of the passes that a dirtier has told of; not of one that is cut short."""
+    return [int(n) for n in re.findall(r"dirtier: pass (\d+)\s", text)]
 
 
 def heard(host, seconds=20, least=1, find=passes):

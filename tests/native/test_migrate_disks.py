@@ -15,7 +15,7 @@ KINDS = ("local.img", "shared.img")
 
 
 def done(text):
-    return [int(n) for n in re.findall(r"blk: done (\d+)", text)]
+    return [int(n) for n in re.findall(r"blk: done (\d+)\s", text)]
 
 
 def goes_on(host):

@@ -9,7 +9,7 @@ from hosts import Hosts, heard, wait_until
 
 
 def reports(text):
-    return [int(n) for n in re.findall(r"blk: (?:\w+ )*?writes (\d+)", text)]
+    return [int(n) for n in re.findall(r"blk: (?:\w+ )*?writes (\d+)\s", text)]
 
 
 def guest_goes_on(host):
@@ -30,15 +30,36 @@ def names(host):
     return [s["name"] for s in json.loads(host.do("snapshots", "demo", "--json"))["snapshots"]]
 
 
+def writes_on(host, least):
+    """Until the guest has told of more writes than that; returns of how many."""
+    wait_until(lambda: max(reports(host.console()), default=0) > least, 30, "the guest writes on")
+    return max(heard(host, 30, find=reports))
+
+
+class Moment:
+    """A snapshot, the guest's counts about it, and such counts later as cannot be mistaken for
+    them: those of a boot are lower, those of a guest that was not put back are higher."""
+    def __init__(self, host, name, least):
+        self.host, self.name = host, name
+        self.before = writes_on(host, least)
+        host.do("snapshot", "demo", name)
+        self.over = max(heard(host, 30, find=reports)) + 1000
+        self.later = writes_on(host, self.over)
+
+    def back(self):
+        self.host.do("rollback", "demo", self.name)
+        first = min(heard(self.host, 30, find=reports))
+        assert self.before < first < self.over, (self.before, first, self.over)
+        guest_goes_on(self.host)
+
+
 @case("snapshot-and-rollback")
 def rollback(t):
     """Twice to the same one, from a VM that runs and from one that is stopped."""
     hosts = started(t)
-    hosts.a.do("snapshot", "demo", "first")
-    at = max(heard(hosts.a, find=reports))
+    first = Moment(hosts.a, "first", 1000)
     assert hosts.a.vm()["state"] == "running"
-    guest_goes_on(hosts.a)
-    hosts.a.do("snapshot", "demo", "second")
+    second = Moment(hosts.a, "second", first.later)
     assert sorted(names(hosts.a)) == ["first", "second"]
     assert "first" in hosts.a.do("snapshots", "demo")
     hosts.a.refuses(3, "snapshot", "demo", "first")
@@ -46,14 +67,11 @@ def rollback(t):
     hosts.a.refuses(3, "rollback", "demo", "third")
     assert hosts.a.vm()["state"] == "running"
     for _ in range(2):
-        hosts.a.do("rollback", "demo", "first")
-        assert min(heard(hosts.a, 30, find=reports)) < at + 2000
-        guest_goes_on(hosts.a)
+        first.back()
         hosts.a.do("stop", "demo", "--force")
     hosts.a.do("snapshot", "demo", "first", "--delete")
     assert names(hosts.a) == ["second"]
-    hosts.a.do("rollback", "demo", "second")
-    guest_goes_on(hosts.a)
+    second.back()
     assert os.listdir(t.path("state-hosta/snapshots/demo")) == ["second"]
 
 
@@ -79,7 +97,7 @@ def fails(t):
 def cut_short(t):
     """A rollback that failed half way: the VM cannot be started, only rolled back once more."""
     hosts = started(t)
-    hosts.a.do("snapshot", "demo", "first")
+    first = Moment(hosts.a, "first", 1000)
     hosts.a.do("stop", "demo", "--force")
     hosts.a.down()
     hosts.a.up(faults="image.disk:1:5")
@@ -91,8 +109,7 @@ def cut_short(t):
     hosts.a.wait("stopped")
     assert "half" in hosts.a.refuses(3, "start", t.path("demo.cfg"))
     hosts.a.refuses(3, "snapshot", "demo", "first", "--delete")
-    hosts.a.do("rollback", "demo", "first")
-    guest_goes_on(hosts.a)
+    first.back()
 
 
 @case("snapshot-of-a-protected-vm")
