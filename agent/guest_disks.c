@@ -49,7 +49,7 @@ static bool is_the_primarys(const struct offered_disk *d)
 	char ours[sizeof(d->wwid)];
 
 	unique_name(d->path, ours, sizeof(ours));
-	return *d->wwid && !strcmp(ours, d->wwid);
+	return *ours && *d->wwid && preflight_names_relate(ours, d->wwid) == NAMES_SAME;
 }
 
 static int config_parse(const char *text, const char *origin, struct vm_config **out,

@@ -263,6 +263,7 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 	rc = guest_session_make(g, &p, e);
 	if (rc)
 		return rc;
+	g->copies = session_disks_copied(&p);
 	guest_migration_free(g);
 	g->migration = (struct migration){.wishes = wishes_json(g->agent, o, g->forecast.link_rate),
 					  .began_ns = clock_ns()};

@@ -345,6 +345,7 @@ int guest_protect(struct guest *g, const char *to, const struct protect_options 
 	rc = guest_session_make(g, o, e);
 	if (rc)
 		return rc;
+	g->copies = session_disks_copied(o);
 	g->why[0] = '\0';
 	timeline_add(&g->timeline, "protect asked", "on %s, mode %s", to, o->mode);
 	guest_operation_begin(g, "protect");

@@ -152,7 +152,7 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 	snprintf(g->chain.then.peer, sizeof(g->chain.then.peer), "%s", o->then_to);
 	g->chain.standby[0] = '\0';
 	/* From here on what is on the disks is a copy, also for a polluxd after this one. */
-	g->copies = VM_DISKS_ALL & ~session_disks_shared(&o->session.options);
+	g->copies = session_disks_copied(&o->session.options);
 	return g->own.storing ? 0 : guest_store(g, &g->own.record, e);
 }
 

@@ -20,8 +20,6 @@ int guest_session_make(struct guest *g, const struct protect_options *o, struct 
 		return error_set(e, -EIO, "OpenSSL has no random numbers");
 	s->term = g->own.record.term + TERM_SESSION;
 	s->options = *o;
-	/* Should the standby take over, then what is here is old; unless it is the same. */
-	g->copies = VM_DISKS_ALL & ~session_disks_shared(o);
 	s->heartbeat_ms = (unsigned)(g->agent->config.heartbeat_ns / NS_PER_MS);
 	s->loss_ms = (unsigned)(g->agent->config.loss_ns / NS_PER_MS);
 	return 0;

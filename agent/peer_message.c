@@ -165,6 +165,11 @@ unsigned session_disks_shared(const struct protect_options *p)
 	return strcmp(p->storage, "shared") ? p->shared_disks : VM_DISKS_ALL;
 }
 
+unsigned session_disks_copied(const struct protect_options *p)
+{
+	return VM_DISKS_ALL & ~session_disks_shared(p);
+}
+
 void session_wipe(struct session *s)
 {
 	explicit_bzero(s, sizeof(*s));

@@ -26,7 +26,9 @@ struct protect_options {
 	char storage[16];      /* "mirror", or "shared": both hosts see the same ones */
 	unsigned shared_disks; /* with "mirror", bit i: they do of disk i, and it is not copied */
 };
-unsigned session_disks_shared(const struct protect_options *p); /* as bits */
+/* As bits. Should the other host take over, then what this one has of those copied is old. */
+unsigned session_disks_shared(const struct protect_options *p);
+unsigned session_disks_copied(const struct protect_options *p);
 /* {"mode", "policy", "compression", "interval_ms", "streams", "window", "delta_mb",
  * "overwrite"}, all optional; other keys are refused when `strict`. */
 int protect_options_parse(const json_t *o, bool strict, struct protect_options *out,

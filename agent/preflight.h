@@ -67,6 +67,10 @@ void preflight_untold_refuse(const json_t *disks, json_t *result);
  * file: "same", the mark that was written or found there, or "unmarked": there is none, and there
  * could be. */
 json_t *preflight_disk(const char *path);
+/* Names of the same device may be of two kinds, as one host sees it through multipath: UNLIKE ones
+ * say nothing of each other. */
+enum names_relation { NAMES_SAME, NAMES_DIFFER, NAMES_UNLIKE };
+enum names_relation preflight_names_relate(const char *ours, const char *theirs);
 /* The name of a device, from its folder in /sys. */
 void preflight_name_put(const char *device, json_t *out);
 /* The mark of an image file: -errno where there can be none. */

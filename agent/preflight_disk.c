@@ -14,18 +14,24 @@
 #include "agent/preflight.h"
 
 #define MARK_NAME "user.pollux.same"
+#define NAME_ROOM 128
 
 int preflight_mark_write(const char *path, const char *mark)
 {
 	return setxattr(path, MARK_NAME, mark, strlen(mark), 0) ? -errno : 0;
 }
 
+/* To open the file is what makes NFS ask its server again: an older mark may be in its cache. */
 int preflight_mark_read(const char *path, char out[MARK_LEN + 1])
 {
-	ssize_t n = getxattr(path, MARK_NAME, out, MARK_LEN);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc;
+	ssize_t n = fd < 0 ? -1 : fgetxattr(fd, MARK_NAME, out, MARK_LEN);
 
+	rc = n < 0 ? -errno : 0;
 	out[n < 0 ? 0 : n] = 0;
-	return n < 0 ? -errno : 0;
+	if (fd >= 0)
+		close(fd);
+	return rc;
 }
 
 /* A line, "" if there is none. */
@@ -55,11 +61,55 @@ static bool name_is_unique(const char *name)
 	return false;
 }
 
+/* Of what kind a name is; a serial number is of none. */
+static const char *name_kind(const char *name)
+{
+	static const char *const kinds[] = {"naa.",  "eui.", "uuid.",  "t10.",
+					    "nvme.", "LVM-", "CRYPT-", "mpath-"};
+
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+		if (!strncmp(name, kinds[i], strlen(kinds[i])))
+			return kinds[i];
+	return "";
+}
+
+/* As the device says it of itself, where multipath says it too. Not so "mpath-1": that has other
+ * spaces than "t10." has. */
+static void name_plain(const char *name, char *out, size_t room)
+{
+	static const char *const kinds[][2] = {{"mpath-3", "naa."},
+					       {"mpath-2", "eui."},
+					       {"mpath-eui.", "eui."},
+					       {"mpath-uuid.", "uuid."},
+					       {"mpath-nvme.", "nvme."}};
+
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+		size_t n = strlen(kinds[i][0]);
+
+		if (!strncmp(name, kinds[i][0], n)) {
+			snprintf(out, room, "%s%s", kinds[i][1], name + n);
+			return;
+		}
+	}
+	snprintf(out, room, "%s", name);
+}
+
+enum names_relation preflight_names_relate(const char *ours, const char *theirs)
+{
+	char a[NAME_ROOM], b[NAME_ROOM];
+
+	name_plain(ours, a, sizeof(a));
+	name_plain(theirs, b, sizeof(b));
+	if (!strcmp(a, b))
+		return NAMES_SAME;
+	return strcmp(name_kind(a), name_kind(b)) ? NAMES_UNLIKE : NAMES_DIFFER;
+}
+
 /* The name that the device itself has, the same on each host that sees it. */
 void preflight_name_put(const char *device, json_t *out)
 {
 	static const char *const files[] = {"wwid", "device/wwid", "serial", "dm/uuid"};
-	char path[160], text[128];
+	char path[160], text[NAME_ROOM];
 
 	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
 		snprintf(path, sizeof(path), "%s/%s", device, files[i]);

@@ -21,11 +21,17 @@ static enum sameness names_compare(const json_t *needed, const json_t *there)
 	bool unique = json_is_true(ours) || json_is_true(theirs);
 	bool common = json_is_false(ours) || json_is_false(theirs);
 
-	if (unique && common) /* names of two kinds say nothing of each other */
+	if (unique && common)
 		return SAME_UNKNOWN;
-	if (strcmp(json_text_of(needed, "wwid"), json_text_of(there, "wwid")) != 0)
+	switch (preflight_names_relate(json_text_of(needed, "wwid"), json_text_of(there, "wwid"))) {
+	case NAMES_SAME:
+		return unique ? SAME_YES : SAME_UNKNOWN;
+	case NAMES_DIFFER:
 		return SAME_NO;
-	return unique ? SAME_YES : SAME_UNKNOWN;
+	case NAMES_UNLIKE:
+		break;
+	}
+	return SAME_UNKNOWN;
 }
 
 static enum sameness sameness(const json_t *needed, const json_t *there)
@@ -37,8 +43,11 @@ static enum sameness sameness(const json_t *needed, const json_t *there)
 		return SAME_NO;
 	if (*ours && *theirs && !strcmp(key, "wwid"))
 		return names_compare(needed, there);
+	if (*ours && *theirs && !strcmp(ours, theirs))
+		return SAME_YES;
+	/* An image that several VMs read may just have been marked by another host. */
 	if (*ours && *theirs)
-		return strcmp(ours, theirs) ? SAME_NO : SAME_YES;
+		return fact_is_true(needed, "readonly") ? SAME_UNKNOWN : SAME_NO;
 	/* Ours was marked, and there it would be seen. */
 	return *ours && fact_is_true(there, "unmarked") ? SAME_NO : SAME_UNKNOWN;
 }
@@ -57,7 +66,7 @@ static const char *why_untold(const json_t *needed, const json_t *there)
 {
 	const char *ours = json_text_of(needed, "wwid");
 
-	return *ours && !strcmp(ours, json_text_of(there, "wwid"))
+	return *ours && preflight_names_relate(ours, json_text_of(there, "wwid")) == NAMES_SAME
 		       ? ": both have the same name, but one that others may have too"
 		       : "";
 }
@@ -220,6 +229,12 @@ static void disk_check(struct verdict *v, const json_t *needed, const json_t *th
 		mirror_check(v, needed, there, is_copy(v, i));
 }
 
+static bool is_copied(const struct verdict *v, const json_t *disks, size_t i)
+{
+	return is_mirror(v->needs) && !(v->shared_disks >> i & 1) &&
+	       !fact_is_true(json_array_get(disks, i), "readonly");
+}
+
 /* Disks on one file system share its space. */
 static void space_check(struct verdict *v, const json_t *disks, const json_t *there, size_t first)
 {
@@ -230,7 +245,7 @@ static void space_check(struct verdict *v, const json_t *disks, const json_t *th
 		const json_t *d = json_array_get(there, i);
 
 		if (fact_number(d, "filesystem") != fact_number(here, "filesystem") ||
-		    !strcmp(json_text_of(d, "kind"), "block") || v->shared_disks >> i & 1)
+		    !strcmp(json_text_of(d, "kind"), "block") || !is_copied(v, disks, i))
 			continue;
 		if (i < first)
 			return;
@@ -259,7 +274,7 @@ void verdict_disks_check(struct verdict *v)
 	v->shared_disks = shared_disks(v, disks, there);
 	for (size_t i = 0; i < json_array_size(disks); i++) {
 		disk_check(v, json_array_get(disks, i), json_array_get(there, i), i);
-		if (is_mirror(v->needs) && !(v->shared_disks >> i & 1))
+		if (is_copied(v, disks, i))
 			space_check(v, disks, there, i);
 	}
 }

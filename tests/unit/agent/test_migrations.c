@@ -380,8 +380,10 @@ static void test_recovered_before(void **state)
 	WAIT_STATE(0, "tail-1", "serving");
 	kill(vm_pid(0, "tail-1"), SIGUSR2);
 	WAIT_STATE(0, "tail-1", "memory-held");
+	guest_at(0, "tail-1")->copies = 5;
 	assert_int_equal(vm_call(0, "tail-1", "migrate/recover", NULL), 202);
 	WAIT_STATE(0, "tail-1", "serving");
+	assert_int_equal(guest_at(0, "tail-1")->copies, 5); /* keys say nothing of disks */
 	rounds(20);
 	assert_int_equal(timeline_has(0, "tail-1", "served"), 0);
 	assert_int_equal(guest_at(0, "tail-1")->operation.state, OPERATION_RUNNING);

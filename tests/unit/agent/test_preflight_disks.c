@@ -43,6 +43,53 @@ static void shared_disks(void **state)
 	refused("disk-other", "another one");
 }
 
+/* One host may see it through multipath, which writes its name in another way. */
+static void shared_by_multipath(void **state)
+{
+	static const struct {
+		const char *ours, *theirs;
+		bool unique;
+		const char *code, *copy_code; /* of handing it over, of a copy over it */
+	} cases[] = {
+		{"naa.6001", "mpath-36001", true, "", "disk-same"},
+		{"mpath-36001", "naa.6001", true, "", "disk-same"},
+		{"eui.0025", "mpath-20025", true, "", "disk-same"},
+		{"uuid.1-2", "mpath-uuid.1-2", true, "", "disk-same"},
+		{"naa.6001", "mpath-36002", true, "disk-other", "disk-foreign"},
+		{"naa.6001", "eui.0025", true, "disk-unproven", "disk-untold"},
+		{"naa.3001", "mpath-33001", false, "disk-unproven", "disk-untold"},
+		{"t10.ATA  D  1", "mpath-1ATA_D_1", false, "disk-unproven", "disk-untold"},
+	};
+	json_t *here = item(offer, "disks"), *there = item(facts, "disks");
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		named(here, cases[i].ours, json_boolean(cases[i].unique));
+		named(there, cases[i].theirs, json_boolean(cases[i].unique));
+		set(offer, "storage", json_string("shared"));
+		judge_all(cases[i].code, !*cases[i].code, "");
+		set(offer, "storage", json_string("mirror"));
+		judge_all(cases[i].copy_code, false, "");
+	}
+}
+
+/* An image that is only read may be asked about by two hosts at once: each marks it. */
+static void shared_image_of_two(void **state)
+{
+	json_t *here = item(offer, "disks"), *there = item(facts, "disks");
+
+	set(there, "same", json_string("m2"));
+	refused("disk-other", "another one of the same name");
+	set(here, "readonly", json_true());
+	refused("disk-unproven", "cannot be proven");
+	set(offer, "assume_same", json_true());
+	judge_all("", true, "");
+	set(offer, "storage",
+	    json_string("mirror")); /* nothing is written for it: it needs no room */
+	set(there, "allocated", json_integer(0));
+	set(there, "free", json_integer(0));
+	judge_all("", true, "");
+}
+
 /* A serial number is no proof; an older host, which does not say what it has, is believed. */
 static void shared_by_serial_number(void **state)
 {
@@ -419,6 +466,8 @@ int main(void)
 		T(older_target),
 		T(disks_share_a_file_system),
 		T(shared_by_serial_number),
+		T(shared_by_multipath),
+		T(shared_image_of_two),
 		T(each_disk_by_its_name),
 		T(older_target_takes_any_name),
 		T(names_of_devices),
