@@ -59,6 +59,9 @@ static bool migrate_line(const struct wait *w, const json_t *vm, char *out, size
 {
 	struct report *r = w->ctx;
 
+	/* What goes on is another operation, beside which this one is a check. */
+	if (json_object_get(vm, "operation") == json_object_get(vm, "operation_beside"))
+		return false;
 	migrate_watch_take(&r->watch, vm);
 	migrate_line_text(&r->watch, vm, (double)(clock_ns() - r->began) / 1e9, out, size);
 	return *out;
@@ -111,6 +114,13 @@ static int migrate_interrupted(const struct wait *w)
 	else
 		json_decref(reply);
 	return WAIT_ON;
+}
+
+/* A migration of that VM may be under way, which is not ours to cancel. */
+static int check_interrupted(const struct wait *w)
+{
+	complain("interrupted; nothing was begun");
+	return EXIT_FAILED;
 }
 
 static int done_print(json_t *vm)
@@ -259,6 +269,7 @@ static int check_wait(const struct invocation *v, const struct wait *w, json_t *
 	possible = json_is_true(json_object_get(result, "possible"));
 	if (invocation_flag(v, "json")) {
 		rc = json_print(json_incref(result));
+		failure_told();
 	} else {
 		reasons_print(result);
 		forecast_print(json_object_get(result, "forecast"));
@@ -276,7 +287,7 @@ static int migrate(const struct invocation *v)
 		.invocation = v,
 		.vm = v->arguments[0],
 		.doing = "migrating",
-		.interrupted = migrate_interrupted,
+		.interrupted = checks_only(v) ? check_interrupted : migrate_interrupted,
 		.line = migrate_line,
 		.ctx = &report,
 		.event = invocation_flag(v, "json") && !checks_only(v) ? migrate_event : NULL,

@@ -63,9 +63,16 @@ static int upgrade_one(const struct invocation *v, const char *name)
 	return success_print(v, vm, "%s\n", text);
 }
 
+/* Not so a twin, nor what is left of a VM whose memory still follows it. */
 static bool runs_here(const json_t *vm)
 {
-	return json_number(vm, "pid") && strncmp(json_word(vm, "state"), "standby", 7) != 0;
+	static const char *const elsewhere[] = {"standby",   "incoming", "deciding",
+						"promoting", "serving",  "memory-held"};
+
+	for (size_t i = 0; i < ARRAY_LEN(elsewhere); i++)
+		if (!strncmp(json_word(vm, "state"), elsewhere[i], strlen(elsewhere[i])))
+			return false;
+	return json_number(vm, "pid");
 }
 
 /* Of all that run here. */

@@ -315,14 +315,52 @@ static void test_asked_beside(void **state)
 	buf_free(&said.err);
 }
 
+/* One document, also of a refusal. */
+static void test_checked_as_json(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200, DONE CHECK("false", REASON("error", "full")), false, NULL, NULL},
+		{0},
+	};
+	char *argv[] = {"pollux", "migrate", "vm1", "hostb", "--socket", path, "--check", "--json"};
+	struct said said = {0};
+	json_t *answer;
+
+	assert_int_equal(played(script, &said, 8, argv), EXIT_REFUSED);
+	answer = json_loads((char *)said.out.data, 0, NULL);
+	assert_non_null(answer);
+	assert_true(json_is_false(json_object_get(answer, "possible")));
+	json_decref(answer);
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
+/* Another operation may be under way, beside which it was asked: that is not to be cancelled. */
+static void test_check_interrupted(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{LOOK, 200, RUNNING, true, NULL, NULL},
+		{0},
+	};
+	struct said said = {0};
+
+	assert_int_equal(run(script, &said, "--check"), EXIT_FAILED);
+	assert_true(says(&said.err, "interrupted; nothing was begun"));
+	buf_free(&said.out);
+	buf_free(&said.err);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_json_failure), /* first: what was complained of stays */
-		cmocka_unit_test(test_interrupted),  cmocka_unit_test(test_interrupted_too_late),
-		cmocka_unit_test(test_cancel),       cmocka_unit_test(test_terminal),
-		cmocka_unit_test(test_refused),      cmocka_unit_test(test_warned),
-		cmocka_unit_test(test_refused_here), cmocka_unit_test(test_asked_beside),
+		cmocka_unit_test(test_checked_as_json), cmocka_unit_test(test_check_interrupted),
+		cmocka_unit_test(test_interrupted),     cmocka_unit_test(test_interrupted_too_late),
+		cmocka_unit_test(test_cancel),          cmocka_unit_test(test_terminal),
+		cmocka_unit_test(test_refused),         cmocka_unit_test(test_warned),
+		cmocka_unit_test(test_refused_here),    cmocka_unit_test(test_asked_beside),
 		cmocka_unit_test(test_rounds_alone),
 	};
 

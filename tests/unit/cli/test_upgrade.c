@@ -9,7 +9,7 @@
 #define VM(name, state) "{\"name\": \"" name "\", \"pid\": 5, \"state\": \"" state "\"}"
 #define VMS                                                                                        \
 	"{\"vms\": [" VM("one", "protected") ", " VM("two", "running") ", " VM(                    \
-		"twin", "standby") ", " VM("three", "running") "]}"
+		"twin", "standby") ", " VM("gone", "serving") ", " VM("three", "running") "]}"
 #define OPERATION(name, rest)                                                                      \
 	"{\"name\": \"" name "\", \"pid\": 6, \"build\": \"b\", \"operation\": {\"id\": 3, "       \
 	"\"what\": \"upgrade\", " rest "}}"
