@@ -2,11 +2,25 @@
 """Within a second from the moment at which a guest runs all that has to know knows where: switches by
 RARP, neighbours by what Linux sends when it is asked to (VIRTIO_NET_F_GUEST_ANNOUNCE), bridges by
 any of them."""
+import shlex
 import struct
 
 from judge import must
 
 MAC = bytes.fromhex("525400990001")
+# Exits with 0 when the guest has the address that IPv6 makes of MAC: it looks for a second or two
+# whether anybody else has it, and until then speaks of it to nobody.
+ADDRESSED = """
+import socket
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.settimeout(1)
+s.connect(("fe80::5054:ff:fe99:1", 9, 0, socket.if_nametoindex("front0")))
+s.send(b"?")
+try:
+    s.recv(1)
+except ConnectionRefusedError:
+    raise SystemExit(0)
+"""
 WITHIN_MS = 1000
 
 
@@ -42,7 +56,12 @@ class Front:
 
     def __init__(self, arena):
         self.arena = arena
+        arena.cluster.wait("the guest has its IPv6 address", self._is_addressed, 60)
         self.path = arena.lab("pcap", net="front", on=True)["path"]
+
+    def _is_addressed(self):
+        return self.arena.cluster.run("client", f"python3 -c {shlex.quote(ADDRESSED)} 2>/dev/null",
+                                      check=False)[0] == 0
 
     def judge(self, host, left=None):
         """The guest has been announced at that host, having left the other one."""
