@@ -61,11 +61,19 @@ def unburdened(arena, host):
     must(code == 0, f"{image} is not locked on {host}")
 
 
+def _beats(arena):
+    """How often it was heard: what is wrong with its memory it says there alone."""
+    return sum(int(arena.cluster.run(h, "grep -cs GUEST-CLOCK /tmp/console", check=False)[1] or 0)
+               for h in OTHER if arena.host_state(h) == "up")
+
+
 def guest_well(arena, still_ms=None):
     """Its own word, that it stood still for no longer than that; and nothing of it was on the wire
     in the clear since up()."""
     arena.watch.judge(still_ms)
     arena.capture_dark()
+    heard = _beats(arena)
+    arena.cluster.wait("the guest is heard on its console", lambda: _beats(arena) > heard, 30)
     for host in (h for h in OTHER if arena.host_state(h) == "up"):
         log_clean(arena.cluster.run(host, "cat /tmp/console 2>/dev/null; true")[1])
 
@@ -75,7 +83,7 @@ def up(arena, *, load=LOAD, silence_s=60, **options):
     for host in OTHER:
         arena.cluster.run(host, "rm -f /tmp/console")
     arena.capture()
-    arena.guest_up(load=load, **options)
+    arena.guest_up(load=f"{load},clock:1", **options)
     console_keep(arena, "hosta")
     arena.watch = Watch(arena)
     arena.cluster.client_start(silence_s=silence_s)
@@ -93,7 +101,7 @@ def _gap_judge(arena, replies, still_ms):
 
 
 def move(arena, here, *options, timeout=120):
-    """Returns its downtime in milliseconds."""
+    """Returns its downtime in milliseconds, and how much memory followed it."""
     there, replies = OTHER[here], arena.cluster.client_replies()
     text = arena.cluster.pollux(here, "migrate", "demo", there, "--json", *options,
                                 timeout=timeout)[1]
@@ -102,16 +110,21 @@ def move(arena, here, *options, timeout=120):
     must(arena.state(there) == "running", f"{there} says {arena.state(there)}")
     console_keep(arena, there)
     arena.replies(10)
-    still_ms = done["vm"]["migration"]["downtime_ns"] / 1e6
+    migration = done["vm"]["migration"]
+    still_ms = migration["downtime_ns"] / 1e6
     _gap_judge(arena, replies, still_ms)
-    return still_ms
+    return still_ms, migration["sent"]["postcopy_bytes"]
 
 
 def _there_and_back(arena, *options):
-    here, still = "hosta", []
+    here, still, followed = "hosta", [], 0
     for n in range(MOVES[arena.cluster.kind]):
-        still.append(move(arena, here, *WAYS[n % len(WAYS)], *options))
+        still_ms, bytes_late = move(arena, here, *WAYS[n % len(WAYS)], *options)
+        still.append(still_ms)
+        followed += bytes_late
         here = OTHER[here]
+    must(followed, "no memory has ever followed the guest")
+    must(min(still) < 1000, f"it never stood still for less than {min(still):.0f} ms")
     guest_well(arena, sum(still))
     client_content(arena, here)
 
