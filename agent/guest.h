@@ -101,6 +101,15 @@ struct guest_dump {
 	json_t *result; /* of the last one that was written; or NULL */
 };
 
+/* What the other host is asked before a migration. */
+struct question {
+	uint64_t number; /* of the one that waits for its answer; 0 = none */
+	struct loop_timer *timer;
+	json_t *copied;   /* the offer that was asked about, if disks are to be copied */
+	json_t *refusals; /* of this host: [reason]; or NULL */
+	json_t *result;   /* the last answer, and those */
+};
+
 struct guest_image; /* guest_image.c */
 
 /* An operation that begins with the end of a protection. */
@@ -180,21 +189,15 @@ struct guest {
 	uint64_t store_ns; /* that its last store took */
 	struct chain chain;
 	struct {
-		uint64_t number;    /* of the question that waits for its answer; 0 = none */
+		struct question q;
 		uint64_t operation; /* that it is for */
-		struct loop_timer *timer;
-		json_t *copied;   /* the offer that was asked about, if disks are to be copied */
-		json_t *refusals; /* of this host: [reason]; or NULL */
-		json_t *result;   /* the last answer, and those */
-		bool answered;    /* and only what is measured is still to come */
+		bool answered;      /* and only what is measured is still to come */
 	} check;
 	struct {
+		struct question q;
 		struct operation operation; /* a check */
-		uint64_t number;            /* of its question; 0 = none waits */
-		struct loop_timer *timer;
-		json_t *copied, *refusals, *result; /* as in `check` */
-	} beside;                                   /* asked while another operation is under way */
-	struct describe *describes;                 /* of both: guest_check.c */
+	} beside;                           /* asked while another operation is under way */
+	struct describe *describes;         /* of both: guest_check.c */
 	struct forecast forecast;
 	struct guest_image *image; /* a save or restore that is under way */
 	char *torn;                /* the snapshot of which its disks may be half; NULL: none */
@@ -365,7 +368,11 @@ int guest_describe(struct guest *g, const char *to, const struct migrate_options
 		   uint64_t number) MUST_CHECK;
 /* The reasons of this host come first, and one is enough; none: nothing. */
 void guest_refusals_join(json_t *refusals, json_t *result);
+/* An answer without a result: why. */
+void guest_answer_lacks(const json_t *message, char *out, size_t room);
 json_t *guest_unanswered_json(const char *text, const char *hint); /* in place of an answer */
+void guest_question_wait(struct question *q);                      /* for its answer, for a while */
+void guest_question_free(struct question *q);
 /* An answer about an offer in which disks are to be copied, or NULL: what neither end can do. */
 void guest_answer_join(const struct guest *g, const struct peer *from, const json_t *copied,
 		       json_t *result);
@@ -387,7 +394,6 @@ int guest_beside_begin(struct guest *g, const char *to, const struct migrate_opt
 bool guest_beside_is(const struct guest *g, uint64_t number);
 void guest_beside_answer(struct guest *g, const struct peer *from, const json_t *message);
 void guest_beside_unanswered(struct guest *g, const char *text);
-void guest_beside_free(struct guest *g);
 json_t *guest_beside_json(const struct guest *g); /* guest_json.c */
 
 /* ---- guest_measure.c: how long it will take ---------------------------------------------- */

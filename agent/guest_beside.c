@@ -5,21 +5,19 @@
  * result of its own, touches nothing of it, and measures nothing.
  */
 #include <errno.h>
-#include <stdio.h>
 
 #include "agent/guest.h"
 
 #define LOG_MODULE "check"
-#define ANSWER_NS  (20 * NS_PER_SEC)
 
 static void beside_end(struct guest *g, json_t *result)
 {
-	guest_refusals_join(g->beside.refusals, result);
-	json_decref(g->beside.result);
-	g->beside.result = result;
-	g->beside.number = 0;
+	guest_refusals_join(g->beside.q.refusals, result);
+	json_decref(g->beside.q.result);
+	g->beside.q.result = result;
+	g->beside.q.number = 0;
 	g->beside.operation.state = OPERATION_DONE;
-	loop_timer_set(g->beside.timer, 0);
+	loop_timer_set(g->beside.q.timer, 0);
 }
 
 void guest_beside_unanswered(struct guest *g, const char *text)
@@ -31,39 +29,39 @@ static void answer_late(void *ctx)
 {
 	struct guest *g = ctx;
 
-	if (g->beside.number)
+	if (g->beside.q.number)
 		guest_beside_unanswered(g, "the other host has not answered");
 }
 
 bool guest_beside_is(const struct guest *g, uint64_t number)
 {
-	return g && number && g->beside.number == number;
+	return g && number && g->beside.q.number == number;
 }
 
 int guest_beside_begin(struct guest *g, const char *to, const struct migrate_options *o)
 {
 	int rc = 0;
 
-	if (g->beside.number || !guest_check_reaches(g, to))
+	if (g->beside.q.number || !guest_check_reaches(g, to))
 		return -EBUSY;
-	if (!g->beside.timer)
-		rc = loop_timer(g->agent->loop, answer_late, g, &g->beside.timer);
+	if (!g->beside.q.timer)
+		rc = loop_timer(g->agent->loop, answer_late, g, &g->beside.q.timer);
 	if (!rc)
 		rc = guest_describe(g, to, o, ++g->agent->last_check);
 	if (rc)
 		return rc;
-	json_decref(g->beside.refusals);
-	g->beside.refusals = guest_migrate_refusals(g, to);
-	g->beside.number = g->agent->last_check;
+	json_decref(g->beside.q.refusals);
+	g->beside.q.refusals = guest_migrate_refusals(g, to);
+	g->beside.q.number = g->agent->last_check;
 	g->beside.operation = (struct operation){
 		.id = ++g->agent->last_operation, .what = "check", .state = OPERATION_RUNNING};
-	loop_timer_set(g->beside.timer, clock_ns() + ANSWER_NS);
+	guest_question_wait(&g->beside.q);
 	return 0;
 }
 
 static void answer_take(struct guest *g, const struct peer *from, json_t *result)
 {
-	guest_answer_join(g, from, g->beside.copied, result);
+	guest_answer_join(g, from, g->beside.q.copied, result);
 	beside_end(g, result);
 }
 
@@ -76,15 +74,6 @@ void guest_beside_answer(struct guest *g, const struct peer *from, const json_t 
 		answer_take(g, from, json_deep_copy(result));
 		return;
 	}
-	snprintf(text, sizeof(text), "the other host could not find out what is in the way: %.100s",
-		 json_text_of(message, "why"));
+	guest_answer_lacks(message, text, sizeof(text));
 	guest_beside_unanswered(g, text);
-}
-
-void guest_beside_free(struct guest *g)
-{
-	loop_timer_free(g->beside.timer);
-	json_decref(g->beside.copied);
-	json_decref(g->beside.refusals);
-	json_decref(g->beside.result);
 }

@@ -47,7 +47,7 @@ static void unprotected(void *ctx, int rc, const json_t *reply, const char *text
 
 bool guest_chain_cancel(struct guest *g)
 {
-	if (!g->check.number && g->chain.what == CHAIN_NONE)
+	if (!g->check.q.number && g->chain.what == CHAIN_NONE)
 		return false;
 	/* The protection that is ending ends, and is made again. */
 	g->chain.cancelled = g->chain.what != CHAIN_NONE;

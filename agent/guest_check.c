@@ -29,19 +29,24 @@
 #define MEASURE_NS (6 * NS_PER_SEC) /* after the answer */
 #define CPU_NS     (5 * NS_PER_SEC)
 
-static void timer_set(struct guest *g, uint64_t at)
+static void timer_set(struct question *q, uint64_t at)
 {
-	if (g->check.timer)
-		loop_timer_set(g->check.timer, at);
+	if (q->timer)
+		loop_timer_set(q->timer, at);
+}
+
+void guest_question_wait(struct question *q)
+{
+	timer_set(q, clock_ns() + ANSWER_NS);
 }
 
 void guest_answer_came(struct guest *g)
 {
-	g->check.number = 0;
+	g->check.q.number = 0;
 	g->check.answered = false;
-	json_decref(g->check.refusals);
-	g->check.refusals = NULL;
-	timer_set(g, 0);
+	json_decref(g->check.q.refusals);
+	g->check.q.refusals = NULL;
+	timer_set(&g->check.q, 0);
 }
 
 static void check_fail(struct guest *g, int rc, const char *text, const char *hint);
@@ -49,7 +54,7 @@ static void check_fail(struct guest *g, int rc, const char *text, const char *hi
 static void answer_late(void *ctx)
 {
 	struct guest *g = ctx;
-	bool asked = g->check.number && g->check.operation == g->operation.id;
+	bool asked = g->check.q.number && g->check.operation == g->operation.id;
 
 	if (asked && g->check.answered) { /* a forecast is not worth more waiting */
 		g->forecast.vm_waits = g->forecast.link_waits = false;
@@ -65,17 +70,17 @@ static void answer_late(void *ctx)
 
 void guest_answer_wait(struct guest *g)
 {
-	if (!g->check.timer && loop_timer(g->agent->loop, answer_late, g, &g->check.timer))
+	if (!g->check.q.timer && loop_timer(g->agent->loop, answer_late, g, &g->check.q.timer))
 		log_warn("%s: the answer is waited for without a limit", g->name);
 	g->check.operation = g->operation.id;
-	if (!g->check.number)
-		g->check.number = ++g->agent->last_check;
-	timer_set(g, clock_ns() + ANSWER_NS);
+	if (!g->check.q.number)
+		g->check.q.number = ++g->agent->last_check;
+	guest_question_wait(&g->check.q);
 }
 
 bool guest_check_is(const struct guest *g, uint64_t number)
 {
-	return g && number && g->check.number == number && g->check.operation == g->operation.id;
+	return g && number && g->check.q.number == number && g->check.operation == g->operation.id;
 }
 
 /* ---- the question ------------------------------------------------------------------ */
@@ -108,24 +113,41 @@ static void describe_run(struct job *j)
 	d->offer = preflight_describe(d->about, &d->options, &d->error);
 }
 
-static void copied_note(json_t **copied, json_t *offer)
+/* Which of them has that number. */
+static struct question *question_find(struct guest *g, uint64_t number)
+{
+	if (guest_check_is(g, number))
+		return &g->check.q;
+	return guest_beside_is(g, number) ? &g->beside.q : NULL;
+}
+
+/* It cannot be put to the other host. */
+static void question_fail(struct guest *g, struct question *q, int rc, const char *text)
+{
+	if (q == &g->check.q)
+		check_fail(g, rc, text, "see the log of polluxd");
+	else
+		guest_beside_unanswered(g, text);
+}
+
+static void copied_note(struct question *q, json_t *offer)
 {
 	bool mirror = !strcmp(json_text_of(offer, "storage"), "mirror");
 
-	json_decref(*copied);
-	*copied = mirror ? json_incref(offer) : NULL;
+	json_decref(q->copied);
+	q->copied = mirror ? json_incref(offer) : NULL;
 }
 
-static int check_send(struct describe *d, struct guest *g, struct error *e)
+static int check_send(struct describe *d, struct guest *g, struct question *q, struct error *e)
 {
 	struct peer *peer = peers_find(g->agent->peers, d->to);
 	json_t *message;
-	bool measured = guest_check_is(g, d->number);
+	bool measured = q == &g->check.q;
 	int rc;
 
 	if (!d->offer)
 		return error_set(e, d->error.code ? d->error.code : -ENOMEM, "%s", d->error.text);
-	copied_note(measured ? &g->check.copied : &g->beside.copied, d->offer);
+	copied_note(q, d->offer);
 	message = json_pack("{s:s, s:I, s:s, s:O, s:o?, s:b}", "type", "check", "number",
 			    (json_int_t)d->number, "vm", g->name, "offer", d->offer, "burst",
 			    measured ? guest_forecast_burst(g) : NULL, "only",
@@ -140,18 +162,13 @@ static void describe_done(struct job *j)
 {
 	struct describe *d = (struct describe *)j;
 	struct guest *g = guest_find(d->agent, d->vm);
+	struct question *q = question_find(g, d->number);
 	struct error e = {0};
-	int rc;
+	int rc = q ? check_send(d, g, q, &e) : 0;
 
-	if (guest_check_is(g, d->number)) {
-		rc = check_send(d, g, &e);
-		if (rc && rc != -ENOTCONN) /* then it is asked when the link is back */
-			check_fail(g, rc, e.text, "see the log of polluxd");
-	} else if (guest_beside_is(g, d->number)) {
-		rc = check_send(d, g, &e);
-		if (rc)
-			guest_beside_unanswered(g, e.text);
-	}
+	/* One without a link is asked when that is back. */
+	if (rc && !(rc == -ENOTCONN && q == &g->check.q))
+		question_fail(g, q, rc, e.text);
 	describe_free(j);
 }
 
@@ -171,14 +188,6 @@ static int describe_go(struct guest *g, struct describe *d)
 	return rc;
 }
 
-static void describe_judge(struct guest *g, uint64_t number, int rc)
-{
-	if (rc && guest_check_is(g, number))
-		check_fail(g, rc, strerror(-rc), "see the log of polluxd");
-	else if (rc && guest_beside_is(g, number))
-		guest_beside_unanswered(g, strerror(-rc));
-}
-
 /* A guest that came from elsewhere may have less than this host offers. One that does not say is
  * of a build that took such guests nowhere. */
 static void cpu_told(void *ctx, int rc, const json_t *reply, const char *text)
@@ -190,12 +199,14 @@ static void cpu_told(void *ctx, int rc, const json_t *reply, const char *text)
 	if (rc)
 		log_warn("%s: its CPU is not known: %s", g->name, text);
 	while ((d = g->describes)) {
-		uint64_t number = d->number;
+		struct question *q = question_find(g, d->number);
 
 		g->describes = d->next;
 		if (json_array_size(cpuid))
 			json_object_set_new(d->about, "cpuid", json_deep_copy(cpuid));
-		describe_judge(g, number, describe_go(g, d));
+		rc = describe_go(g, d);
+		if (rc && q)
+			question_fail(g, q, rc, strerror(-rc));
 	}
 }
 
@@ -259,13 +270,13 @@ int guest_check_begin(struct guest *g, const char *to, const struct migrate_opti
 {
 	int rc;
 
-	json_decref(g->check.result);
-	g->check.result = NULL;
-	json_decref(g->check.refusals); /* of one that ended without its answer */
-	g->check.refusals = guest_migrate_refusals(g, to);
+	json_decref(g->check.q.result);
+	g->check.q.result = NULL;
+	json_decref(g->check.q.refusals); /* of one that ended without its answer */
+	g->check.q.refusals = guest_migrate_refusals(g, to);
 	g->check.answered = false;
-	g->check.number = ++g->agent->last_check;
-	rc = guest_describe(g, to, o, g->check.number);
+	g->check.q.number = ++g->agent->last_check;
+	rc = guest_describe(g, to, o, g->check.q.number);
 	if (rc) {
 		guest_answer_came(g);
 		return error_set(e, rc, "what %s needs cannot be found out: %s", g->name,
@@ -281,12 +292,12 @@ void guest_check_peer_up(struct guest *g, struct peer *p)
 {
 	int rc = 0;
 
-	if (!g->check.number || g->check.operation != g->operation.id || g->check.answered)
+	if (!g->check.q.number || g->check.operation != g->operation.id || g->check.answered)
 		return;
 	if (g->child_role == CHILD_SERVING && !strcmp(g->peer, peer_config(p)->name))
 		rc = guest_recover_send(g);
 	else if (!strcmp(g->forecast.to, peer_config(p)->name))
-		rc = guest_describe(g, g->forecast.to, &g->forecast.options, g->check.number);
+		rc = guest_describe(g, g->forecast.to, &g->forecast.options, g->check.q.number);
 	if (rc)
 		log_warn_rc(rc, "%s: %s cannot be asked again", g->name, peer_config(p)->name);
 }
@@ -429,8 +440,8 @@ static void check_over(struct guest *g)
 		guest_operation_done(g);
 		return;
 	}
-	if (!json_is_true(json_object_get(g->check.result, "possible"))) {
-		reasons_text(g->check.result, text, sizeof(text));
+	if (!json_is_true(json_object_get(g->check.q.result, "possible"))) {
+		reasons_text(g->check.q.result, text, sizeof(text));
 		guest_operation_fail(g, -EPERM, text,
 				     "`pollux migrate --check` lists all of it, with hints");
 		return;
@@ -447,19 +458,19 @@ json_t *guest_unanswered_json(const char *text, const char *hint)
 /* There is no answer. What this host has to say is told all the same. */
 static void check_fail(struct guest *g, int rc, const char *text, const char *hint)
 {
-	if (!json_array_size(g->check.refusals)) {
+	if (!json_array_size(g->check.q.refusals)) {
 		guest_answer_came(g);
 		guest_operation_fail(g, rc, text, hint);
 		return;
 	}
-	g->check.result = guest_unanswered_json(text, hint);
-	guest_refusals_join(g->check.refusals, g->check.result);
+	g->check.q.result = guest_unanswered_json(text, hint);
+	guest_refusals_join(g->check.q.refusals, g->check.q.result);
 	check_over(g);
 }
 
 static bool is_measured(const struct guest *g)
 {
-	return json_is_true(json_object_get(g->check.result, "possible")) ||
+	return json_is_true(json_object_get(g->check.q.result, "possible")) ||
 	       guest_operation_is(g, "check");
 }
 
@@ -469,8 +480,8 @@ static void forecast_join(struct guest *g)
 	json_t *warning = guest_forecast_warning(g, forecast);
 
 	if (warning)
-		json_array_append_new(json_object_get(g->check.result, "reasons"), warning);
-	json_object_set_new(g->check.result, "forecast", forecast);
+		json_array_append_new(json_object_get(g->check.q.result, "reasons"), warning);
+	json_object_set_new(g->check.q.result, "forecast", forecast);
 }
 
 void guest_check_go_on(struct guest *g)
@@ -484,26 +495,25 @@ void guest_check_go_on(struct guest *g)
 	check_over(g);
 }
 
-static void answer_lacks(struct guest *g, const char *why)
+void guest_answer_lacks(const json_t *message, char *out, size_t room)
 {
-	char text[192];
+	const char *why = json_text_of(message, "why");
 
-	snprintf(text, sizeof(text), "the other host %s%.100s",
+	snprintf(out, room, "the other host %s%.100s",
 		 *why ? "could not find out what is in the way: "
 		      : "did not understand the question",
 		 why);
-	check_fail(g, -EBADMSG, text, "see its log");
 }
 
 /* What a copy would take: holes are not read. */
 static uint64_t disk_bytes(const struct guest *g)
 {
-	unsigned shared = preflight_shared_disks(g->check.result);
+	unsigned shared = preflight_shared_disks(g->check.q.result);
 	uint64_t sum = 0;
 	const json_t *d;
 	size_t i;
 
-	json_array_foreach(json_object_get(g->check.copied, "disks"), i, d)
+	json_array_foreach(json_object_get(g->check.q.copied, "disks"), i, d)
 	{
 		if (!json_is_true(json_object_get(d, "readonly")) && !(shared >> i & 1))
 			sum += (uint64_t)json_integer_of(d, "allocated", 0);
@@ -541,20 +551,22 @@ void guest_answer_join(const struct guest *g, const struct peer *from, const jso
 static void answer_take(struct guest *g, const struct peer *from, const json_t *message)
 {
 	const json_t *result = json_object_get(message, "result");
+	char text[192];
 
 	if (!guest_check_is(g, (uint64_t)json_integer_of(message, "number", 0)) ||
 	    g->check.answered)
 		return;
 	if (!json_is_object(result)) {
-		answer_lacks(g, json_text_of(message, "why"));
+		guest_answer_lacks(message, text, sizeof(text));
+		check_fail(g, -EBADMSG, text, "see its log");
 		return;
 	}
-	g->check.result = json_deep_copy(result);
-	guest_refusals_join(g->check.refusals, g->check.result);
+	g->check.q.result = json_deep_copy(result);
+	guest_refusals_join(g->check.q.refusals, g->check.q.result);
 	g->check.answered = true;
-	guest_answer_join(g, from, g->check.copied, g->check.result);
+	guest_answer_join(g, from, g->check.q.copied, g->check.q.result);
 	g->forecast.disk_bytes = disk_bytes(g);
-	timer_set(g, clock_ns() + MEASURE_NS);
+	timer_set(&g->check.q, clock_ns() + MEASURE_NS);
 	if (is_measured(g))
 		guest_forecast_link(g, json_is_true(json_object_get(message, "burst")),
 				    json_text_of(message, "why"));
@@ -573,15 +585,19 @@ void guest_check_message(struct agent *a, struct peer *from, const json_t *messa
 		answer_take(g, from, message);
 }
 
+void guest_question_free(struct question *q)
+{
+	loop_timer_free(q->timer);
+	json_decref(q->copied);
+	json_decref(q->refusals);
+	json_decref(q->result);
+	*q = (struct question){0};
+}
+
 void guest_check_free(struct guest *g)
 {
 	describes_drop(g);
-	loop_timer_free(g->check.timer);
-	json_decref(g->check.copied);
-	json_decref(g->check.result);
-	json_decref(g->check.refusals);
-	g->check.timer = NULL;
-	g->check.copied = g->check.result = g->check.refusals = NULL;
-	guest_beside_free(g);
+	guest_question_free(&g->check.q);
+	guest_question_free(&g->beside.q);
 	guest_forecast_free(g);
 }

@@ -78,8 +78,8 @@ json_t *guest_beside_json(const struct guest *g)
 {
 	json_t *json = operation_json(&g->beside.operation);
 
-	if (json && g->beside.result && !g->beside.number)
-		json_object_set(json, "check", g->beside.result);
+	if (json && g->beside.q.result && !g->beside.q.number)
+		json_object_set(json, "check", g->beside.q.result);
 	return json;
 }
 
@@ -115,8 +115,8 @@ static void details_put(json_t *o, const struct guest *g)
 	json_object_set_new(o, "dump", guest_dump_json(g));
 	json_object_set_new(o, "origin", g->origin ? json_text(g->origin) : json_null());
 	json_object_set_new(o, "migration", guest_migration_json(g));
-	if (g->check.result && !g->check.answered) /* else it lacks the forecast */
-		json_object_set(o, "check", g->check.result);
+	if (g->check.q.result && !g->check.answered) /* else it lacks the forecast */
+		json_object_set(o, "check", g->check.q.result);
 	json_object_set_new(o, "unprotected", guest_again_json(g) ?: json_null());
 	if (g->postcopy[0])
 		json_object_set_new(o, "postcopy", guest_postcopy_json(g));

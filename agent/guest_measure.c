@@ -129,7 +129,7 @@ static int burst_start(struct guest *g)
 	*b = (struct burst_job){
 		.job = {.run = burst_run, .done = burst_done, .drop = burst_free},
 		.agent = g->agent,
-		.number = g->check.number,
+		.number = g->check.q.number,
 		.port = peer_config(p)->port,
 		.key = f->burst,
 		.most = allowed && allowed < BURST_BYTES_MAX ? allowed : BURST_BYTES_MAX,

@@ -255,7 +255,7 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 		return rc;
 	snprintf(p.storage, sizeof(p.storage), "%s", o->with_disks ? "mirror" : "shared");
 	if (o->with_disks)
-		p.shared_disks = preflight_shared_disks(g->check.result);
+		p.shared_disks = preflight_shared_disks(g->check.q.result);
 	if (strcmp(o->compression, "auto") != 0) /* which is what is done when nothing is said */
 		snprintf(p.compression, sizeof(p.compression), "%s", o->compression);
 	guest_peer_set(g, to);
@@ -414,7 +414,7 @@ static void migrate_failed(struct guest *g)
 
 void guest_migrate_check(struct guest *g)
 {
-	if (g->check.number || guest_chain_check(g))
+	if (g->check.q.number || guest_chain_check(g))
 		return;
 	if (g->child_role == CHILD_SERVING || guest_goes_on(g))
 		return;
@@ -438,8 +438,8 @@ const char *guest_migrate_phase(const struct guest *g)
 		      {"lost", "ending"}};
 
 	if (g->child_role == CHILD_SERVING)
-		return g->check.number ? "recovering" : "postcopy";
-	if (g->check.number)
+		return g->check.q.number ? "recovering" : "postcopy";
+	if (g->check.q.number)
 		return "checking";
 	if (g->chain.what != CHAIN_NONE)
 		return "unprotecting";

@@ -228,7 +228,7 @@ static void recovered(struct guest *g, const json_t *message)
 		served(g);
 		return;
 	}
-	if (!g->check.number)
+	if (!g->check.q.number)
 		return;
 	guest_answer_came(g);
 	if (!json_is_true(json_object_get(message, "ok"))) {

@@ -116,7 +116,7 @@ static void test_target_is_full(void **state)
 
 static json_t *check_result(void)
 {
-	return guest_at(0, "vm1")->check.result;
+	return guest_at(0, "vm1")->check.q.result;
 }
 
 static void name_is_taken_there(void)
@@ -258,16 +258,53 @@ static void test_asked_beside(void **state)
 	free(reply.body);
 	assert_false(check_taken("slow-1")); /* one at a time */
 	WAIT_FOR(g->beside.operation.state == OPERATION_DONE, "slow-1");
-	reasons = json_object_get(g->beside.result, "reasons");
+	reasons = json_object_get(g->beside.q.result, "reasons");
 	first = json_array_get(reasons, 0);
-	assert_true(json_is_false(json_object_get(g->beside.result, "possible")));
+	assert_true(json_is_false(json_object_get(g->beside.q.result, "possible")));
 	assert_non_null(strstr(json_text_of(first, "sentence"), "'protect' of slow-1"));
-	assert_true(json_is_object(json_object_get(g->beside.result, "host"))); /* it was asked */
+	assert_true(json_is_object(json_object_get(g->beside.q.result, "host"))); /* it was asked */
 	assert_int_equal(g->operation.id, id);
 	assert_int_equal(g->operation.state, OPERATION_RUNNING);
-	assert_null(g->check.result);
+	assert_null(g->check.q.result);
 	/* A migration is refused at once. */
 	assert_int_equal(vm_call(0, "slow-1", "migrate", json_pack("{s:s}", "to", "hostb")), 409);
+}
+
+/* An answer without a result, whichever way it was asked for; nobody sends one without a reason
+ * but another version. */
+static void not_understood_by_the_other(const char *vm, uint64_t number)
+{
+	json_t *o = json_pack("{s:s, s:I, s:s}", "type", "checked", "number", (json_int_t)number,
+			      "vm", vm);
+
+	guest_check_message(hosts[0].agent, peers_at(hosts[0].agent->peers, 0), o);
+	json_decref(o);
+}
+
+static void test_not_understood(void **state)
+{
+	const char *text = "the other host did not understand the question";
+	const json_t *reason;
+	struct guest *g;
+	sem_t gate;
+
+	run_alone("vm1");
+	g = guest_at(0, "vm1");
+	assert_int_equal(sem_init(&gate, 0, 0), 0);
+	jobs_fill(1, &gate);
+	check_ask("vm1");
+	assert_true(check_taken("vm1")); /* beside that one */
+	not_understood_by_the_other("vm1", g->beside.q.number);
+	assert_int_equal(g->beside.operation.state, OPERATION_DONE);
+	reason = json_array_get(json_object_get(g->beside.q.result, "reasons"), 1);
+	assert_string_equal(json_text_of(reason, "sentence"), text);
+	not_understood_by_the_other("vm1", g->check.q.number);
+	assert_int_equal(g->operation.state, OPERATION_FAILED);
+	assert_string_equal(g->operation.error, text);
+	for (unsigned i = 0; i < JOBS_MAX; i++)
+		assert_int_equal(sem_post(&gate), 0);
+	host_down(&hosts[1]);
+	sem_destroy(&gate);
 }
 
 /* What this host has to say is told also when the other one cannot answer. */
@@ -373,8 +410,8 @@ static void test_disk_and_old_process(void **state)
 	g = guest_at(0, "old-1");
 	WAIT_FOR(disks_taken("old-1", true), "old-1");
 	check_ended("old-1");
-	assert_true(json_is_false(json_object_get(g->check.result, "possible")));
-	assert_non_null(strstr(json_text_of(reason_of(g->check.result, "process"), "hint"),
+	assert_true(json_is_false(json_object_get(g->check.q.result, "possible")));
+	assert_non_null(strstr(json_text_of(reason_of(g->check.q.result, "process"), "hint"),
 			       "pollux upgrade"));
 	WAIT_FOR(disks_taken("old-1", false), "old-1");
 	WAIT_FOR(g->operation.state != OPERATION_RUNNING, "old-1");
@@ -414,9 +451,9 @@ static void test_disk_and_old_host(void **state)
 	guest_operation_begin(g, "check");
 	assert_true(disks_taken("vm1", true));
 	WAIT_FOR(g->beside.operation.state == OPERATION_DONE, "vm1");
-	if (*json_text_of(json_array_get(json_object_get(g->beside.copied, "disks"), 0),
+	if (*json_text_of(json_array_get(json_object_get(g->beside.q.copied, "disks"), 0),
 			  "same")) /* xattrs are possible */
-		assert_non_null(reason_of(g->beside.result, "disk-same"));
+		assert_non_null(reason_of(g->beside.q.result, "disk-same"));
 }
 
 /* ---- bursts -------------------------------------------------------------------------------- */
@@ -452,6 +489,7 @@ int main(int argc, char **argv)
 		FLOW(test_refused_here_and_there),
 		FLOW(test_refused_here_unanswered_there),
 		FLOW(test_refused_here_undescribed),
+		FLOW(test_not_understood),
 		FLOW(test_asked_anew_before_its_answer),
 		FLOW(test_disk_and_old_process),
 		FLOW(test_disk_and_process),
