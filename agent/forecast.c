@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/json_text.h"
+#include "agent/preflight.h"
 
 static uint64_t number_of(const json_t *o, const char *key)
 {
@@ -158,7 +159,5 @@ json_t *forecast_warning(const json_t *forecast, const struct migrate_config *c)
 		return NULL;
 	snprintf(text, sizeof(text), "it is foreseen to be given up, after about %.1f s: %s",
 		 (double)number_of(forecast, "total_ns") / 1e9, json_text_of(forecast, "why"));
-	return json_pack("{s:s, s:s, s:o, s:s}", "code", "give-up", "severity", "warning",
-			 "sentence", json_text(text), "hint",
-			 give_up_hint(json_text_of(forecast, "late"), c));
+	return reason_json("give-up", true, text, give_up_hint(json_text_of(forecast, "late"), c));
 }

@@ -272,7 +272,7 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 /* Whether it may be asked for at all. */
 int guest_migrate_possible(struct guest *g, const char *to, struct error *e,
 			   const char **hint) MUST_CHECK;
-/* All that speaks against that on this host: [{"severity", "sentence", "hint"}]. */
+/* All that speaks against that on this host: the reasons of an answer (preflight.h). */
 json_t *guest_migrate_refusals(struct guest *g, const char *to);
 int guest_migrate_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 /* Into the request for the session. */

@@ -451,8 +451,8 @@ static void check_over(struct guest *g)
 
 json_t *guest_unanswered_json(const char *text, const char *hint)
 {
-	return json_pack("{s:b, s:[{s:s, s:s, s:o, s:s}]}", "possible", false, "reasons", "code",
-			 "unasked", "severity", "error", "sentence", json_text(text), "hint", hint);
+	return json_pack("{s:b, s:[o]}", "possible", false, "reasons",
+			 reason_json("unasked", false, text, hint));
 }
 
 /* There is no answer. What this host has to say is told all the same. */

@@ -208,12 +208,14 @@ static int refused_memory(struct guest *g, const char *to, struct error *e, cons
 			    "a part of the memory of %s is on its way still", g->name);
 }
 
-static int (*const refusals[])(struct guest *g, const char *to, struct error *e,
-			       const char **hint) = {
-	refused_busy,
-	refused_peer,
-	refused_place,
-	refused_memory,
+static const struct {
+	const char *code; /* unlike those of preflight.c */
+	int (*fn)(struct guest *g, const char *to, struct error *e, const char **hint);
+} refusals[] = {
+	{"busy", refused_busy},
+	{"peer", refused_peer},
+	{"place", refused_place},
+	{"memory-late", refused_memory},
 };
 
 int guest_migrate_possible(struct guest *g, const char *to, struct error *e, const char **hint)
@@ -221,7 +223,7 @@ int guest_migrate_possible(struct guest *g, const char *to, struct error *e, con
 	int rc = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(refusals) && !rc; i++)
-		rc = refusals[i](g, to, e, hint);
+		rc = refusals[i].fn(g, to, e, hint);
 	return rc;
 }
 
@@ -233,10 +235,9 @@ json_t *guest_migrate_refusals(struct guest *g, const char *to)
 		struct error e = {0};
 		const char *hint = "";
 
-		if (refusals[i](g, to, &e, &hint))
-			json_array_append_new(out, json_pack("{s:s, s:o, s:s}", "severity", "error",
-							     "sentence", json_text(e.text), "hint",
-							     hint));
+		if (refusals[i].fn(g, to, &e, &hint))
+			json_array_append_new(out,
+					      reason_json(refusals[i].code, false, e.text, hint));
 	}
 	return out;
 }

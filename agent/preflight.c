@@ -80,6 +80,13 @@ static const struct {
 				 NULL},
 };
 
+json_t *reason_json(const char *code, bool warning, const char *sentence, const char *hint)
+{
+	return json_pack("{s:s, s:s, s:o, s:s}", "code", code, "severity",
+			 warning ? "warning" : "error", "sentence", json_text(sentence), "hint",
+			 hint);
+}
+
 json_t *verdict_add(struct verdict *v, enum reason r, const char *fmt, ...)
 {
 	char text[TEXT_MAX];
@@ -89,9 +96,7 @@ json_t *verdict_add(struct verdict *v, enum reason r, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
-	o = json_pack("{s:s, s:s, s:o, s:s}", "code", reasons[r].code, "severity",
-		      reasons[r].warning ? "warning" : "error", "sentence", json_text(text), "hint",
-		      reasons[r].hint);
+	o = reason_json(reasons[r].code, reasons[r].warning, text, reasons[r].hint);
 	if (o && reasons[r].override)
 		json_object_set_new(o, "override", json_string(reasons[r].override));
 	json_array_append_new(v->found, o);

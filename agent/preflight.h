@@ -51,6 +51,8 @@ json_t *preflight_describe(const json_t *about, const struct preflight_options *
 /* {"host": name, "guest": how it is known there, "pid": of its process there}. */
 json_t *preflight_standing(struct agent *a, const json_t *offer) MUST_CHECK;
 json_t *preflight_check(const json_t *standing, const json_t *offer) MUST_CHECK;
+/* One of the reasons of an answer. */
+json_t *reason_json(const char *code, bool warning, const char *sentence, const char *hint);
 
 json_t *preflight_facts(const json_t *standing, const json_t *offer) MUST_CHECK;
 json_t *preflight_judge(const json_t *offer, const json_t *facts) MUST_CHECK;

@@ -119,6 +119,15 @@ static json_t *check_result(void)
 	return guest_at(0, "vm1")->check.q.result;
 }
 
+/* For programs, beside the sentence for people. */
+static void all_have_codes(const json_t *reasons)
+{
+	const json_t *r;
+	size_t i;
+
+	json_array_foreach(reasons, i, r) assert_true(*json_text_of(r, "code"));
+}
+
 static void name_is_taken_there(void)
 {
 	run_alone("vm1");
@@ -177,6 +186,7 @@ static void test_refused_here(void **state)
 	o = json_loads(reply.body, 0, NULL);
 	reasons = json_object_get(o, "reasons");
 	assert_int_equal(json_array_size(reasons), 2);
+	all_have_codes(reasons);
 	assert_string_equal(json_text_of(json_array_get(reasons, 0), "sentence"),
 			    json_text_of(o, "error"));
 	assert_non_null(strstr(json_text_of(json_array_get(reasons, 0), "sentence"), "under way"));
@@ -198,6 +208,7 @@ static void refused_on_both(const char *there)
 
 	assert_true(json_is_false(json_object_get(check_result(), "possible")));
 	assert_true(json_array_size(reasons) > 1);
+	all_have_codes(reasons);
 	assert_non_null(
 		strstr(json_text_of(json_array_get(reasons, 0), "sentence"), "on its way still"));
 	assert_non_null(strstr(json_text_of(json_array_get(reasons, 1), "sentence"), there));
@@ -260,6 +271,7 @@ static void test_asked_beside(void **state)
 	WAIT_FOR(g->beside.operation.state == OPERATION_DONE, "slow-1");
 	reasons = json_object_get(g->beside.q.result, "reasons");
 	first = json_array_get(reasons, 0);
+	all_have_codes(reasons);
 	assert_true(json_is_false(json_object_get(g->beside.q.result, "possible")));
 	assert_non_null(strstr(json_text_of(first, "sentence"), "'protect' of slow-1"));
 	assert_true(json_is_object(json_object_get(g->beside.q.result, "host"))); /* it was asked */
