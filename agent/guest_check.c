@@ -521,31 +521,14 @@ static uint64_t disk_bytes(const struct guest *g)
 	return sum;
 }
 
-/* Another program than polluxd's: the VM may have been started by an older one. */
-static void disks_check(const struct guest *g, json_t *result)
-{
-	if (!preflight_shared_disks(result) || g->takes_disks)
-		return;
-	json_array_append_new(
-		json_object_get(result, "reasons"),
-		json_pack("{s:s, s:s, s:s, s:s}", "code", "process", "severity", "error",
-			  "sentence",
-			  "a disk is the same one on both hosts, and the VM's process is too old "
-			  "to hand that over beside others that it copies",
-			  "hint", "`pollux upgrade` has it go on in a new process"));
-	json_object_set_new(result, "possible", json_false());
-}
-
 void guest_answer_join(const struct guest *g, const struct peer *from, const json_t *copied,
 		       json_t *result)
 {
-	const json_t *disks = json_object_get(copied, "disks");
-
-	if (!guest_peer_can(from, "disks"))
-		preflight_same_refuse(disks, result);
-	else if (!json_is_true(json_object_get(copied, "assume_same")))
-		preflight_untold_refuse(disks, result);
-	disks_check(g, result);
+	/* The process may be of another program than polluxd's: started by an older one. */
+	preflight_answer_judge(copied,
+			       (struct disks_heeded){.target = guest_peer_can(from, "disks"),
+						     .process = g->takes_disks},
+			       result);
 }
 
 static void answer_take(struct guest *g, const struct peer *from, const json_t *message)

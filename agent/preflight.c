@@ -65,6 +65,8 @@ static const struct {
 	[REASON_DISK_SPACE] = {"disk-space", false, "make room there", NULL},
 	[REASON_DISKS] = {"disks", false, "the same version of Pollux on both hosts sees them",
 			  NULL},
+	[REASON_PROCESS] = {"process", false, "`pollux upgrade` has it go on in a new process",
+			    NULL},
 	[REASON_TAP] = {"tap", false, "polluxd there needs /dev/net/tun and CAP_NET_ADMIN", NULL},
 	[REASON_BRIDGE] = {"bridge", false, "make it there: `ip link add NAME type bridge`", NULL},
 	[REASON_SOCKET] = {"socket", false, "start what listens on it there", NULL},

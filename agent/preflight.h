@@ -58,10 +58,13 @@ json_t *preflight_facts(const json_t *standing, const json_t *offer) MUST_CHECK;
 json_t *preflight_judge(const json_t *offer, const json_t *facts) MUST_CHECK;
 /* preflight_storage.c: of an answer. */
 unsigned preflight_shared_disks(const json_t *result);
-/* The other host is older, and would write a copy of a disk over itself: said in its answer. */
-void preflight_same_refuse(const json_t *disks, json_t *result);
-/* ...or does not ask whether the name by which it would be handed one over is unique. */
-void preflight_untold_refuse(const json_t *disks, json_t *result);
+/* Who knows that disks of one VM may be copied and handed over side by side. */
+struct disks_heeded {
+	bool target, process;
+};
+/* What an older one of them would do to the disks of an offer with copies, or NULL: said in the
+ * answer. */
+void preflight_answer_judge(const json_t *copied, struct disks_heeded heeded, json_t *result);
 
 /* preflight_disk.c. What a disk's path is: "kind" ("none", "file", "block", "other"), "size",
  * "allocated", of a block device its name, "wwid", and "unique": no other device has it; false: it

@@ -298,35 +298,41 @@ static const json_t *disk_there(const json_t *result, size_t i)
 	return json_array_get(json_object_get(host, "disks"), i);
 }
 
-void preflight_same_refuse(const json_t *disks, json_t *result)
+/* An older target would write a copy of a disk over itself. */
+static void same_refuse(struct verdict *v, const json_t *needed, const json_t *there)
 {
-	struct verdict v = verdict_of(result);
-
-	for (size_t i = 0; i < json_array_size(disks); i++) {
-		const json_t *d = json_array_get(disks, i);
-
-		if (!fact_is_true(d, "readonly") && sameness(d, disk_there(result, i)) == SAME_YES)
-			same_add(&v, d);
-	}
-	if (!v.possible)
-		json_object_set_new(result, "possible", json_false());
+	if (!fact_is_true(needed, "readonly") && sameness(needed, there) == SAME_YES)
+		same_add(v, needed);
 }
 
-void preflight_untold_refuse(const json_t *disks, json_t *result)
+/* ...or does not ask whether the name by which it would be handed one over is unique. */
+static void untold_refuse(struct verdict *v, const json_t *needed, const json_t *there)
 {
+	if (sameness(needed, there) != SAME_YES)
+		verdict_add(v, REASON_DISK_UNTOLD,
+			    "that host takes the disk %s for the same one, and that cannot be "
+			    "told%s",
+			    json_text_of(needed, "path"), why_untold(needed, there));
+}
+
+void preflight_answer_judge(const json_t *copied, struct disks_heeded heeded, json_t *result)
+{
+	const json_t *disks = json_object_get(copied, "disks");
 	unsigned shared = preflight_shared_disks(result);
 	struct verdict v = verdict_of(result);
 
 	for (size_t i = 0; i < json_array_size(disks); i++) {
 		const json_t *d = json_array_get(disks, i), *there = disk_there(result, i);
 
-		if (shared >> i & 1 && sameness(d, there) != SAME_YES)
-			verdict_add(
-				&v, REASON_DISK_UNTOLD,
-				"that host takes the disk %s for the same one, and that cannot be "
-				"told%s",
-				json_text_of(d, "path"), why_untold(d, there));
+		if (!heeded.target)
+			same_refuse(&v, d, there);
+		else if (shared >> i & 1 && !fact_is_true(copied, "assume_same"))
+			untold_refuse(&v, d, there);
 	}
+	if (shared && !heeded.process)
+		verdict_add(&v, REASON_PROCESS,
+			    "a disk is the same one on both hosts, and the VM's process is too old "
+			    "to hand that over beside others that it copies");
 	if (!v.possible)
 		json_object_set_new(result, "possible", json_false());
 }

@@ -305,11 +305,11 @@ static void each_disk_by_its_name(void **state)
 /* What the source makes of the answer of a target that hands over by any name. */
 static void older_target_takes_any_name(void **state)
 {
-	json_t *disks, *verdict;
+	const struct disks_heeded all = {.target = true, .process = true};
+	json_t *verdict;
 	bool unique = true;
 
 	disk_of_each_kind();
-	disks = json_object_get(offer, "disks");
 	for (unsigned round = 0; round < 2; round++, unique = false) {
 		const char *name = unique ? "naa.1" : "QM00001";
 
@@ -317,14 +317,14 @@ static void older_target_takes_any_name(void **state)
 		named(item(facts, "disks"), name, NULL);
 		verdict = json_pack("{s:b, s:[], s:i, s:O}", "possible", 1, "reasons",
 				    "shared_disks", 1, "host", facts);
-		preflight_untold_refuse(NULL, verdict);
+		preflight_answer_judge(NULL, all, verdict);
 		assert_true(json_is_true(json_object_get(verdict, "possible")));
-		preflight_untold_refuse(disks, verdict);
+		preflight_answer_judge(offer, all, verdict);
 		assert_int_equal(json_is_true(json_object_get(verdict, "possible")), unique);
 		assert_int_equal(!reason_of(verdict, "disk-untold"), unique);
 		json_object_set_new(verdict, "possible", json_true());
 		json_object_set_new(verdict, "shared_disks", json_integer(0)); /* it is copied */
-		preflight_untold_refuse(disks, verdict);
+		preflight_answer_judge(offer, all, verdict);
 		assert_true(json_is_true(json_object_get(verdict, "possible")));
 		json_decref(verdict);
 	}
@@ -333,22 +333,37 @@ static void older_target_takes_any_name(void **state)
 /* What the source makes of the answer of an older target, which would copy all. */
 static void older_target(void **state)
 {
-	json_t *verdict, *disks;
+	const struct disks_heeded old = {.process = true};
+	json_t *verdict;
 
 	disk_of_each_kind();
-	disks = json_object_get(offer, "disks");
 	verdict = preflight_judge(offer, facts);
 	assert_true(json_is_true(json_object_get(verdict, "possible")));
-	preflight_same_refuse(NULL, verdict); /* none is copied */
+	preflight_answer_judge(NULL, old, verdict); /* none is copied */
 	assert_true(json_is_true(json_object_get(verdict, "possible")));
-	preflight_same_refuse(disks, verdict);
+	preflight_answer_judge(offer, old, verdict);
 	assert_false(json_is_true(json_object_get(verdict, "possible")));
 	assert_int_equal(json_array_size(json_object_get(verdict, "reasons")), 1);
 	assert_non_null(strstr(json_text_of(reason_of(verdict, "disk-same"), "sentence"), "/d/a"));
 	json_decref(verdict);
 	verdict = parsed("{\"possible\": true}"); /* that knows of no disks is none */
-	preflight_same_refuse(disks, verdict);
+	preflight_answer_judge(offer, old, verdict);
 	assert_true(json_is_true(json_object_get(verdict, "possible")));
+	json_decref(verdict);
+}
+
+/* A process that would copy all is not in the way of a copy of all. */
+static void older_process(void **state)
+{
+	const struct disks_heeded old = {.target = true};
+	json_t *verdict = parsed("{\"possible\": true, \"reasons\": [], \"shared_disks\": 0}");
+
+	preflight_answer_judge(NULL, old, verdict);
+	assert_true(json_is_true(json_object_get(verdict, "possible")));
+	set(verdict, "shared_disks", json_integer(1));
+	preflight_answer_judge(NULL, old, verdict);
+	assert_false(json_is_true(json_object_get(verdict, "possible")));
+	assert_non_null(strstr(json_text_of(reason_of(verdict, "process"), "hint"), "upgrade"));
 	json_decref(verdict);
 }
 
@@ -464,6 +479,7 @@ int main(void)
 		T(each_disk_as_it_is),
 		T(each_disk_as_is_said),
 		T(older_target),
+		T(older_process),
 		T(disks_share_a_file_system),
 		T(shared_by_serial_number),
 		T(shared_by_multipath),
