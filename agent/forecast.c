@@ -7,27 +7,21 @@
 #include "agent/json_text.h"
 #include "agent/preflight.h"
 
-static uint64_t number_of(const json_t *o, const char *key)
-{
-	json_int_t n = json_integer_of(o, key, 0);
-
-	return n > 0 ? (uint64_t)n : 0;
-}
-
 static void samples_take(const json_t *list, struct migrate_measured *m)
 {
 	for (size_t i = 0; i < json_array_size(list) && i < MIGRATE_SAMPLES; i++) {
 		const json_t *s = json_array_get(list, i);
 
-		m->dirty[i] = (struct migrate_sample){number_of(s, "ns"), number_of(s, "pages")};
+		m->dirty[i] =
+			(struct migrate_sample){json_count_of(s, "ns"), json_count_of(s, "pages")};
 	}
 }
 
 /* Of a page, by one way to encode it. */
 static double page_ns(const json_t *way, const struct migrate_measured *m)
 {
-	double encode = (double)number_of(way, "encode_ns") / m->streams;
-	double link = (double)number_of(way, "wire_bytes") * 1e9 / (double)m->bytes_per_second;
+	double encode = (double)json_count_of(way, "encode_ns") / m->streams;
+	double link = (double)json_count_of(way, "wire_bytes") * 1e9 / (double)m->bytes_per_second;
 
 	return encode > link ? encode : link;
 }
@@ -40,8 +34,8 @@ static const json_t *way_choose(const json_t *ways, struct migrate_measured *m)
 	for (size_t i = 1; i < json_array_size(ways); i++)
 		if (page_ns(json_array_get(ways, i), m) < page_ns(best, m))
 			best = json_array_get(ways, i);
-	m->encode_ns = number_of(best, "encode_ns");
-	m->wire_bytes = number_of(best, "wire_bytes");
+	m->encode_ns = json_count_of(best, "encode_ns");
+	m->wire_bytes = json_count_of(best, "wire_bytes");
 	return best;
 }
 
@@ -102,8 +96,8 @@ static json_t *unmeasured(const char *what, const char *why, json_t *out)
 json_t *forecast_json(const struct forecast_input *in)
 {
 	struct migrate_measured m = {
-		.ram_pages = number_of(in->vm, "ram_pages"),
-		.pages = number_of(in->vm, "pages"),
+		.ram_pages = json_count_of(in->vm, "ram_pages"),
+		.pages = json_count_of(in->vm, "pages"),
 		.bytes_per_second = in->link_rate,
 		.bytes_per_second_allowed = in->bandwidth,
 		.disk_bytes = in->disk_bytes,
@@ -158,6 +152,6 @@ json_t *forecast_warning(const json_t *forecast, const struct migrate_config *c)
 	if (strcmp(json_text_of(forecast, "end"), "give-up") != 0)
 		return NULL;
 	snprintf(text, sizeof(text), "it is foreseen to be given up, after about %.1f s: %s",
-		 (double)number_of(forecast, "total_ns") / 1e9, json_text_of(forecast, "why"));
+		 (double)json_count_of(forecast, "total_ns") / 1e9, json_text_of(forecast, "why"));
 	return reason_json("give-up", true, text, give_up_hint(json_text_of(forecast, "late"), c));
 }

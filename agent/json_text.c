@@ -38,6 +38,18 @@ json_int_t json_integer_of(const json_t *object, const char *key, json_int_t oth
 	return json_is_integer(v) ? json_integer_value(v) : otherwise;
 }
 
+uint64_t json_count_of(const json_t *object, const char *key)
+{
+	json_int_t n = json_integer_of(object, key, 0);
+
+	return n > 0 ? (uint64_t)n : 0;
+}
+
+bool json_true_of(const json_t *object, const char *key)
+{
+	return json_is_true(json_object_get(object, key));
+}
+
 static size_t rest_put(char *out, size_t room, size_t count)
 {
 	return (size_t)snprintf(out, room, " and %zu more", count);

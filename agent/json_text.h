@@ -13,6 +13,9 @@ json_t *json_text(const char *text);
 const char *json_text_of(const json_t *object, const char *key);
 /* The integer of a key, or `otherwise`. */
 json_int_t json_integer_of(const json_t *object, const char *key, json_int_t otherwise);
+/* 0 where there is none, or a negative one; and false. */
+uint64_t json_count_of(const json_t *object, const char *key);
+bool json_true_of(const json_t *object, const char *key);
 /* Strings, as many as fit; what does not is counted: "a, b and 3 more". */
 void json_texts_join(const json_t *texts, const char *between, char *out, size_t room);
 void hex_encode(const uint8_t *data, size_t n, char *out);           /* 2n+1 bytes */

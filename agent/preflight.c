@@ -106,18 +106,6 @@ json_t *verdict_add(struct verdict *v, enum reason r, const char *fmt, ...)
 	return o;
 }
 
-uint64_t fact_number(const json_t *o, const char *key)
-{
-	json_int_t n = json_integer_of(o, key, 0);
-
-	return n > 0 ? (uint64_t)n : 0;
-}
-
-bool fact_is_true(const json_t *o, const char *key)
-{
-	return json_is_true(json_object_get(o, key));
-}
-
 static unsigned long long mib(uint64_t bytes)
 {
 	return bytes >> 20;
@@ -204,17 +192,17 @@ static uint64_t twin_held(const struct verdict *v)
 	bool twin = !strcmp(json_text_of(g, "standing"), "twin") &&
 		    !strcmp(json_text_of(g, "identity"), json_text_of(v->needs, "identity"));
 
-	return twin ? fact_number(v->has, "memory_held") : 0;
+	return twin ? json_count_of(v->has, "memory_held") : 0;
 }
 
 static void size_check(struct verdict *v)
 {
-	uint64_t needed = fact_number(v->needs, "memory"),
-		 total = fact_number(v->has, "memory_total");
-	uint64_t vcpus = fact_number(v->needs, "vcpus"), cpus = fact_number(v->has, "cpus");
-	uint64_t free = fact_number(v->has, "memory_available") + twin_held(v);
-	uint64_t huge_free = fact_number(v->has, "hugepages_free") + twin_held(v);
-	bool huge = json_is_true(json_object_get(v->needs, "hugepages"));
+	uint64_t needed = json_count_of(v->needs, "memory"),
+		 total = json_count_of(v->has, "memory_total");
+	uint64_t vcpus = json_count_of(v->needs, "vcpus"), cpus = json_count_of(v->has, "cpus");
+	uint64_t free = json_count_of(v->has, "memory_available") + twin_held(v);
+	uint64_t huge_free = json_count_of(v->has, "hugepages_free") + twin_held(v);
+	bool huge = json_true_of(v->needs, "hugepages");
 
 	if (needed > total)
 		verdict_add(v, REASON_MEMORY_TOTAL, "the VM has %llu MiB of memory, that host %llu",
@@ -237,7 +225,7 @@ static void postcopy_check(struct verdict *v)
 	const char *asked = json_text_of(v->needs, "postcopy"),
 		   *why = json_text_of(v->has, "postcopy_why");
 
-	if (fact_is_true(v->needs, "hugepages"))
+	if (json_true_of(v->needs, "hugepages"))
 		why = "memory in huge pages cannot come later";
 	if (*asked && *why)
 		verdict_add(v, strcmp(asked, "asked") ? REASON_POSTCOPY_STUCK : REASON_POSTCOPY,
@@ -247,7 +235,7 @@ static void postcopy_check(struct verdict *v)
 static const json_t *kind_find(const json_t *kinds, uint64_t id)
 {
 	for (size_t i = 0; i < json_array_size(kinds); i++)
-		if (fact_number(json_array_get(kinds, i), "id") == id)
+		if (json_count_of(json_array_get(kinds, i), "id") == id)
 			return json_array_get(kinds, i);
 	return NULL;
 }
@@ -258,18 +246,20 @@ static void sections_check(struct verdict *v)
 
 	for (size_t i = 0; i < json_array_size(sections); i++) {
 		const json_t *s = json_array_get(sections, i);
-		const json_t *k = kind_find(json_object_get(v->has, "kinds"), fact_number(s, "id"));
-		unsigned version = (unsigned)fact_number(s, "version");
+		const json_t *k =
+			kind_find(json_object_get(v->has, "kinds"), json_count_of(s, "id"));
+		unsigned version = (unsigned)json_count_of(s, "version");
 
 		if (!k)
 			verdict_add(v, REASON_STATE, "that host does not know the state of \"%s\"",
 				    json_text_of(s, "name"));
-		else if (version < fact_number(k, "oldest") || version > fact_number(k, "newest"))
+		else if (version < json_count_of(k, "oldest") ||
+			 version > json_count_of(k, "newest"))
 			verdict_add(v, REASON_STATE,
 				    "the state of \"%s\" has version %u, that host reads %u to %u",
 				    json_text_of(s, "name"), version,
-				    (unsigned)fact_number(k, "oldest"),
-				    (unsigned)fact_number(k, "newest"));
+				    (unsigned)json_count_of(k, "oldest"),
+				    (unsigned)json_count_of(k, "newest"));
 	}
 }
 
@@ -282,13 +272,13 @@ static void nics_check(struct verdict *v)
 	for (size_t i = 0; i < json_array_size(nics); i++) {
 		const json_t *n = json_array_get(nics, i);
 
-		if (*json_text_of(n, "tap") && !fact_is_true(n, "tap_possible"))
+		if (*json_text_of(n, "tap") && !json_true_of(n, "tap_possible"))
 			verdict_add(v, REASON_TAP, "the tap %s cannot be had there",
 				    json_text_of(n, "tap"));
-		if (*json_text_of(n, "bridge") && !fact_is_true(n, "bridge_there"))
+		if (*json_text_of(n, "bridge") && !json_true_of(n, "bridge_there"))
 			verdict_add(v, REASON_BRIDGE, "there is no bridge %s there",
 				    json_text_of(n, "bridge"));
-		if (*json_text_of(n, "socket") && !fact_is_true(n, "socket_there"))
+		if (*json_text_of(n, "socket") && !json_true_of(n, "socket_there"))
 			verdict_add(v, REASON_SOCKET, "there is no socket %s there",
 				    json_text_of(n, "socket"));
 	}
@@ -305,10 +295,10 @@ static void owner_check(struct verdict *v)
 		verdict_add(v, REASON_NAME, "another VM is called %s there", name);
 		return;
 	}
-	if (fact_number(g, "term") > fact_number(v->needs, "term"))
+	if (json_count_of(g, "term") > json_count_of(v->needs, "term"))
 		verdict_add(v, REASON_TERM, "that host knows a newer term of %s: %llu, not %llu",
-			    name, (unsigned long long)fact_number(g, "term"),
-			    (unsigned long long)fact_number(v->needs, "term"));
+			    name, (unsigned long long)json_count_of(g, "term"),
+			    (unsigned long long)json_count_of(v->needs, "term"));
 	if (!strcmp(standing, "runs"))
 		verdict_add(v, REASON_RUNS, "a copy of %s runs there", name);
 	if (!strcmp(standing, "owned"))
@@ -326,12 +316,12 @@ static void standby_check(struct verdict *v)
 
 	if (!*name || !there)
 		return;
-	if (fact_is_true(v->needs, "protected") && !fact_is_true(there, "known"))
+	if (json_true_of(v->needs, "protected") && !json_true_of(there, "known"))
 		verdict_add(v, REASON_STANDBY,
 			    "it is to be protected on %s again, and that host does not know %s as "
 			    "a peer",
 			    name, name);
-	else if (!fact_is_true(there, "connected"))
+	else if (!json_true_of(there, "connected"))
 		verdict_add(
 			v, REASON_STANDBY_DOWN,
 			"it is to be protected on %s, and that host is not connected with %s now",

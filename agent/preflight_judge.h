@@ -56,8 +56,4 @@ struct verdict {
 json_t *PRINTF(3, 4) verdict_add(struct verdict *v, enum reason r, const char *fmt, ...);
 void verdict_disks_check(struct verdict *v);
 
-/* 0, and false, where there is none. */
-uint64_t fact_number(const json_t *o, const char *key);
-bool fact_is_true(const json_t *o, const char *key);
-
 #endif

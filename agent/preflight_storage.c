@@ -47,9 +47,9 @@ static enum sameness sameness(const json_t *needed, const json_t *there)
 		return SAME_YES;
 	/* An image that several VMs read may just have been marked by another host. */
 	if (*ours && *theirs)
-		return fact_is_true(needed, "readonly") ? SAME_UNKNOWN : SAME_NO;
+		return json_true_of(needed, "readonly") ? SAME_UNKNOWN : SAME_NO;
 	/* Ours was marked, and there it would be seen. */
-	return *ours && fact_is_true(there, "unmarked") ? SAME_NO : SAME_UNKNOWN;
+	return *ours && json_true_of(there, "unmarked") ? SAME_NO : SAME_UNKNOWN;
 }
 
 /* An older host does not say what its name is, and has shared storage by any. */
@@ -82,7 +82,7 @@ static void same_check(struct verdict *v, const json_t *needed, const json_t *th
 	if (named && same == SAME_NO)
 		verdict_add(v, REASON_DISK_OTHER,
 			    "the disk %s there is another one of the same name", path);
-	else if (!fact_is_true(v->needs, "assume_same"))
+	else if (!json_true_of(v->needs, "assume_same"))
 		verdict_add(v, REASON_DISK_UNPROVEN,
 			    "that the disk %s is the same one there cannot be proven%s", path,
 			    why_untold(needed, there));
@@ -100,10 +100,10 @@ static void shared_check(struct verdict *v, const json_t *needed, const json_t *
 	else if (strcmp(kind, json_text_of(needed, "kind")) != 0)
 		verdict_add(v, REASON_DISK_KIND, "the disk %s is a %s here and a %s there", path,
 			    json_text_of(needed, "kind"), kind);
-	else if (fact_number(needed, "size") != fact_number(there, "size"))
+	else if (json_count_of(needed, "size") != json_count_of(there, "size"))
 		verdict_add(v, REASON_DISK_SIZE, "the disk %s has %llu bytes here and %llu there",
-			    path, (unsigned long long)fact_number(needed, "size"),
-			    (unsigned long long)fact_number(there, "size"));
+			    path, (unsigned long long)json_count_of(needed, "size"),
+			    (unsigned long long)json_count_of(there, "size"));
 	else
 		same_check(v, needed, there);
 }
@@ -111,17 +111,18 @@ static void shared_check(struct verdict *v, const json_t *needed, const json_t *
 /* Sparse as it is: what is allocated here is needed there, less what is allocated there. */
 static uint64_t space_needed(const json_t *needed, const json_t *there)
 {
-	uint64_t want = fact_number(needed, "allocated"), have = fact_number(there, "allocated");
+	uint64_t want = json_count_of(needed, "allocated"),
+		 have = json_count_of(there, "allocated");
 
 	return want > have ? want - have : 0;
 }
 
 static void new_copy_check(struct verdict *v, const json_t *needed, const json_t *there)
 {
-	if (fact_is_true(needed, "readonly"))
+	if (json_true_of(needed, "readonly"))
 		verdict_add(v, REASON_DISK_MISSING, "the disk %s is only read, and is not there",
 			    json_text_of(needed, "path"));
-	else if (!fact_is_true(there, "folder_writable"))
+	else if (!json_true_of(there, "folder_writable"))
 		verdict_add(v, REASON_DISK_ACCESS,
 			    "the disk %s cannot be made there: the folder %s cannot "
 			    "be written",
@@ -130,7 +131,7 @@ static void new_copy_check(struct verdict *v, const json_t *needed, const json_t
 
 static bool is_copy(const struct verdict *v, size_t i)
 {
-	return fact_number(json_object_get(v->has, "guest"), "copies") >> i & 1;
+	return json_count_of(json_object_get(v->has, "guest"), "copies") >> i & 1;
 }
 
 static void same_add(struct verdict *v, const json_t *needed)
@@ -147,7 +148,7 @@ static void same_add(struct verdict *v, const json_t *needed)
 static void written_over_check(struct verdict *v, const json_t *needed, const json_t *there,
 			       bool copy)
 {
-	bool may = copy || fact_is_true(v->needs, "overwrite");
+	bool may = copy || json_true_of(v->needs, "overwrite");
 	const char *path = json_text_of(needed, "path");
 	enum sameness same = sameness(needed, there);
 
@@ -171,11 +172,11 @@ static void old_copy_check(struct verdict *v, const json_t *needed, const json_t
 	if (*json_text_of(there, "why"))
 		verdict_add(v, REASON_DISK_ACCESS, "the disk %s cannot be opened there: %s", path,
 			    json_text_of(there, "why"));
-	if (fact_number(needed, "size") != fact_number(there, "size"))
+	if (json_count_of(needed, "size") != json_count_of(there, "size"))
 		verdict_add(v, REASON_DISK_SIZE, "the disk %s has %llu bytes here and %llu there",
-			    path, (unsigned long long)fact_number(needed, "size"),
-			    (unsigned long long)fact_number(there, "size"));
-	if (!fact_is_true(needed, "readonly"))
+			    path, (unsigned long long)json_count_of(needed, "size"),
+			    (unsigned long long)json_count_of(there, "size"));
+	if (!json_true_of(needed, "readonly"))
 		written_over_check(v, needed, there, copy);
 }
 
@@ -204,10 +205,10 @@ static bool is_shared(const struct verdict *v, const json_t *needed, const json_
 {
 	enum sameness same = sameness(needed, there);
 
-	if (fact_is_true(needed, "readonly") || !fact_is_true(v->needs, "per_disk"))
+	if (json_true_of(needed, "readonly") || !json_true_of(v->needs, "per_disk"))
 		return false;
 	return same == SAME_YES ||
-	       (same == SAME_UNKNOWN && fact_is_true(v->needs, "assume_same") && !is_copy(v, i));
+	       (same == SAME_UNKNOWN && json_true_of(v->needs, "assume_same") && !is_copy(v, i));
 }
 
 static unsigned shared_disks(const struct verdict *v, const json_t *disks, const json_t *there)
@@ -232,19 +233,19 @@ static void disk_check(struct verdict *v, const json_t *needed, const json_t *th
 static bool is_copied(const struct verdict *v, const json_t *disks, size_t i)
 {
 	return is_mirror(v->needs) && !(v->shared_disks >> i & 1) &&
-	       !fact_is_true(json_array_get(disks, i), "readonly");
+	       !json_true_of(json_array_get(disks, i), "readonly");
 }
 
 /* Disks on one file system share its space. */
 static void space_check(struct verdict *v, const json_t *disks, const json_t *there, size_t first)
 {
 	const json_t *here = json_array_get(there, first);
-	uint64_t sum = 0, free = fact_number(here, "free");
+	uint64_t sum = 0, free = json_count_of(here, "free");
 
 	for (size_t i = 0; i < json_array_size(disks); i++) {
 		const json_t *d = json_array_get(there, i);
 
-		if (fact_number(d, "filesystem") != fact_number(here, "filesystem") ||
+		if (json_count_of(d, "filesystem") != json_count_of(here, "filesystem") ||
 		    !strcmp(json_text_of(d, "kind"), "block") || !is_copied(v, disks, i))
 			continue;
 		if (i < first)
@@ -301,7 +302,7 @@ static const json_t *disk_there(const json_t *result, size_t i)
 /* An older target would write a copy of a disk over itself. */
 static void same_refuse(struct verdict *v, const json_t *needed, const json_t *there)
 {
-	if (!fact_is_true(needed, "readonly") && sameness(needed, there) == SAME_YES)
+	if (!json_true_of(needed, "readonly") && sameness(needed, there) == SAME_YES)
 		same_add(v, needed);
 }
 
@@ -326,7 +327,7 @@ void preflight_answer_judge(const json_t *copied, struct disks_heeded heeded, js
 
 		if (!heeded.target)
 			same_refuse(&v, d, there);
-		else if (shared >> i & 1 && !fact_is_true(copied, "assume_same"))
+		else if (shared >> i & 1 && !json_true_of(copied, "assume_same"))
 			untold_refuse(&v, d, there);
 	}
 	if (shared && !heeded.process)
