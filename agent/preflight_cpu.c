@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/* CPUs as lists of CPUID leaves: [function, index, indexed, EAX, EBX, ECX, EDX] each. */
+/* CPUs as lists of CPUID leaves, as control_leaves() makes them. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/preflight.h"
+#include "vm-process/vm-process.h"
 
 enum { AT_FUNCTION, AT_INDEX, AT_INDEXED, AT_WORDS, LEAF_LEN = AT_WORDS + 4 };
 
@@ -15,29 +16,22 @@ static enum vm_cpu cpu_of(const char *name)
 	return strcmp(name, vm_cpu_name(VM_CPU_BASE)) ? VM_CPU_NONE : VM_CPU_BASE;
 }
 
-static json_t *leaf_json(const struct vm_cpu_leaf *l)
-{
-	return json_pack("[I, I, b, I, I, I, I]", (json_int_t)l->function, (json_int_t)l->index,
-			 l->indexed, (json_int_t)l->words[0], (json_int_t)l->words[1],
-			 (json_int_t)l->words[2], (json_int_t)l->words[3]);
-}
-
 json_t *preflight_cpuid(const char *engine, const char *cpu, unsigned vcpus, struct error *e)
 {
 	struct vm_cpu_leaf *leaves = calloc(VM_CPU_LEAVES_MAX, sizeof(*leaves));
-	json_t *out = json_array();
+	json_t *out = NULL;
 	int n = -ENOMEM;
 
-	if (leaves && out)
+	if (leaves)
 		n = vm_cpu_leaves(engine, cpu_of(cpu), vcpus, leaves, VM_CPU_LEAVES_MAX, e);
-	for (int i = 0; i < n && i < VM_CPU_LEAVES_MAX; i++)
-		json_array_append_new(out, leaf_json(&leaves[i]));
+	if (n >= 0) {
+		out = control_leaves(leaves, (unsigned)n);
+		n = out ? 0 : -ENOMEM;
+	}
 	free(leaves);
-	if (n >= 0)
-		return out;
-	json_decref(out);
-	error_set(e, n, "the CPU's features are not known: %s", strerror(-n));
-	return NULL;
+	if (n)
+		error_set(e, n, "the CPU's features are not known: %s", strerror(-n));
+	return out;
 }
 
 static uint32_t number_at(const json_t *leaf, size_t at)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent/preflight.h"
+#include "vm-process/vm-process.h"
 
 #define ENGINES_MAX 8
 #define KINDS_MAX   64
@@ -43,21 +44,6 @@ static const char *cpu_name(const struct vm_config *c, const char *engine)
 	if (c->cpu[0])
 		return c->cpu;
 	return vm_cpu_name(strcmp(engine, "kvm") ? VM_CPU_BASE : VM_CPU_HOST);
-}
-
-/* What this program writes, for a process that does not say what it does: then it is of a build
- * that is older, or as old. */
-static json_t *sections_json(void)
-{
-	struct vm_state_kind kinds[KINDS_MAX];
-	unsigned n = vm_state_kinds(kinds, KINDS_MAX);
-	json_t *out = json_array();
-
-	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(out,
-				      json_pack("{s:i, s:i, s:s}", "id", kinds[i].id, "version",
-						kinds[i].newest, "name", kinds[i].name));
-	return out;
 }
 
 /* A file system without such attributes is no error here: the other host cannot prove it then. */
@@ -112,8 +98,9 @@ static json_t *needs_json(const json_t *about, const struct vm_config *c,
 	json_object_set_new(out, "vcpus", json_integer(c->vcpus));
 	json_object_set_new(out, "memory", json_integer((json_int_t)c->memory));
 	json_object_set_new(out, "cpuid", cpuid);
+	/* A process that does not say what it writes is of a build that is older, or as old. */
 	if (!json_object_get(out, "sections"))
-		json_object_set_new(out, "sections", sections_json());
+		json_object_set_new(out, "sections", control_sections());
 	json_object_set_new(out, "hugepages", json_boolean(c->hugepages));
 	json_object_set_new(out, "storage", json_string(o->with_disks ? "mirror" : "shared"));
 	json_object_set_new(out, "per_disk", json_true());

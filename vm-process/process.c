@@ -98,7 +98,7 @@ static int role_parse(const char *role, struct process *p)
 /* What this program is, beside its build. */
 static void program_put(json_t *out)
 {
-	json_object_set_new(out, "sections", sections_json());
+	json_object_set_new(out, "sections", control_sections());
 	json_object_set_new(out, "shared_disks", json_true());
 }
 

@@ -208,8 +208,6 @@ void postcopy_close(struct process *p);
 
 /* ---- stats.c ------------------------------------------------------------- */
 json_t *stats_json(struct process *p);
-/* Of a state, that this program writes: [{"id", "version", "name"}]. */
-json_t *sections_json(void);
 /* The guest's CPU: [[function, index, indexed, EAX, EBX, ECX, EDX]]. */
 json_t *cpuid_json(const struct vm *vm);
 const char *replicator_state_name(enum replicator_state s);

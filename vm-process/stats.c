@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vm-process/process.h"
 
-#define KINDS_MAX 64
-
 const char *replicator_state_name(enum replicator_state s)
 {
 	static const char *const names[] = {
@@ -86,33 +84,11 @@ static void vm_put(const struct vm *vm, json_t *out)
 	json_object_set_new(out, "log_dirty", json_boolean(vm_is_logging_dirty(vm)));
 }
 
-json_t *sections_json(void)
-{
-	struct vm_state_kind kinds[KINDS_MAX];
-	unsigned n = vm_state_kinds(kinds, KINDS_MAX);
-	json_t *out = json_array();
-
-	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(out,
-				      json_pack("{s:i, s:i, s:s}", "id", kinds[i].id, "version",
-						kinds[i].newest, "name", kinds[i].name));
-	return out;
-}
-
 json_t *cpuid_json(const struct vm *vm)
 {
 	struct vm_cpu_leaf leaves[VM_CPU_LEAVES_MAX];
-	unsigned n = vm_cpu_own(vm, leaves, VM_CPU_LEAVES_MAX);
-	json_t *out = json_array();
 
-	for (unsigned i = 0; i < n && i < VM_CPU_LEAVES_MAX; i++)
-		json_array_append_new(
-			out,
-			json_pack("[I, I, b, I, I, I, I]", (json_int_t)leaves[i].function,
-				  (json_int_t)leaves[i].index, leaves[i].indexed,
-				  (json_int_t)leaves[i].words[0], (json_int_t)leaves[i].words[1],
-				  (json_int_t)leaves[i].words[2], (json_int_t)leaves[i].words[3]));
-	return out;
+	return control_leaves(leaves, vm_cpu_own(vm, leaves, VM_CPU_LEAVES_MAX));
 }
 
 json_t *stats_json(struct process *p)

@@ -117,4 +117,11 @@ int control_send(int fd, const json_t *message, const int *fds, unsigned fd_coun
 int control_receive(int fd, json_t **out, int fds[CONTROL_FDS_MAX], unsigned *fd_count,
 		    struct error *e) MUST_CHECK;
 
+/* What is said in them, by either side. */
+/* "sections" of a state, as this program writes them: [{"id", "version", "name"}]. */
+json_t *control_sections(void);
+/* "cpuid": [[function, index, indexed, EAX, EBX, ECX, EDX]]. */
+struct vm_cpu_leaf;
+json_t *control_leaves(const struct vm_cpu_leaf *leaves, unsigned n);
+
 #endif
