@@ -236,6 +236,9 @@ int guests_load(struct agent *a, struct error *e) MUST_CHECK;
 int guest_record_parse(const char *text, size_t n, struct guest *g, struct ownership_record *record,
 		       struct error *e) MUST_CHECK;
 int guest_config_set(struct guest *g, const char *text, const char *origin) MUST_CHECK;
+/* A VM file; the caller frees `out`, NULL after an error. On any thread. */
+int guest_config_parse(const char *text, const char *origin, struct vm_config **out,
+		       struct error *e) MUST_CHECK;
 
 /* ---- guest_vm.c: its process --------------------------------------------------- */
 void guest_vm_start(struct guest *g, uint64_t term);

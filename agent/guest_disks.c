@@ -52,26 +52,10 @@ static bool is_the_primarys(const struct offered_disk *d)
 	return *ours && *d->wwid && preflight_names_relate(ours, d->wwid) == NAMES_SAME;
 }
 
-static int config_parse(const char *text, const char *origin, struct vm_config **out,
-			struct error *e)
-{
-	struct vm_config *c = malloc(sizeof(*c));
-	int rc;
-
-	if (!c)
-		return error_set(e, -ENOMEM, "out of memory");
-	rc = vm_config_parse(text, origin, c, e);
-	if (rc)
-		free(c);
-	else
-		*out = c;
-	return rc;
-}
-
 int guest_disks_describe(const struct guest *g, struct offer *out, struct error *e)
 {
 	struct vm_config *c = NULL;
-	int rc = config_parse(g->config, g->origin, &c, e);
+	int rc = guest_config_parse(g->config, g->origin, &c, e);
 
 	if (rc)
 		return rc;
@@ -153,7 +137,7 @@ static int disks_agree(const struct vm_config *c, const struct offer *o, struct 
 int guest_disks_prepare(const struct guest *g, const struct offer *o, struct error *e)
 {
 	struct vm_config *c = NULL;
-	int rc = config_parse(o->config, o->origin, &c, e);
+	int rc = guest_config_parse(o->config, o->origin, &c, e);
 
 	if (rc)
 		return rc;

@@ -231,19 +231,16 @@ int guest_start_refused(struct guest *g, int rc, struct error *e, const char **h
 int guest_of_config(struct agent *a, const char *text, const char *origin, struct guest **out,
 		    struct error *e)
 {
-	struct vm_config *c = malloc(sizeof(*c));
-	int rc;
+	struct vm_config *c;
+	int rc = guest_config_parse(text, origin, &c, e);
 
-	if (!c)
-		return error_set(e, -ENOMEM, "out of memory");
-	rc = vm_config_parse(text, origin, c, e);
-	if (!rc) {
-		*out = guest_find(a, c->name);
-		if (!*out)
-			rc = guest_create(a, c->name, out, e);
-		if (!rc && (*out)->own.state == OWN_NEW)
-			guest_feed_type(*out, OWN_EV_START);
-	}
+	if (rc)
+		return rc;
+	*out = guest_find(a, c->name);
+	if (!*out)
+		rc = guest_create(a, c->name, out, e);
+	if (!rc && (*out)->own.state == OWN_NEW)
+		guest_feed_type(*out, OWN_EV_START);
 	free(c);
 	return rc;
 }

@@ -37,6 +37,23 @@ int guest_config_set(struct guest *g, const char *text, const char *origin)
 	return 0;
 }
 
+int guest_config_parse(const char *text, const char *origin, struct vm_config **out,
+		       struct error *e)
+{
+	struct vm_config *c = malloc(sizeof(*c));
+	int rc;
+
+	*out = NULL;
+	if (!c)
+		return error_set(e, -ENOMEM, "out of memory");
+	rc = vm_config_parse(text, origin, c, e);
+	if (rc)
+		free(c);
+	else
+		*out = c;
+	return rc;
+}
+
 static json_t *protect_on_json(const struct protect_again *again)
 {
 	json_t *o = session_options_json(&again->options);

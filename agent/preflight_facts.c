@@ -20,21 +20,6 @@
 #define KINDS_MAX   64
 #define MEMORY_LINK "/memfd:guest-ram"
 
-static int config_of(const char *text, const char *origin, struct vm_config **out, struct error *e)
-{
-	int rc;
-
-	*out = calloc(1, sizeof(**out));
-	if (!*out)
-		return error_set(e, -ENOMEM, "out of memory");
-	rc = vm_config_parse(text, origin, *out, e);
-	if (rc) {
-		free(*out);
-		*out = NULL;
-	}
-	return rc;
-}
-
 /* ---- where it runs --------------------------------------------------------------------- */
 
 static const char *cpu_name(const struct vm_config *c, const char *engine)
@@ -122,7 +107,7 @@ json_t *preflight_describe(const json_t *about, const struct preflight_options *
 	struct vm_config *c;
 	json_t *cpuid, *out;
 
-	if (config_of(json_text_of(about, "config"), json_text_of(about, "origin"), &c, e))
+	if (guest_config_parse(json_text_of(about, "config"), json_text_of(about, "origin"), &c, e))
 		return NULL;
 	cpuid = json_incref(json_object_get(about, "cpuid"));
 	if (!cpuid)
@@ -330,7 +315,8 @@ static void config_put(const json_t *offer, json_t *out)
 
 	json_object_set_new(out, "disks", disks);
 	json_object_set_new(out, "nics", nics);
-	if (config_of(json_text_of(offer, "config"), json_text_of(offer, "origin"), &c, &e)) {
+	if (guest_config_parse(json_text_of(offer, "config"), json_text_of(offer, "origin"), &c,
+			       &e)) {
 		json_object_set_new(out, "config_why", json_text(e.text));
 		return;
 	}
