@@ -391,7 +391,7 @@ void guest_free(struct guest *g)
 	session_wipe(&g->recovery);
 	offer_free(g->offer);
 	json_decref(g->stats);
-	json_decref(g->sections);
+	program_forget(&g->program);
 	guest_migration_free(g);
 	guest_check_free(g);
 	free(g->config);

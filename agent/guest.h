@@ -110,6 +110,13 @@ struct question {
 	json_t *result;   /* the last answer, and those */
 };
 
+/* What a VM process says of the program that it is. */
+struct program {
+	char engine[16], build[64];
+	json_t *sections; /* of state, that it writes; NULL: it does not say */
+	bool takes_disks; /* it knows a session of which some disks are not copied */
+};
+
 struct guest_image; /* guest_image.c */
 
 /* An operation that begins with the end of a protection. */
@@ -152,11 +159,11 @@ struct guest {
 
 	struct vm_child *child;
 	enum child_role child_role;
-	char child_state[24], child_why[256], engine[16]; /* as the process reported */
-	char build[64];                                   /* the process's */
-	struct upgrade *upgrade;                          /* under way, or NULL */
-	bool quit_asked, cut_asked, stats_asked;          /* not yet answered */
-	bool still;          /* it was told to go on, and could not yet */
+	char child_state[24], child_why[256];    /* as the process reported */
+	struct program program;                  /* the process's */
+	struct upgrade *upgrade;                 /* under way, or NULL */
+	bool quit_asked, cut_asked, stats_asked; /* not yet answered */
+	bool still;                              /* it was told to go on, and could not yet */
 	uint64_t told_ns;    /* when it was told to; 0 = what it was told lets it wait */
 	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */
 	bool replica_up;     /* the replica waits for its streams */
@@ -165,8 +172,6 @@ struct guest {
 	uint64_t start_owed; /* a process for this term, when the last one is gone */
 	uint64_t lost_ns;    /* when the loss under way was detected, 0 = none */
 	json_t *stats;       /* the last that the process said */
-	json_t *sections;    /* of state, that its program writes; NULL: it does not say */
-	bool takes_disks;    /* its program knows a session of which some disks are not copied */
 	uint64_t stats_ns;
 	struct loop_timer *stop_timer, *again_timer;
 	struct protect_again again;
@@ -258,8 +263,10 @@ void guest_session_over(struct guest *g); /* so that ownership hears of it */
 void guest_session_cut(struct guest *g);
 /* Find a process of an earlier polluxd. An error: there may be one. */
 int guest_vm_attach(struct guest *g, bool *alive, struct error *e) MUST_CHECK;
-/* Of which build its process is, and what that brings, as it says. */
-void guest_program_take(struct guest *g, const json_t *said);
+void program_take(struct program *p, const json_t *said); /* in place of what it was */
+void program_move(struct program *to, struct program *from);
+/* But for the engine, which is told also of a VM that is off. */
+void program_forget(struct program *p);
 void guest_vm_stats(struct guest *g); /* ask; g->stats follows */
 /* A process in place of the last one. -EAGAIN: that is still leaving; set start_owed. */
 int guest_child_start(struct guest *g, enum child_role role, struct error *e) MUST_CHECK;

@@ -527,7 +527,7 @@ void guest_answer_join(const struct guest *g, const struct peer *from, const jso
 	/* The process may be of another program than polluxd's: started by an older one. */
 	preflight_answer_judge(copied,
 			       (struct disks_heeded){.target = guest_peer_can(from, "disks"),
-						     .process = g->takes_disks},
+						     .process = g->program.takes_disks},
 			       result);
 }
 

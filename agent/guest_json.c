@@ -136,8 +136,9 @@ json_t *guest_json(const struct guest *g, bool full)
 		"{s:s, s:s, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:i, s:s}", "name", g->name, "state",
 		guest_state_name(g), "ownership", ownership_state_name(g->own.state), "role",
 		ownership_role_name(g->own.record.role), "term", (json_int_t)g->own.record.term,
-		"peer", g->peer, "process", g->child_state, "engine", g->engine, "build", g->build,
-		"pid", g->child ? (int)vm_child_pid(g->child) : 0, "host", g->agent->config.name);
+		"peer", g->peer, "process", g->child_state, "engine", g->program.engine, "build",
+		g->program.build, "pid", g->child ? (int)vm_child_pid(g->child) : 0, "host",
+		g->agent->config.name);
 
 	if (o && full)
 		details_put(o, g);

@@ -125,7 +125,7 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 		replica_failed(g, text);
 		return;
 	}
-	guest_program_take(g, reply);
+	program_take(&g->program, reply);
 	guest_child_ask(g, guest_session_request(&g->session, "standby"), QUICK_NS, prepared);
 }
 

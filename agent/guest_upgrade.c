@@ -38,10 +38,9 @@ struct upgrade {
 	struct vm_child *other; /* not g->child: first the new one, then the old one */
 	char path[PATH_MAX];    /* control path of the new one, until it has the VM */
 	bool waiting;           /* for an answer of the old one */
-	char engine[16], build[64], why[400];
-	json_t *sections;
-	bool takes_disks;
-	int code; /* of the first failure */
+	struct program program; /* the new one's, until it has the VM */
+	int code;               /* of the first failure */
+	char why[400];
 };
 
 /* Where a test lets polluxd die. */
@@ -58,7 +57,7 @@ static void upgrade_close(struct upgrade *u)
 	vm_child_free(u->other);
 	unlink(u->path);
 	g->upgrade = NULL;
-	json_decref(u->sections);
+	program_forget(&u->program);
 	free(u);
 }
 
@@ -164,12 +163,7 @@ static void upgrade_swap(struct upgrade *u)
 	vm_child_tell(g->child, guest_child_events(g, &events));
 	if (old)
 		vm_child_tell(old, &(struct vm_child_events){old_event, other_exited, g});
-	snprintf(g->engine, sizeof(g->engine), "%s", u->engine);
-	snprintf(g->build, sizeof(g->build), "%s", u->build);
-	json_decref(g->sections);
-	g->sections = u->sections;
-	u->sections = NULL;
-	g->takes_disks = u->takes_disks;
+	program_move(&g->program, &u->program);
 }
 
 static void upgrade_done(struct upgrade *u, uint64_t downtime_ns)
@@ -180,7 +174,7 @@ static void upgrade_done(struct upgrade *u, uint64_t downtime_ns)
 		g->operation.downtime_ns = downtime_ns;
 	timeline_add(&g->timeline, "upgraded",
 		     "process %d runs it, build %s; it stood still %.2f ms",
-		     (int)vm_child_pid(g->child), u->build, (double)downtime_ns / 1e6);
+		     (int)vm_child_pid(g->child), g->program.build, (double)downtime_ns / 1e6);
 	upgrade_over(u);
 }
 
@@ -290,11 +284,7 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 		return;
 	}
 	step_mark("polluxd.created");
-	snprintf(u->engine, sizeof(u->engine), "%s", json_text_of(reply, "engine"));
-	snprintf(u->build, sizeof(u->build), "%s", json_text_of(reply, "build"));
-	json_decref(u->sections);
-	u->sections = json_deep_copy(json_object_get(reply, "sections"));
-	u->takes_disks = json_is_true(json_object_get(reply, "shared_disks"));
+	program_take(&u->program, reply);
 	guest_console_serve(g, false);
 	u->step = UPGRADE_YIELDING;
 	old_ask(u, json_pack("{s:s, s:s}", "do", "yield", "next", u->path), yielded);

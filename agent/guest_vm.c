@@ -205,12 +205,11 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	if (guest_upgrade_ended(g) || (role == CHILD_VM && successor_attach(g)))
 		return;
 	g->child_role = CHILD_NONE;
-	g->child_state[0] = g->child_why[0] = g->build[0] = '\0';
+	g->child_state[0] = g->child_why[0] = '\0';
 	g->start_owed = 0;
 	json_decref(g->stats);
-	json_decref(g->sections);
-	g->stats = g->sections = NULL;
-	g->takes_disks = false;
+	g->stats = NULL;
+	program_forget(&g->program);
 	guest_console_close(g);
 	guest_dump_end(g);
 	guest_again_forget(g);
@@ -341,17 +340,32 @@ void guest_vm_booted(void *ctx, int rc, const json_t *reply, const char *text)
 	g->why[0] = '\0';
 	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
 	timeline_add(&g->timeline, "running", "started under term %llu, engine %s",
-		     (unsigned long long)g->own.record.term, g->engine);
+		     (unsigned long long)g->own.record.term, g->program.engine);
 	guest_operation_check(g);
 }
 
-void guest_program_take(struct guest *g, const json_t *said)
+void program_forget(struct program *p)
 {
-	snprintf(g->engine, sizeof(g->engine), "%s", json_text_of(said, "engine"));
-	snprintf(g->build, sizeof(g->build), "%s", json_text_of(said, "build"));
-	json_decref(g->sections);
-	g->sections = json_deep_copy(json_object_get(said, "sections"));
-	g->takes_disks = json_is_true(json_object_get(said, "shared_disks"));
+	json_decref(p->sections);
+	p->sections = NULL;
+	p->build[0] = '\0';
+	p->takes_disks = false;
+}
+
+void program_take(struct program *p, const json_t *said)
+{
+	program_forget(p);
+	snprintf(p->engine, sizeof(p->engine), "%s", json_text_of(said, "engine"));
+	snprintf(p->build, sizeof(p->build), "%s", json_text_of(said, "build"));
+	p->sections = json_deep_copy(json_object_get(said, "sections"));
+	p->takes_disks = json_true_of(said, "shared_disks");
+}
+
+void program_move(struct program *to, struct program *from)
+{
+	program_forget(to);
+	*to = *from;
+	*from = (struct program){0};
 }
 
 static void created(void *ctx, int rc, const json_t *reply, const char *text)
@@ -364,7 +378,7 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 		guest_start_failed(g, rc, text, START_HINT);
 		return;
 	}
-	guest_program_take(g, reply);
+	program_take(&g->program, reply);
 	guest_console_open(g);
 	if (guest_image_restoring(g))
 		guest_image_load(g);
@@ -591,7 +605,7 @@ static void attached(void *ctx, int rc, const json_t *reply, const char *text)
 	if (rc)
 		return;
 	stats_take(g, stats);
-	guest_program_take(g, stats);
+	program_take(&g->program, stats);
 	/* That save was not decided upon: the VM goes on. */
 	if (json_is_true(json_object_get(stats, "saved")) && !g->saved)
 		guest_child_ask(g, json_pack("{s:s}", "do", "resume"), QUICK_NS, NULL);

@@ -66,8 +66,8 @@ json_t *preflight_about(const struct guest *g)
 {
 	return json_pack("{s:s, s:s, s:I, s:o, s:o, s:s, s:O*}", "vm", g->name, "identity",
 			 g->identity, "term", (json_int_t)g->own.record.term, "config",
-			 json_text(g->config), "origin", json_text(g->origin), "engine", g->engine,
-			 "sections", g->sections);
+			 json_text(g->config), "origin", json_text(g->origin), "engine",
+			 g->program.engine, "sections", g->program.sections);
 }
 
 static json_t *needs_json(const json_t *about, const struct vm_config *c,

@@ -445,7 +445,7 @@ static void test_disk_and_process(void **state)
 	WAIT_FOR(connected(0) && connected(1), "vm1");
 	WAIT_STATE(0, "vm1", "running");
 	g = guest_at(0, "vm1");
-	assert_true(g->takes_disks);
+	assert_true(g->program.takes_disks);
 }
 
 /* It would copy all of them, also when it was asked beside something else. */

@@ -297,7 +297,7 @@ static void real_make(struct real *r, const char *engine, const char *more)
 	assert_int_equal(marks_create(&r->options.marks), 0);
 	snprintf(r->agent.config.name, sizeof(r->agent.config.name), "here");
 	snprintf(r->guest.name, sizeof(r->guest.name), "demo");
-	snprintf(r->guest.engine, sizeof(r->guest.engine), "%s", engine);
+	snprintf(r->guest.program.engine, sizeof(r->guest.program.engine), "%s", engine);
 	r->guest.config = r->config;
 	r->guest.origin = r->folder;
 	r->guest.own.record.term = 3;
@@ -546,12 +546,12 @@ static void what_its_process_writes_is_told(void **state)
 	o = real_offer(&r);
 	assert_true(json_array_size(json_object_get(o, "sections")) > 3);
 	json_decref(o);
-	r.guest.sections = parsed("[{\"id\": 2, \"version\": 99, \"name\": \"vCPU\"}]");
+	r.guest.program.sections = parsed("[{\"id\": 2, \"version\": 99, \"name\": \"vCPU\"}]");
 	o = real_offer(&r);
-	assert_true(json_equal(json_object_get(o, "sections"), r.guest.sections));
+	assert_true(json_equal(json_object_get(o, "sections"), r.guest.program.sections));
 	real_check(&r, o, "state");
 	json_decref(o);
-	json_decref(r.guest.sections);
+	json_decref(r.guest.program.sections);
 	real_end(&r);
 }
 
