@@ -208,31 +208,37 @@ static void reply_operation(struct call *c, struct guest *g, int rc, const struc
 		reply_json(c->out, 202, guest_json(g, true));
 }
 
-static void post_vms(struct call *c)
+/* What a request begins, by a body with these keys: 0, or why not. A VM that it is the first to
+ * name becomes that of the call. */
+typedef int begin_fn(struct call *c, const json_t *body, struct error *e, const char **hint);
+
+static void post_body(struct call *c, const struct body_key *keys, begin_fn *begin)
 {
-	static const struct body_key keys[] = {{"config", JSON_STRING, true},
-					       {"origin", JSON_STRING, false},
-					       {"force", JSON_TRUE, false},
-					       {0}};
-	struct guest *g = NULL;
+	static const struct body_key none[] = {{0}};
 	struct error e = {0};
 	const char *hint = "";
 	json_t *body;
-	int rc;
+	int rc = body_read(c->q, keys ? keys : none, &body, &e);
 
-	rc = body_read(c->q, keys, &body, &e);
-	if (!rc && json_object_get(body, "config") &&
-	    strlen(json_text_of(body, "config")) > GUEST_CONFIG_MAX)
-		rc = error_set(&e, -EINVAL, "the VM file is too long");
-	if (!rc) {
-		const char *origin = json_text_of(body, "origin");
-
-		rc = guest_start(c->agent, json_text_of(body, "config"),
-				 *origin ? origin : "(VM file)",
-				 json_is_true(json_object_get(body, "force")), &g, &e, &hint);
-	}
+	if (!rc)
+		rc = begin(c, body, &e, &hint);
 	json_decref(body);
-	reply_operation(c, g, rc, &e, hint);
+	reply_operation(c, c->guest, rc, &e, hint);
+}
+
+static const struct body_key start_keys[] = {{"config", JSON_STRING, true},
+					     {"origin", JSON_STRING, false},
+					     {"force", JSON_TRUE, false},
+					     {0}};
+
+static int start(struct call *c, const json_t *body, struct error *e, const char **hint)
+{
+	const char *config = json_text_of(body, "config"), *origin = json_text_of(body, "origin");
+
+	if (strlen(config) > GUEST_CONFIG_MAX)
+		return error_set(e, -EINVAL, "the VM file is too long");
+	return guest_start(c->agent, config, *origin ? origin : "(VM file)",
+			   json_true_of(body, "force"), &c->guest, e, hint);
 }
 
 /* {"to": a peer, ...}: the rest are options. */
@@ -299,108 +305,59 @@ static void post_migrate(struct call *c)
 		reply_migrate(c, c->guest);
 }
 
-/* Of routes that take no more than the name of a VM. */
-typedef int plain_fn(struct guest *g, struct error *e, const char **hint);
-
-static void post_plain(struct call *c, plain_fn *fn)
+static int unprotect(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	static const struct body_key none[] = {{0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, none, &body, &e);
-
-	if (!rc)
-		rc = fn(c->guest, &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+	return guest_unprotect(c->guest, e, hint);
 }
 
-static void post_unprotect(struct call *c)
+static int migrate_cancel(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	post_plain(c, guest_unprotect);
+	return guest_migrate_cancel(c->guest, e, hint);
 }
 
-static void post_migrate_cancel(struct call *c)
+static int migrate_recover(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	post_plain(c, guest_migrate_cancel);
+	return guest_migrate_recover(c->guest, e, hint);
 }
 
-static void post_migrate_recover(struct call *c)
+static int image_cancel(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	post_plain(c, guest_migrate_recover);
+	return guest_image_cancel(c->guest, e, hint);
 }
 
-static void post_image_cancel(struct call *c)
+static const struct body_key upgrade_keys[] = {{"protect_again", JSON_TRUE, false}, {0}};
+
+static int upgrade(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	post_plain(c, guest_image_cancel);
+	return guest_upgrade(c->guest, json_true_of(body, "protect_again"), e, hint);
 }
 
-static void post_upgrade(struct call *c)
-{
-	static const struct body_key keys[] = {{"protect_again", JSON_TRUE, false}, {0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, keys, &body, &e);
+static const struct body_key failover_keys[] = {{"force", JSON_TRUE, false}, {0}};
 
-	if (!rc)
-		rc = guest_upgrade(c->guest, json_is_true(json_object_get(body, "protect_again")),
-				   &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+static int failover(struct call *c, const json_t *body, struct error *e, const char **hint)
+{
+	return guest_failover(c->guest, json_true_of(body, "force"), e, hint);
 }
 
-static void post_failover(struct call *c)
-{
-	static const struct body_key keys[] = {{"force", JSON_TRUE, false}, {0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, keys, &body, &e);
+static const struct body_key stop_keys[] = {
+	{"force", JSON_TRUE, false}, {"timeout_s", JSON_INTEGER, false}, {0}};
 
-	if (!rc)
-		rc = guest_failover(c->guest, json_is_true(json_object_get(body, "force")), &e,
-				    &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+static int stop(struct call *c, const json_t *body, struct error *e, const char **hint)
+{
+	json_int_t timeout = json_integer_of(body, "timeout_s", STOP_S);
+
+	if (timeout < 1 || timeout > STOP_S_MAX)
+		return error_set(e, -EINVAL, "\"timeout_s\" must be 1 to %d", STOP_S_MAX);
+	return guest_stop(c->guest, json_true_of(body, "force"), (unsigned)timeout, e, hint);
 }
 
-static void post_stop(struct call *c)
+static const struct body_key dump_core_keys[] = {
+	{"paging", JSON_TRUE, false}, {"live", JSON_TRUE, false}, {0}};
+
+static int dump_core(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	static const struct body_key keys[] = {
-		{"force", JSON_TRUE, false}, {"timeout_s", JSON_INTEGER, false}, {0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_int_t timeout = STOP_S;
-	json_t *body;
-	int rc = body_read(c->q, keys, &body, &e);
-
-	if (!rc)
-		timeout = json_integer_of(body, "timeout_s", STOP_S);
-	if (!rc && (timeout < 1 || timeout > STOP_S_MAX))
-		rc = error_set(&e, -EINVAL, "\"timeout_s\" must be 1 to %d", STOP_S_MAX);
-	if (!rc)
-		rc = guest_stop(c->guest, json_is_true(json_object_get(body, "force")),
-				(unsigned)timeout, &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
-}
-
-static void post_dump_core(struct call *c)
-{
-	static const struct body_key keys[] = {
-		{"paging", JSON_TRUE, false}, {"live", JSON_TRUE, false}, {0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, keys, &body, &e);
-
-	if (!rc)
-		rc = guest_dump_core(c->guest, json_is_true(json_object_get(body, "paging")),
-				     json_is_true(json_object_get(body, "live")), &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+	return guest_dump_core(c->guest, json_true_of(body, "paging"), json_true_of(body, "live"),
+			       e, hint);
 }
 
 /* ---- saved images ---------------------------------------------------------------------------- */
@@ -410,55 +367,36 @@ static const char *text_or_null(const json_t *body, const char *key)
 	return json_string_value(json_object_get(body, key));
 }
 
-static void post_save(struct call *c)
+static const struct body_key save_keys[] = {
+	{"file", JSON_STRING, true},         {"key_file", JSON_STRING, false},
+	{"compression", JSON_STRING, false}, {"keep_running", JSON_TRUE, false},
+	{"overwrite", JSON_TRUE, false},     {0}};
+
+static int save(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	static const struct body_key keys[] = {
-		{"file", JSON_STRING, true},         {"key_file", JSON_STRING, false},
-		{"compression", JSON_STRING, false}, {"keep_running", JSON_TRUE, false},
-		{"overwrite", JSON_TRUE, false},     {0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, keys, &body, &e);
+	const struct save_options o = {.file = text_or_null(body, "file"),
+				       .key_file = text_or_null(body, "key_file"),
+				       .compression = text_or_null(body, "compression"),
+				       .keep = json_true_of(body, "keep_running"),
+				       .overwrite = json_true_of(body, "overwrite")};
 
-	if (!rc) {
-		const struct save_options o = {
-			.file = text_or_null(body, "file"),
-			.key_file = text_or_null(body, "key_file"),
-			.compression = text_or_null(body, "compression"),
-			.keep = json_is_true(json_object_get(body, "keep_running")),
-			.overwrite = json_is_true(json_object_get(body, "overwrite"))};
-
-		rc = guest_save(c->guest, &o, &e, &hint);
-	}
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+	return guest_save(c->guest, &o, e, hint);
 }
 
-static void post_restore(struct call *c)
-{
-	static const struct body_key keys[] = {{"file", JSON_STRING, true},
+static const struct body_key restore_keys[] = {{"file", JSON_STRING, true},
 					       {"key_file", JSON_STRING, false},
 					       {"force", JSON_TRUE, false},
 					       {"lazy", JSON_TRUE, false},
 					       {0}};
-	struct guest *g = NULL;
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, keys, &body, &e);
 
-	if (!rc) {
-		const struct restore_options o = {
-			.file = text_or_null(body, "file"),
-			.key_file = text_or_null(body, "key_file"),
-			.forced = json_is_true(json_object_get(body, "force")),
-			.lazy = json_is_true(json_object_get(body, "lazy"))};
+static int restore(struct call *c, const json_t *body, struct error *e, const char **hint)
+{
+	const struct restore_options o = {.file = text_or_null(body, "file"),
+					  .key_file = text_or_null(body, "key_file"),
+					  .forced = json_true_of(body, "force"),
+					  .lazy = json_true_of(body, "lazy")};
 
-		rc = guest_restore(c->agent, &o, &g, &e, &hint);
-	}
-	json_decref(body);
-	reply_operation(c, g, rc, &e, hint);
+	return guest_restore(c->agent, &o, &c->guest, e, hint);
 }
 
 static void get_snapshots(struct call *c)
@@ -466,35 +404,21 @@ static void get_snapshots(struct call *c)
 	reply_json(c->out, 200, guest_snapshots_json(c->guest));
 }
 
-typedef int snapshot_fn(struct guest *g, const char *name, struct error *e, const char **hint);
+static const struct body_key snapshot_keys[] = {{"snapshot", JSON_STRING, true}, {0}};
 
-static void snapshot_do(struct call *c, snapshot_fn *fn)
+static int snapshot(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	static const struct body_key keys[] = {{"snapshot", JSON_STRING, true}, {0}};
-	struct error e = {0};
-	const char *hint = "";
-	json_t *body;
-	int rc = body_read(c->q, keys, &body, &e);
-
-	if (!rc)
-		rc = fn(c->guest, text_or_null(body, "snapshot"), &e, &hint);
-	json_decref(body);
-	reply_operation(c, c->guest, rc, &e, hint);
+	return guest_snapshot(c->guest, text_or_null(body, "snapshot"), e, hint);
 }
 
-static void post_snapshot(struct call *c)
+static int rollback(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	snapshot_do(c, guest_snapshot);
+	return guest_rollback(c->guest, text_or_null(body, "snapshot"), e, hint);
 }
 
-static void post_rollback(struct call *c)
+static int snapshot_delete(struct call *c, const json_t *body, struct error *e, const char **hint)
 {
-	snapshot_do(c, guest_rollback);
-}
-
-static void post_snapshot_delete(struct call *c)
-{
-	snapshot_do(c, guest_snapshot_delete);
+	return guest_snapshot_delete(c->guest, text_or_null(body, "snapshot"), e, hint);
 }
 
 /* ---- routes
@@ -504,29 +428,31 @@ static void post_snapshot_delete(struct call *c)
 static const struct route {
 	const char *method, *path;
 	void (*handle)(struct call *c);
+	begin_fn *begin; /* in place of that: post_body() */
+	const struct body_key *keys;
 } routes[] = {
-	{"GET", "/v1/host", get_host},
-	{"GET", "/v1/peers", get_peers},
-	{"GET", "/v1/vms", get_vms},
-	{"POST", "/v1/vms", post_vms},
-	{"GET", "/v1/vms/NAME", get_vm},
-	{"POST", "/v1/vms/NAME/protect", post_protect},
-	{"POST", "/v1/vms/NAME/unprotect", post_unprotect},
-	{"POST", "/v1/vms/NAME/failover", post_failover},
-	{"POST", "/v1/vms/NAME/migrate", post_migrate},
-	{"POST", "/v1/vms/NAME/migrate/cancel", post_migrate_cancel},
-	{"POST", "/v1/vms/NAME/migrate/recover", post_migrate_recover},
-	{"POST", "/v1/vms/NAME/stop", post_stop},
-	{"POST", "/v1/vms/NAME/dump-core", post_dump_core},
-	{"POST", "/v1/vms/NAME/save", post_save},
-	{"POST", "/v1/vms/NAME/image-cancel", post_image_cancel},
-	{"POST", "/v1/restore", post_restore},
-	{"GET", "/v1/vms/NAME/snapshots", get_snapshots},
-	{"POST", "/v1/vms/NAME/snapshot", post_snapshot},
-	{"POST", "/v1/vms/NAME/snapshot-delete", post_snapshot_delete},
-	{"POST", "/v1/vms/NAME/rollback", post_rollback},
-	{"POST", "/v1/vms/NAME/upgrade", post_upgrade},
-	{"GET", "/metrics", get_metrics},
+	{"GET", "/v1/host", get_host, NULL, NULL},
+	{"GET", "/v1/peers", get_peers, NULL, NULL},
+	{"GET", "/v1/vms", get_vms, NULL, NULL},
+	{"POST", "/v1/vms", NULL, start, start_keys},
+	{"GET", "/v1/vms/NAME", get_vm, NULL, NULL},
+	{"POST", "/v1/vms/NAME/protect", post_protect, NULL, NULL},
+	{"POST", "/v1/vms/NAME/unprotect", NULL, unprotect, NULL},
+	{"POST", "/v1/vms/NAME/failover", NULL, failover, failover_keys},
+	{"POST", "/v1/vms/NAME/migrate", post_migrate, NULL, NULL},
+	{"POST", "/v1/vms/NAME/migrate/cancel", NULL, migrate_cancel, NULL},
+	{"POST", "/v1/vms/NAME/migrate/recover", NULL, migrate_recover, NULL},
+	{"POST", "/v1/vms/NAME/stop", NULL, stop, stop_keys},
+	{"POST", "/v1/vms/NAME/dump-core", NULL, dump_core, dump_core_keys},
+	{"POST", "/v1/vms/NAME/save", NULL, save, save_keys},
+	{"POST", "/v1/vms/NAME/image-cancel", NULL, image_cancel, NULL},
+	{"POST", "/v1/restore", NULL, restore, restore_keys},
+	{"GET", "/v1/vms/NAME/snapshots", get_snapshots, NULL, NULL},
+	{"POST", "/v1/vms/NAME/snapshot", NULL, snapshot, snapshot_keys},
+	{"POST", "/v1/vms/NAME/snapshot-delete", NULL, snapshot_delete, snapshot_keys},
+	{"POST", "/v1/vms/NAME/rollback", NULL, rollback, snapshot_keys},
+	{"POST", "/v1/vms/NAME/upgrade", NULL, upgrade, upgrade_keys},
+	{"GET", "/metrics", get_metrics, NULL, NULL},
 };
 
 static bool path_matches(const char *pattern, const char *path, char name[VM_NAME_MAX + 1])
@@ -561,7 +487,10 @@ static void route_run(const struct route *r, struct call *c, const char *name)
 			return;
 		}
 	}
-	r->handle(c);
+	if (r->begin)
+		post_body(c, r->keys, r->begin);
+	else
+		r->handle(c);
 }
 
 void api_handle(void *agent, const struct http_request *q, struct http_reply *out)
