@@ -12,14 +12,13 @@
  * To describe, and to find facts, is to look at files, devices and /proc, and may wait for disks:
  * these are for threads beside the loop, and know nothing of guests.
  *
- * What it needs, an offer: "vm", "identity", "term", "config",
- * "origin", "engine", "cpu", "vcpus", "memory", "cpuid": what the guest has seen, or if that is not
- * known what its host offers: [[function, index, indexed, EAX, EBX, ECX, EDX]], "sections": [{"id",
+ * What it needs, an offer: "vm", "identity", "term", "config", "origin", "engine", "cpu", "vcpus",
+ * "memory", "hugepages": it is in such; "cpuid": what the guest has seen, or if that is not known
+ * what its host offers: [[function, index, indexed, EAX, EBX, ECX, EDX]], "sections": [{"id",
  * "version", "name"}], "storage": "mirror" or "shared", "per_disk": with "mirror", what both hosts
  * see is not copied (an older one would), "overwrite", "assume_same", "postcopy": "asked",
  * "if-stuck" or absent, "protect_on": where it shall be protected afterwards, "protected": it is
- * now, "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid",
- * "unique"}].
+ * now, "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid", "unique"}].
  *
  * The answer: {"possible": bool, "reasons": [{"code", "severity": "error" or "warning",
  * "sentence", "hint", "override": an option that lets it pass, where there is one, "names": all
@@ -48,7 +47,8 @@ json_t *preflight_about(const struct guest *g) MUST_CHECK;
 /* NULL: `e` says why. Writes a mark to image files (marks.h), for the other host to find. */
 json_t *preflight_describe(const json_t *about, const struct preflight_options *o,
 			   struct error *e) MUST_CHECK;
-/* {"host": name, "guest": how it is known there, "pid": of its process there}. */
+/* {"host": name, "guest": how it is known there, "pid": of its process there, "standby": of the
+ * host that it shall be protected on: is it "known" there, and "connected"}. */
 json_t *preflight_standing(struct agent *a, const json_t *offer) MUST_CHECK;
 json_t *preflight_check(const json_t *standing, const json_t *offer) MUST_CHECK;
 /* One of the reasons of an answer. */
