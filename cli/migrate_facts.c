@@ -4,10 +4,9 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "migrate/migrate.h"
 
 #define WINDOW_NS    (300 * NS_PER_MS) /* less says nothing of a rate */
-#define SHRINKS      0.75              /* what a round leaves of itself, at most: converge.c */
-#define PAGES_SHARE  0.25              /* of the allowed downtime, for pages, at least: likewise */
 #define ROUNDS_MOST  200u
 #define MOST         1e18 /* a greater number is none */
 #define SECONDS_MOST 1e7  /* a longer time is none */
@@ -148,7 +147,7 @@ static double pages_s(const json_t *limits)
 {
 	double downtime = fact_number(limits, "downtime_ms") / 1e3;
 	double fixed = (double)fact_count(limits, "fixed_us") / 1e6;
-	double share = downtime * PAGES_SHARE;
+	double share = downtime / MIGRATE_PAGES_SHARE;
 
 	return downtime - fixed > share ? downtime - fixed : share;
 }
@@ -158,7 +157,7 @@ static double rounds_s(const struct migrate_facts *f, const json_t *limits, doub
 {
 	double rate = f->round_rate > 0 ? f->round_rate : f->memory_rate, dirty, fits, s = 0;
 	double after = fact_number(limits, "postcopy_after");
-	bool shrinks = f->dirty_rate < SHRINKS * rate;
+	bool shrinks = f->dirty_rate < rate - rate / MIGRATE_SHRINKS_BY;
 
 	if (rate <= 0 || f->dirty_rate < 0 || fact_number(limits, "downtime_ms") < 0)
 		return FACT_UNKNOWN;

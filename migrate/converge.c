@@ -4,7 +4,6 @@
 #define STUCK_ROUNDS   2u /* before the first step; one is proven too little by one round */
 #define THROTTLE_FIRST 20u
 #define THROTTLE_STEP  15u
-#define PAGES_SHARE    4u   /* of the limit is theirs, whatever the rest of a pause takes */
 #define PAGES_TELLING  512u /* a round of fewer says little about speed */
 #define IDLE_LEAST_NS  (100 * NS_PER_MS)
 #define UNKNOWN_NS     (UINT64_C(1) << 60) /* more than any limit */
@@ -121,7 +120,7 @@ static uint64_t trip_ns(const struct migrate_config *c, const struct converge_vi
 static uint64_t pages_limit(const struct migrate_config *c, uint64_t trip_ns)
 {
 	uint64_t left = less(c->downtime_ns, c->fixed_ns + trip_ns);
-	uint64_t least = c->downtime_ns / PAGES_SHARE;
+	uint64_t least = c->downtime_ns / MIGRATE_PAGES_SHARE;
 
 	return left > least ? left : least;
 }
@@ -136,6 +135,11 @@ static const char *why_longer(const struct migrate_config *c, uint64_t forecast_
 		       : NULL;
 }
 
+static bool clearly_less(uint64_t now, uint64_t before)
+{
+	return now < before - before / MIGRATE_SHRINKS_BY;
+}
+
 /* A round is worth another one when it leaves clearly less than it had, of pages or of what
  * disks give. */
 static bool shrinks(const struct converge_view *v)
@@ -143,7 +147,7 @@ static bool shrinks(const struct converge_view *v)
 	const struct converge_round *r = newest(v);
 	uint64_t queued = v->count > 1 ? v->rounds[v->count - 2].queued : 0;
 
-	return r->dirty < r->pages - r->pages / 4 || r->queued < queued - queued / 4;
+	return clearly_less(r->dirty, r->pages) || clearly_less(r->queued, queued);
 }
 
 /* What disks give goes before a round's pages, and makes it long; one without pages is not there

@@ -42,6 +42,10 @@ struct migrate_config {
 	uint64_t link_bytes_per_second; /* as measured before; 0 = not known */
 };
 void migrate_config_defaults(struct migrate_config *c);
+/* One part in so many: by which a round shrinks at least that is worth another one; of the limit
+ * of a pause that is for pages, whatever the rest of it takes. */
+#define MIGRATE_SHRINKS_BY  4u
+#define MIGRATE_PAGES_SHARE 4u
 /* What the guest's disks may take of the last pause, before the guest goes on and it is tried
  * again: the downtime that is allowed, in any case 100 ms, at most VM_PAUSE_IDLE_NS. Pure. */
 uint64_t migrate_idle_ns(const struct migrate_config *c);
