@@ -143,6 +143,7 @@ int wait_leave(const struct wait *w); /* for `interrupted`: it goes on without u
 void complain(const char *fmt, ...) PRINTF(1, 2); /* "pollux: ..." on stderr */
 void remark(const char *fmt, ...) PRINTF(1, 2);   /* the same, but it is no failure */
 void reasons_remark(const json_t *reasons);       /* all, each with its hint */
+void reasons_print(const json_t *reasons);        /* the same on stdout, as the answer */
 void failure_reasons(json_t *reasons);            /* "reasons" of the failure as JSON */
 /* What was complained of, as JSON; or as the last event, and then not once more. */
 void failure_print(int rc);

@@ -155,19 +155,6 @@ static int summary_print(const struct invocation *v, const char *vm, json_t *aft
 	return success_print(v, after, "%s", text);
 }
 
-static void reasons_print(const json_t *result)
-{
-	const json_t *r;
-	size_t i;
-
-	json_array_foreach(json_object_get(result, "reasons"), i, r)
-	{
-		printf("%s: %s\n", json_word(r, "severity"), json_word(r, "sentence"));
-		if (*json_word(r, "hint"))
-			printf("         %s\n", json_word(r, "hint"));
-	}
-}
-
 static void forecast_end_print(const json_t *f)
 {
 	char total[32], downtime[32];
@@ -271,7 +258,7 @@ static int check_wait(const struct invocation *v, const struct wait *w, json_t *
 		rc = json_print(json_incref(result));
 		failure_told();
 	} else {
-		reasons_print(result);
+		reasons_print(json_object_get(result, "reasons"));
 		forecast_print(json_object_get(result, "forecast"));
 		printf(possible ? "%s can be migrated to %s\n" : "%s CANNOT be migrated to %s\n",
 		       w->vm, v->arguments[1]);

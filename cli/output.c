@@ -44,15 +44,26 @@ void remark(const char *fmt, ...)
 	va_end(args);
 }
 
-void reasons_remark(const json_t *reasons)
+static void reasons_write(const json_t *reasons, FILE *to, const char *before)
 {
 	for (size_t i = 0; i < json_array_size(reasons); i++) {
 		const json_t *r = json_array_get(reasons, i);
 
-		remark("%s: %s", json_word(r, "severity"), json_word(r, "sentence"));
+		fprintf(to, "%s%s: %s\n", before, json_word(r, "severity"),
+			json_word(r, "sentence"));
 		if (*json_word(r, "hint"))
-			remark("         %s", json_word(r, "hint"));
+			fprintf(to, "%s         %s\n", before, json_word(r, "hint"));
 	}
+}
+
+void reasons_remark(const json_t *reasons)
+{
+	reasons_write(reasons, stderr, "pollux: ");
+}
+
+void reasons_print(const json_t *reasons)
+{
+	reasons_write(reasons, stdout, "");
 }
 
 void failure_reasons(json_t *reasons)
