@@ -408,18 +408,6 @@ int channel_receive(struct channel *c, struct record *out, uint64_t deadline)
 	}
 }
 
-bool channel_pending(struct channel *c)
-{
-	struct record r;
-	int rc;
-
-	do {
-		rc = receive_step(c, &r);
-	} while (rc == -EINPROGRESS);
-	c->consumed = 0;
-	return rc != -EAGAIN;
-}
-
 /* ---- the end ------------------------------------------------------------- */
 
 /* Lock held. A record that was cut short must not look like a good end. */

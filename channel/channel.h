@@ -105,10 +105,7 @@ int channel_send_more(struct channel *c, uint16_t type, uint16_t flags, const st
  * -ECONNRESET: it did not; -EACCES: it refused us (a TLS alert). With deadline 0 it
  * does not wait: -EAGAIN when no whole record has come yet. */
 int channel_receive(struct channel *c, struct record *out, uint64_t deadline) MUST_CHECK;
-/* For an event loop: the socket; and whether a receive with deadline 0 would give
- * something (a record or the end) without further bytes from the socket. */
-int channel_fd(const struct channel *c);
-bool channel_pending(struct channel *c);
+int channel_fd(const struct channel *c);              /* for an event loop: the socket */
 uint64_t channel_bytes_sent(const struct channel *c); /* on the wire, encrypted */
 uint64_t channel_bytes_received(const struct channel *c);
 uint64_t channel_key_updates(const struct channel *c); /* either side's: RFC 8446, 4.6.3 */

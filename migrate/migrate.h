@@ -180,8 +180,6 @@ int postcopy_source_connect(struct postcopy_source *p, const struct postcopy_con
  * with no lock. `missing` (vm_ram_pages() bits) is what the target was told that it misses. */
 int postcopy_source_serve(struct postcopy_source *p, const uint64_t *missing) MUST_CHECK;
 void postcopy_source_stats(struct postcopy_source *p, struct postcopy_stats *out);
-/* The owner knows better: the link is cut now. */
-void postcopy_source_cut(struct postcopy_source *p, const char *why);
 /* There is no link any more: a connect that is under way on another thread ends with
  * -ESHUTDOWN, and so does each that comes. */
 void postcopy_source_close(struct postcopy_source *p);
@@ -205,7 +203,6 @@ int postcopy_target_start(struct postcopy_target *t, const uint64_t *missing,
 /* After vm_start(): the rest may come too. */
 void postcopy_target_go(struct postcopy_target *t);
 void postcopy_target_stats(struct postcopy_target *t, struct postcopy_stats *out);
-void postcopy_target_cut(struct postcopy_target *t, const char *why);
 /* With pages missing this is the guest's end: vm_lazy_abandon(). */
 void postcopy_target_destroy(struct postcopy_target *t);
 

@@ -129,7 +129,6 @@ void side_session(struct side *s, const struct postcopy_config *c);
 
 /* Lock not held. A user's thread. */
 void side_cut(struct side *s, int rc, const char *what);
-void side_cut_why(struct side *s, const char *why);
 /* The other side sent what cannot be: tell it, then cut. */
 void side_refuse(struct side *s, const char *text);
 void link_refuse_send(struct channel *c, enum link_refuse_code code, const char *text);

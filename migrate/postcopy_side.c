@@ -146,7 +146,7 @@ void side_leave(struct side *s)
 	side_changed(s);
 }
 
-void side_cut_why(struct side *s, const char *why)
+static void side_cut_why(struct side *s, const char *why)
 {
 	pthread_mutex_lock(&s->lock);
 	if (!s->over)

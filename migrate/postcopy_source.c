@@ -187,11 +187,6 @@ void postcopy_source_stats(struct postcopy_source *p, struct postcopy_stats *out
 	pthread_mutex_unlock(&p->side.lock);
 }
 
-void postcopy_source_cut(struct postcopy_source *p, const char *why)
-{
-	side_cut_why(&p->side, why);
-}
-
 /* ---- begin and end ------------------------------------------------------------------------ */
 
 static void vm_untouched(struct side *s, enum postcopy_state state)

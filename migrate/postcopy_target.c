@@ -307,11 +307,6 @@ void postcopy_target_stats(struct postcopy_target *t, struct postcopy_stats *out
 	pthread_mutex_unlock(&t->side.lock);
 }
 
-void postcopy_target_cut(struct postcopy_target *t, const char *why)
-{
-	side_cut_why(&t->side, why);
-}
-
 int postcopy_target_create(struct vm *vm, const struct postcopy_config *c,
 			   const struct postcopy_events *events, struct postcopy_target **out,
 			   struct error *e)

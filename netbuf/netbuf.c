@@ -335,16 +335,6 @@ void netbuf_release(struct netbuf *n, uint64_t acknowledged_epoch)
 	pthread_mutex_unlock(&n->lock);
 }
 
-bool netbuf_has_output(struct netbuf *n)
-{
-	bool has;
-
-	pthread_mutex_lock(&n->lock);
-	has = open_epoch_has_output(n);
-	pthread_mutex_unlock(&n->lock);
-	return has;
-}
-
 void netbuf_stats(struct netbuf *n, struct netbuf_stats *out)
 {
 	pthread_mutex_lock(&n->lock);

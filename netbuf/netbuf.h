@@ -51,7 +51,6 @@ void netbuf_hold(struct netbuf *n, uint64_t open_epoch);
 void netbuf_pass(struct netbuf *n);
 void netbuf_seal(struct netbuf *n, uint64_t epoch); /* the open epoch is now epoch + 1 */
 void netbuf_release(struct netbuf *n, uint64_t acknowledged_epoch);
-bool netbuf_has_output(struct netbuf *n); /* frames held in the open epoch */
 void netbuf_stats(struct netbuf *n, struct netbuf_stats *out);
 
 #endif

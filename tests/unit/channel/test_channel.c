@@ -227,7 +227,6 @@ static void receive_deadline(void **state)
 	struct record r;
 
 	pair_open(&a, &b);
-	assert_false(channel_pending(b.channel));
 	assert_int_equal(channel_receive(b.channel, &r, 0), -EAGAIN);
 	assert_int_equal(channel_receive(b.channel, &r, clock_ns() + NS_PER_MS), -ETIMEDOUT);
 	/* Nothing was lost by it. */
@@ -255,26 +254,6 @@ static void send_deadline_ends_the_channel(void **state)
 	assert_int_equal(channel_receive(b.channel, &r, SOON), -ECONNRESET);
 	channel_close(b.channel);
 	test_free(data);
-}
-
-static void pending_counts_whole_records(void **state)
-{
-	struct pair_side a, b;
-	struct record r;
-
-	pair_open(&a, &b);
-	assert_int_equal(send_bytes(a.channel, 1, "x", 1), 0);
-	assert_int_equal(send_bytes(a.channel, 2, "y", 1), 0);
-	assert_int_equal(channel_receive(b.channel, &r, SOON), 0);
-	assert_true(channel_pending(b.channel));
-	assert_true(channel_pending(b.channel));
-	assert_int_equal(channel_receive(b.channel, &r, 0), 0);
-	assert_int_equal(r.type, 2);
-	assert_false(channel_pending(b.channel));
-	channel_close(a.channel);
-	assert_true(channel_pending(b.channel));
-	assert_int_equal(channel_receive(b.channel, &r, 0), -EPIPE);
-	channel_close(b.channel);
 }
 
 struct waiter {
@@ -625,7 +604,6 @@ int main(void)
 		cmocka_unit_test(largest_record),
 		cmocka_unit_test(receive_deadline),
 		cmocka_unit_test(send_deadline_ends_the_channel),
-		cmocka_unit_test(pending_counts_whole_records),
 		cmocka_unit_test(shutdown_wakes_everyone),
 		cmocka_unit_test(good_end_after_shutdown),
 		cmocka_unit_test(cut_without_goodbye),

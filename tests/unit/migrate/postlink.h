@@ -133,6 +133,15 @@ static inline void post_cut(struct post *p)
 	pthread_mutex_unlock(&p->lock);
 }
 
+/* Only the source's ends; in silence the target does not hear of it. */
+static inline void post_cut_source(struct post *p)
+{
+	pthread_mutex_lock(&p->lock);
+	for (unsigned i = 0; i < p->relay_count; i++)
+		shutdown(p->relays[i].down ? p->relays[i].from : p->relays[i].to, SHUT_RDWR);
+	pthread_mutex_unlock(&p->lock);
+}
+
 /* False: here it is cut. */
 static inline bool relay_give(struct post_relay *r, const uint8_t *data, size_t n)
 {
@@ -164,6 +173,8 @@ static inline void *relay_main(void *ctx)
 	while ((n = read(r->from, data, sizeof(data))) > 0)
 		if (!relay_give(r, data, (size_t)n))
 			break;
+	if (n <= 0 && atomic_load(&r->post->silent))
+		return NULL;
 	if (n > 0)
 		shutdown(r->from, SHUT_RDWR);
 	shutdown(r->to, n > 0 ? SHUT_RDWR : SHUT_WR);
