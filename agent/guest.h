@@ -268,7 +268,7 @@ void program_move(struct program *to, struct program *from);
 /* But for the engine, which is told also of a VM that is off. */
 void program_forget(struct program *p);
 void guest_vm_stats(struct guest *g); /* ask; g->stats follows */
-/* A process in place of the last one. -EAGAIN: that is still leaving; set start_owed. */
+/* There is none: while the last one is leaving, set start_owed. */
 int guest_child_start(struct guest *g, enum child_role role, struct error *e) MUST_CHECK;
 /* fn hears also when not even asking was possible. */
 void guest_child_ask(struct guest *g, json_t *request, uint64_t timeout_ns, vm_child_reply_fn *fn);

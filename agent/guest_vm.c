@@ -258,8 +258,6 @@ int guest_child_start(struct guest *g, enum child_role role, struct error *e)
 	char path[PATH_MAX];
 	int rc;
 
-	if (g->child)
-		return -EAGAIN;
 	guest_control_path(g, path);
 	rc = vm_child_start(g->agent->loop, g->agent->config.vm_program, path,
 			    guest_child_events(g, &events), &g->child, e);
@@ -389,12 +387,13 @@ static void created(void *ctx, int rc, const json_t *reply, const char *text)
 void guest_vm_start(struct guest *g, uint64_t term)
 {
 	struct error e = {0};
-	int rc = guest_child_start(g, CHILD_VM, &e);
+	int rc;
 
-	if (rc == -EAGAIN) {
+	if (g->child) {
 		g->start_owed = term;
 		return;
 	}
+	rc = guest_child_start(g, CHILD_VM, &e);
 	if (rc)
 		guest_start_failed(g, rc, e.text, START_HINT);
 	else

@@ -393,6 +393,17 @@ static void test_start_store_fails(void **state)
 	WAIT_STATE(0, "vm1", "running");
 }
 
+static void test_start_spawn_fails(void **state)
+{
+	fault_arm("vm_child.spawn", 1, EAGAIN);
+	assert_int_equal(guest_run(0, "vm1", false), 202);
+	WAIT_FOR(guest_at(0, "vm1")->operation.state == OPERATION_FAILED, "vm1");
+	assert_non_null(strstr(guest_at(0, "vm1")->operation.error, strerror(EAGAIN)));
+	assert_null(guest_at(0, "vm1")->child);
+	assert_int_equal(guest_run(0, "vm1", false), 202);
+	WAIT_STATE(0, "vm1", "running");
+}
+
 static void test_agent_restart_meanwhile_dead(void **state)
 {
 	pid_t pid;
@@ -537,6 +548,7 @@ int main(int argc, char **argv)
 		FLOW(test_same_name),
 		FLOW(test_vm_process_hangs),
 		FLOW(test_start_store_fails),
+		FLOW(test_start_spawn_fails),
 		FLOW(test_standby_agent_restart),
 		FLOW(test_protected_again),
 		FLOW(test_store_fails),
