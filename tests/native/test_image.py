@@ -52,6 +52,22 @@ def stop_saving(host):
     guest_goes_on(host)
 
 
+@case("image-cannot-be-named")
+@case("image-cannot-be-named-kept", options=("--keep-running",))
+def cannot_be_named(t, options=()):
+    hosts = Hosts(t)
+    image = t.path("demo.image")
+    hosts.a.down()
+    hosts.a.up(faults="image.rename:1:5")
+    hosts.a.do("start", hosts.vm_file())
+    runs_for_a_while(hosts.a)
+    assert "Input/output error" in hosts.a.refuses(1, "save", "demo", image, *options)
+    stop_saving(hosts.a)
+    hosts.a.do("save", "demo", image)
+    hosts.a.do("restore", image)
+    guest_goes_on(hosts.a)
+
+
 @case("image-encrypted")
 def encrypted(t):
     """Nothing can be read without the key, and nothing is begun with another one."""

@@ -75,17 +75,18 @@ def rollback(t):
     assert os.listdir(t.path("state-hosta/snapshots/demo")) == ["second"]
 
 
-@case("snapshot-fails")
-def fails(t):
-    """No room for a disk: the VM runs on, and nothing is left."""
+@case("snapshot-fails", fault="image.disk:1:28", why="No space left")
+@case("snapshot-cannot-be-named", fault="snapshot.rename:1:5", why="Input/output error")
+def fails(t, fault, why):
+    """No room for a disk, or no name for all of it: the VM runs on, and nothing is left."""
     hosts = started(t)
     hosts.a.do("stop", "demo", "--force")
     hosts.a.down()
-    hosts.a.up(faults="image.disk:1:28")
+    hosts.a.up(faults=fault)
     hosts.a.wait("stopped")
     hosts.a.do("start", t.path("demo.cfg"))
     guest_goes_on(hosts.a)
-    assert "No space left" in hosts.a.refuses(1, "snapshot", "demo", "first")
+    assert why in hosts.a.refuses(1, "snapshot", "demo", "first")
     assert not os.listdir(t.path("state-hosta/snapshots/demo"))
     guest_goes_on(hosts.a)
     hosts.a.do("snapshot", "demo", "first")
