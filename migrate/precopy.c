@@ -12,7 +12,7 @@
 #define REHEARSAL_PAGES 512u /* one more round of so few takes hardly longer than none */
 
 enum link_state { LINK_NONE, LINK_MAKING, LINK_MADE, LINK_FAILED };
-enum rehearsal { REHEARSAL_NONE, REHEARSAL_WANTED, REHEARSAL_WAITS };
+enum rehearsal { REHEARSAL_NONE, REHEARSAL_WANTED, REHEARSAL_WAITS, REHEARSAL_COUNTED };
 
 struct precopy {
 	struct vm *vm;
@@ -193,30 +193,27 @@ static void rehearsal_begin(struct precopy *p)
 	p->rehearse(p->rehearse_ctx);
 }
 
-static bool rehearsal_over(struct precopy *p)
+/* The guest goes on writing meanwhile, and it is not stopped before that is counted. */
+static enum replicate_next rehearsal_wait(struct precopy *p)
 {
 	bool told;
 
 	pthread_mutex_lock(&p->lock);
 	told = p->rehearsed;
 	pthread_mutex_unlock(&p->lock);
-	return told || clock_ns() - p->rehearsal_ns >= REHEARSAL_NS;
+	if (!told && clock_ns() - p->rehearsal_ns < REHEARSAL_NS)
+		return NEXT_LINK;
+	p->rehearsal = REHEARSAL_COUNTED;
+	return NEXT_COUNT;
 }
 
-/* The guest went on writing meanwhile. Few pages are sent, and counted anew; of more, or where a
- * limit of bandwidth makes a round long, it is reckoned what has come. */
+/* Few pages are sent. More, or where a limit of bandwidth makes a round long, are judged as those
+ * of the round before. */
 static bool rehearsal_round(struct precopy *p, const struct replicate_round *in)
 {
-	struct converge_round *r = &p->rounds[p->count - 1];
-	uint64_t waited = clock_ns() - p->rehearsal_ns;
-
 	p->rehearsal = REHEARSAL_NONE;
-	r->queued = in->queued;
-	if (in->dirty <= REHEARSAL_PAGES && !in->paced_ns)
-		return true;
-	if (r->ns)
-		r->dirty += (uint64_t)((double)r->dirty * (double)waited / (double)r->ns);
-	return false;
+	round_keep(p, in);
+	return in->dirty <= REHEARSAL_PAGES && !in->paced_ns;
 }
 
 /* ---- rounds ------------------------------------------------------------------------------ */
@@ -267,9 +264,9 @@ enum replicate_next precopy_next(void *precopy, const struct replicate_round *in
 
 	if (link_state(p) != LINK_NONE)
 		return link_next(p, in);
-	if (p->rehearsal == REHEARSAL_WAITS && !rehearsal_over(p))
-		return NEXT_LINK;
 	if (p->rehearsal == REHEARSAL_WAITS)
+		return rehearsal_wait(p);
+	if (p->rehearsal == REHEARSAL_COUNTED)
 		return rehearsal_round(p, in) ? NEXT_ROUND : round_decide(p, in);
 	round_keep(p, in);
 	if (in->members_synced)

@@ -42,7 +42,8 @@ struct replicate_round {
 enum replicate_next {
 	NEXT_ROUND,    /* send what is dirty */
 	NEXT_WAIT,     /* nothing until disks are copied, then ask again */
-	NEXT_LINK,     /* nothing: NEXT_POSTCOPY waits for a link, so ask again very soon */
+	NEXT_LINK,     /* nothing: what comes next waits, for a link say, so ask again very soon */
+	NEXT_COUNT,    /* nothing: ask again at once, with what is dirty by now */
 	NEXT_SEAL,     /* the last epoch; only when members_synced */
 	NEXT_POSTCOPY, /* the same, without the pages that are dirty: the other side is told
 			  which they are, and gets them afterwards, by other means */

@@ -238,6 +238,9 @@ static void round_decided(struct replicator *r)
 	case NEXT_LINK:
 		sync_rest(r, SYNC_LINK, LINK_REST_NS);
 		return;
+	case NEXT_COUNT:
+		sync_rest(r, SYNC_REST, 0);
+		return;
 	case NEXT_ROUND:
 		break;
 	}

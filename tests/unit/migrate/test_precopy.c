@@ -186,6 +186,18 @@ static enum replicate_next round_of(struct stage *s, unsigned n, uint64_t pages,
 								  .members_synced = true});
 }
 
+/* The wait for the rehearsal comes to its end; `now` are dirty by then. */
+static enum replicate_next round_counted(struct stage *s, unsigned n, uint64_t pages,
+					 uint64_t dirty, uint64_t now)
+{
+	enum replicate_next next;
+
+	while ((next = round_of(s, n, pages, dirty)) == NEXT_LINK)
+		usleep(1000);
+	assert_int_equal(next, NEXT_COUNT);
+	return round_of(s, n, pages, now);
+}
+
 static uint64_t forecast(struct stage *s)
 {
 	struct migrate_progress m;
@@ -205,7 +217,8 @@ static void the_pause_waits_for_its_rehearsal(void **state)
 	assert_int_equal(round_of(&s, 2, 50000, 100), NEXT_LINK);
 	assert_int_equal(s.rehearsals, 1);
 	precopy_fixed(s.precopy, 9 * NS_PER_MS, true);
-	assert_int_equal(round_of(&s, 2, 50000, 100), NEXT_ROUND);
+	assert_int_equal(round_of(&s, 2, 50000, 100), NEXT_COUNT);
+	assert_int_equal(round_of(&s, 2, 50000, 200), NEXT_ROUND);
 	/* It took 10 us a page, and there is no trip. */
 	assert_int_equal(round_of(&s, 3, 100, 5), NEXT_SEAL);
 	assert_int_equal(forecast(&s), 9 * NS_PER_MS + 5 * 10000);
@@ -217,7 +230,6 @@ static void the_pause_waits_for_its_rehearsal(void **state)
 static void an_older_forecast_is_none(void **state)
 {
 	struct stage s;
-	enum replicate_next n;
 	uint64_t began;
 
 	stage_config(&s);
@@ -226,10 +238,8 @@ static void an_older_forecast_is_none(void **state)
 	began = clock_ns();
 	assert_int_equal(round_of(&s, 1, 1000000, 100), NEXT_LINK);
 	precopy_fixed(s.precopy, 8 * NS_PER_MS, false);
-	while ((n = round_of(&s, 1, 1000000, 100)) == NEXT_LINK)
-		usleep(1000);
+	assert_int_equal(round_counted(&s, 1, 1000000, 100, 100), NEXT_ROUND);
 	assert_true(clock_ns() - began >= 50 * NS_PER_MS);
-	assert_int_equal(n, NEXT_ROUND);
 	assert_int_equal(round_of(&s, 2, 100, 5), NEXT_SEAL);
 	assert_int_equal(forecast(&s), 8 * NS_PER_MS + 5 * 10000);
 	assert_int_equal(s.rehearsals, 1);
@@ -240,18 +250,13 @@ static void an_older_forecast_is_none(void **state)
 static void waiting_is_no_round(void **state)
 {
 	struct stage s;
-	enum replicate_next n;
 
 	stage_config(&s);
 	s.config.rounds_max = 4;
 	stage_make(&s);
 	assert_int_equal(round_of(&s, 1, 1000000, 500000), NEXT_ROUND);
 	assert_int_equal(round_of(&s, 2, 500000, 2000), NEXT_LINK);
-	while ((n = round_of(&s, 2, 500000, 2000)) == NEXT_LINK)
-		usleep(1000);
-	/* So long a round that the moment since adds few pages. */
-	assert_int_equal(n, NEXT_SEAL);
-	assert_true(forecast(&s) > s.config.fixed_ns + 2000 * 10000);
+	assert_int_equal(round_counted(&s, 2, 500000, 2000, 2000), NEXT_SEAL);
 	assert_int_equal(round_of(&s, 3, 2000, 500000), NEXT_ROUND); /* its seal has failed */
 	assert_int_equal(round_of(&s, 4, 500000, 500000), NEXT_STOP);
 	assert_int_equal(s.rehearsals, 1);
@@ -279,25 +284,37 @@ static void what_disks_gave_meanwhile_counts(void **state)
 	stage_make(&s);
 	assert_int_equal(round_with_disks(&s, 1, 0), NEXT_LINK);
 	precopy_fixed(s.precopy, 9 * NS_PER_MS, true);
+	assert_int_equal(round_with_disks(&s, 1, 0), NEXT_COUNT);
 	assert_int_equal(round_with_disks(&s, 1, 12500000), NEXT_ROUND);
 	assert_true(forecast(&s) > 109 * NS_PER_MS);
 	stage_end(&s);
 }
 
-/* A guest that has filled the pause meanwhile is not stopped for it, and not rehearsed again. */
+/* A guest that has filled the pause meanwhile is not stopped for it, however fast it wrote before,
+ * and not rehearsed again. */
 static void what_came_meanwhile_counts(void **state)
 {
 	struct stage s;
-	enum replicate_next n;
+
+	stage_config(&s);
+	stage_make(&s);
+	assert_int_equal(round_of(&s, 1, 1000000, 600), NEXT_LINK);
+	assert_int_equal(round_counted(&s, 1, 1000000, 600, 2600), NEXT_ROUND);
+	assert_int_equal(round_of(&s, 2, 2600, 2400), NEXT_SEAL);
+	assert_int_equal(s.rehearsals, 1);
+	stage_end(&s);
+}
+
+/* Nor is a guest sent round for what it might have written. */
+static void what_did_not_come_does_not(void **state)
+{
+	struct stage s;
 
 	stage_config(&s);
 	stage_make(&s);
 	assert_int_equal(round_of(&s, 1, 1000, 2400), NEXT_LINK);
-	while ((n = round_of(&s, 1, 1000, 2400)) == NEXT_LINK)
-		usleep(1000);
-	assert_int_equal(n, NEXT_ROUND);
-	assert_int_equal(round_of(&s, 2, 2400, 2400), NEXT_SEAL);
-	assert_int_equal(s.rehearsals, 1);
+	assert_int_equal(round_counted(&s, 1, 1000, 2400, 2450), NEXT_SEAL);
+	assert_int_equal(forecast(&s), s.config.fixed_ns + 2450 * 10000);
 	stage_end(&s);
 }
 
@@ -338,6 +355,7 @@ int main(void)
 		cmocka_unit_test(an_older_forecast_is_none),
 		cmocka_unit_test(waiting_is_no_round),
 		cmocka_unit_test(what_came_meanwhile_counts),
+		cmocka_unit_test(what_did_not_come_does_not),
 		cmocka_unit_test(what_disks_gave_meanwhile_counts),
 		cmocka_unit_test(a_policy_loses_no_time),
 		cmocka_unit_test(postcopy_is_not_rehearsed),

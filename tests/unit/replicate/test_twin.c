@@ -505,6 +505,47 @@ static void nothing_is_copied_first(void **state)
 	}
 }
 
+struct waiting {
+	struct twin *t;
+	unsigned asked;
+	uint64_t dirty[3], frames;
+};
+
+/* The first round leaves few pages: the guest writes others while the second answer is waited for.
+ */
+static enum replicate_next count_after_wait(void *ctx, const struct replicate_round *round)
+{
+	struct waiting *k = ctx;
+
+	if (k->asked < ARRAY_LEN(k->dirty))
+		k->dirty[k->asked++] = round->dirty;
+	if (k->asked == 1) {
+		k->frames = atomic_load(&k->t->primary.last_frame);
+		while (atomic_load(&k->t->primary.last_frame) < k->frames + 50)
+			usleep(1000);
+		return NEXT_LINK;
+	}
+	return k->asked == 2 ? NEXT_COUNT : NEXT_SEAL;
+}
+
+static void what_comes_while_it_waits_is_counted(void **state)
+{
+	struct replicate_config c = twin_config();
+	struct waiting k = {0};
+	struct twin *t;
+
+	c.handover = true;
+	c.next = count_after_wait;
+	c.next_ctx = &k;
+	t = k.t = twin_make(&c, &c, false, 8 * MEMORY, 3);
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
+	assert_int_equal(k.asked, 3);
+	assert_int_equal(k.dirty[1], k.dirty[0]);
+	assert_true(k.dirty[2] > k.dirty[0]);
+	all_arrived(t);
+}
+
 static enum replicate_next seal_at_once(void *ctx, const struct replicate_round *round)
 {
 	(*(unsigned *)ctx)++;
@@ -773,6 +814,7 @@ int main(void)
 		cmocka_unit_test(cancel_does_not_wait_for_the_epoch_thread),
 		cmocka_unit_test(round_ends_in_time),
 		cmocka_unit_test(nothing_is_copied_first),
+		cmocka_unit_test(what_comes_while_it_waits_is_counted),
 		cmocka_unit_test(failed_handover_is_decided_about_again),
 		cmocka_unit_test(handover_of_a_later_version_is_refused),
 		cmocka_unit_test(handover_that_cannot_be_sealed_says_why),
