@@ -6,10 +6,11 @@
 
 #include "migrate/converge.h"
 
-#define LOG_MODULE      "precopy"
-#define LINK_NS         (5 * NS_PER_SEC)
-#define REHEARSAL_NS    (50 * NS_PER_MS) /* at most, and only once */
-#define REHEARSAL_PAGES 512u /* one more round of so few takes hardly longer than none */
+#define LOG_MODULE       "precopy"
+#define LINK_NS          (5 * NS_PER_SEC)
+#define REHEARSAL_NS     (50 * NS_PER_MS) /* at most, and only once */
+#define REHEARSAL_ROUNDS 2u               /* that have to be left afterwards */
+#define REHEARSAL_PAGES  512u /* one more round of so few takes hardly longer than none */
 
 enum link_state { LINK_NONE, LINK_MAKING, LINK_MADE, LINK_FAILED };
 enum rehearsal { REHEARSAL_NONE, REHEARSAL_WANTED, REHEARSAL_WAITS, REHEARSAL_COUNTED };
@@ -183,6 +184,24 @@ void precopy_unlink(struct precopy *p)
  * While the copy takes the CPUs a hand-over takes longer than with the guest standing still: so
  * what a pause takes beside the pages is asked for once more when it is about to come. */
 
+/* Roughly what the next one takes. */
+static uint64_t round_next_ns(const struct replicate_round *in)
+{
+	if (in->dirty >= in->pages)
+		return in->ns;
+	return (uint64_t)((double)in->ns * (double)in->dirty / (double)in->pages);
+}
+
+/* What comes meanwhile may take a round more, and that one another. Where these would be too many,
+ * or time would be over, a guest that can go now would count as stuck. */
+static bool rehearsal_fits(const struct precopy *p, const struct replicate_round *in)
+{
+	uint64_t end = in->elapsed_ns + REHEARSAL_NS + REHEARSAL_ROUNDS * round_next_ns(in);
+
+	return p->settled + REHEARSAL_ROUNDS <= p->config.rounds_max &&
+	       (!p->config.most_ns || end < p->config.most_ns);
+}
+
 static void rehearsal_begin(struct precopy *p)
 {
 	p->rehearsal = REHEARSAL_WAITS;
@@ -252,7 +271,8 @@ static enum replicate_next round_decide(struct precopy *p, const struct replicat
 	if (verdict.postcopy)
 		return link_next(p, in);
 	progress_note(p, in, &verdict);
-	if (verdict.next != NEXT_SEAL || verdict.policy || p->rehearsal != REHEARSAL_WANTED)
+	if (verdict.next != NEXT_SEAL || verdict.policy || p->rehearsal != REHEARSAL_WANTED ||
+	    !rehearsal_fits(p, in))
 		return verdict.next;
 	rehearsal_begin(p);
 	return NEXT_LINK;

@@ -318,6 +318,48 @@ static void what_did_not_come_does_not(void **state)
 	stage_end(&s);
 }
 
+/* A guest that could go is not made one that is stuck by what it writes while it waits. */
+static void no_rehearsal_in_the_last_round(void **state)
+{
+	struct stage s;
+
+	for (unsigned max = 2; max <= 4; max++) {
+		stage_config(&s);
+		s.config.rounds_max = max;
+		stage_make(&s);
+		assert_int_equal(round_of(&s, 1, 1000000, 500000), NEXT_ROUND);
+		assert_int_equal(round_of(&s, 2, 500000, 2000), max < 4 ? NEXT_SEAL : NEXT_LINK);
+		assert_int_equal(s.rehearsals, max < 4 ? 0 : 1);
+		stage_end(&s);
+	}
+}
+
+static void no_rehearsal_at_the_end_of_the_time(void **state)
+{
+	/* 50 ms, and two rounds of 20. */
+	static const struct {
+		uint64_t left;
+		enum replicate_next next;
+	} cases[] = {
+		{NS_PER_MS, NEXT_SEAL}, {85 * NS_PER_MS, NEXT_SEAL}, {95 * NS_PER_MS, NEXT_LINK}};
+	struct replicate_round r = {.round = 1,
+				    .pages = 1000000,
+				    .ns = 10 * NS_PER_SEC,
+				    .dirty = 2000,
+				    .elapsed_ns = 10 * NS_PER_SEC,
+				    .members_synced = true};
+	struct stage s;
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		stage_config(&s);
+		s.config.most_ns = r.elapsed_ns + cases[i].left;
+		stage_make(&s);
+		assert_int_equal(precopy_next(s.precopy, &r), cases[i].next);
+		assert_int_equal(s.rehearsals, cases[i].next == NEXT_LINK);
+		stage_end(&s);
+	}
+}
+
 static void a_policy_loses_no_time(void **state)
 {
 	struct stage s;
@@ -357,6 +399,8 @@ int main(void)
 		cmocka_unit_test(what_came_meanwhile_counts),
 		cmocka_unit_test(what_did_not_come_does_not),
 		cmocka_unit_test(what_disks_gave_meanwhile_counts),
+		cmocka_unit_test(no_rehearsal_in_the_last_round),
+		cmocka_unit_test(no_rehearsal_at_the_end_of_the_time),
 		cmocka_unit_test(a_policy_loses_no_time),
 		cmocka_unit_test(postcopy_is_not_rehearsed),
 	};
