@@ -68,8 +68,8 @@ struct replicate_config {
 	 * NEXT_POSTCOPY stays so. 0 = VM_PAUSE_IDLE_NS. */
 	uint64_t idle_ns;
 	/* With handover: a round that is on after so long of copying ends early, and next() is
-	 * asked; what it has not sent is dirty again. A last epoch that cannot be sealed by then
-	 * ends the session. 0 = no limit. */
+	 * asked; what it has not sent is dirty again. A last epoch that cannot be sealed within
+	 * 2 s of then, or of its first try if that was later, ends the session. 0 = no limit. */
 	uint64_t most_ns;
 	bool copy_none; /* with handover: rounds have no pages, all of them stay dirty */
 	/* With handover: on the epoch thread, no lock held. */

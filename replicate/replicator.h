@@ -85,6 +85,7 @@ struct replicator {
 	bool postcopy;                /* the last epoch leaves the dirty pages behind */
 	bool logging, frozen;         /* frozen: in the pause that a handover left behind */
 	uint64_t copy_began, round_began, round_bytes, round_pages_begun;
+	uint64_t seal_first; /* when the first try of a seal began; 0 = not yet */
 
 	pthread_t epoch_thread, control_thread, heartbeat_thread;
 	bool epoch_started, control_started, heartbeat_started;

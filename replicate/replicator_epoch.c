@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "replicate/core_util.h"
 #include "replicate/replicator.h"
 #include "replicate/waits.h"
 
@@ -15,6 +16,7 @@
 #define ROUND_REST_NS  (50 * NS_PER_MS)
 #define LINK_REST_NS   NS_PER_MS
 #define AGAIN_NS       (300 * NS_PER_MS)
+#define AGAIN_MOST_NS  (2 * NS_PER_SEC)
 #define MARK_NS        (3 * NS_PER_SEC)
 #define TIMER_SLACK_NS 1000ul
 #define RESERVE_SPARE  64u
@@ -170,10 +172,13 @@ static struct replicate_round round_tell(struct replicator *r, bool synced)
 	};
 }
 
-/* Each try makes the guest stand still: none is begun when copying has had its time. */
-static bool again_is_late(const struct replicator *r, const struct replicate_round *round)
+/* Each try makes the guest stand still: none is begun when copying has had its time. But what is
+ * done because that is over has more than one try, as a disk may be slow for a moment. */
+static bool again_is_late(const struct replicator *r)
 {
-	return r->config.most_ns && round->elapsed_ns >= r->config.most_ns;
+	uint64_t since = core_later(r->copy_began + r->config.most_ns, r->seal_first);
+
+	return r->config.most_ns && clock_ns() >= since + AGAIN_MOST_NS;
 }
 
 static enum replicate_next round_decide(struct replicator *r)
@@ -182,7 +187,7 @@ static enum replicate_next round_decide(struct replicator *r)
 	struct replicate_round round = round_tell(r, synced);
 	enum replicate_next next;
 
-	if (r->sync == SYNC_AGAIN && again_is_late(r, &round))
+	if (r->sync == SYNC_AGAIN && again_is_late(r))
 		return NEXT_STOP;
 	if (r->postcopy) /* its seal has failed; the link for the rest is there */
 		return NEXT_POSTCOPY;
@@ -488,6 +493,7 @@ static void seal(struct replicator *r, const struct core_action *a)
 	int rc;
 
 	log_context_epoch(a->epoch);
+	r->seal_first = r->seal_first ? r->seal_first : clock_ns();
 	atomic_store(&r->seal_began, clock_ns());
 	rc = checkpoint(r, a->epoch, a->hold, &e);
 	atomic_store(&r->seal_began, 0);
