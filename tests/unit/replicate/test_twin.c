@@ -483,6 +483,64 @@ static void round_ends_in_time(void **state)
 	all_arrived(t);
 }
 
+static enum replicate_next seal_noted(void *ctx, const struct replicate_round *round)
+{
+	atomic_store((atomic_bool *)ctx, true);
+	return NEXT_SEAL;
+}
+
+/* On a link that was too slow for the first round, and takes none of it for so long. */
+static struct twin *hand_over_slowly(atomic_bool *asked, unsigned seconds)
+{
+	struct replicate_config c = twin_config();
+	struct twin *t;
+
+	atomic_store(asked, false);
+	c.handover = true;
+	c.next = seal_noted;
+	c.next_ctx = asked;
+	c.bytes_per_second = VM_PAGE_SIZE;
+	c.most_ns = 100 * NS_PER_MS;
+	c.loss_ns = 60 * NS_PER_SEC;
+	t = twin_make(&c, &c, false, 8 * MEMORY, 3);
+	guest_writes(t, 4 * MEMORY);
+	t->copy_is_slow = true;
+	twin_protect(t);
+	twin_wait_primary(t, BIT_OF(REPLICATOR_SYNCING));
+	sleep(seconds);
+	assert_false(atomic_load(asked));
+	return t;
+}
+
+/* The guest is not stopped behind what lies on the way. */
+static void a_round_that_was_cut_is_waited_for(void **state)
+{
+	atomic_bool asked;
+	struct twin *t = hand_over_slowly(&asked, 4);
+
+	atomic_store(&t->slow, false);
+	all_arrived(t);
+	assert_true(asked);
+}
+
+static void that_wait_is_no_cancels_delay(void **state)
+{
+	uint64_t began, took[CANCELS];
+
+	for (unsigned i = 0; i < CANCELS; i++) {
+		atomic_bool asked;
+		struct twin *t = hand_over_slowly(&asked, 1);
+
+		began = clock_ns();
+		assert_int_equal(replicator_stop(t->replicator, TWIN_SOON, NULL), 0);
+		took[i] = clock_ns() - began;
+		twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED));
+		assert_false(asked);
+		twin_end(t);
+	}
+	cancel_is_quick(took);
+}
+
 /* None is copied while the guest runs; disks are. */
 static void nothing_is_copied_first(void **state)
 {
@@ -835,6 +893,8 @@ int main(void)
 		cmocka_unit_test(cancel_is_not_the_targets_to_delay),
 		cmocka_unit_test(cancel_does_not_wait_for_the_epoch_thread),
 		cmocka_unit_test(round_ends_in_time),
+		cmocka_unit_test(a_round_that_was_cut_is_waited_for),
+		cmocka_unit_test(that_wait_is_no_cancels_delay),
 		cmocka_unit_test(nothing_is_copied_first),
 		cmocka_unit_test(what_comes_while_it_waits_is_counted),
 		cmocka_unit_test(failed_handover_is_decided_about_again),

@@ -74,6 +74,8 @@ struct twin {
 	atomic_bool guest_stop, relay_stop;
 	atomic_bool silent; /* the relay swallows everything */
 	atomic_bool deaf;   /* ...that goes to the standby */
+	atomic_bool slow;   /* it keeps that for as long */
+	bool copy_is_slow;  /* from the begin of the first copy on */
 	atomic_bool seal_waits;
 	_Atomic int64_t bytes_left;
 	pthread_t guest, acceptor;
@@ -302,6 +304,8 @@ static inline void *twin_relay_main(void *arg)
 	while ((n = read(l->from, data, sizeof(data))) > 0) {
 		int64_t left = atomic_fetch_sub(&l->twin->bytes_left, n);
 
+		while (l->inward && atomic_load(&l->twin->slow))
+			usleep(1000);
 		if (l->inward && atomic_load(&l->twin->deaf))
 			continue;
 		if (left < n) {
@@ -368,6 +372,8 @@ static inline void twin_primary_state(void *ctx, enum replicator_state s, const 
 {
 	struct twin *t = ctx;
 
+	if (s == REPLICATOR_SYNCING && t->copy_is_slow)
+		atomic_store(&t->slow, true);
 	pthread_mutex_lock(&t->lock);
 	t->primary_state = s;
 	snprintf(t->primary_why, sizeof(t->primary_why), "%s", why);
@@ -510,6 +516,7 @@ static inline void twin_guest_end(struct twin *t)
 static inline void twin_end(struct twin *t)
 {
 	atomic_store(&t->silent, false);
+	atomic_store(&t->slow, false);
 	twin_guest_end(t);
 	replicator_destroy(t->replicator);
 	atomic_store(&t->relay_stop, true);
