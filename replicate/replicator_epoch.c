@@ -366,6 +366,15 @@ static int pages_take(struct replicator *r, struct capture *c)
 	return capture_begin(c, &r->copier, vm_ram(r->vm), r->dirty, bits);
 }
 
+/* What is sealed of a handover leaves the guest standing still until the other side has answered:
+ * who has cancelled it meanwhile shall not wait for that. */
+static int checkpoint_wanted(const struct replicator *r, struct error *e)
+{
+	if (!r->config.handover || !atomic_load(&r->ending))
+		return 0;
+	return error_set(e, -ECANCELED, "the session ends");
+}
+
 /* In the pause. All that can fail comes first; then the border is drawn at once for
  * members (the post) and outputs. Saving the state changes no RAM: the copy goes on
  * beside it. */
@@ -387,6 +396,8 @@ static int checkpoint_take(struct replicator *r, struct capture *c, bool hold, s
 	t[2] = clock_ns();
 	if (!c->in_place)
 		copier_finish(&r->copier);
+	if (!rc)
+		rc = checkpoint_wanted(r, e);
 	if (rc)
 		return rc;
 	t[3] = clock_ns();

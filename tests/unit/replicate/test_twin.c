@@ -421,6 +421,68 @@ static void cancel_does_not_wait_for_the_epoch_thread(void **state)
 	cancel_is_quick(took);
 }
 
+/* ---- a cancel while the last epoch is taken --------------------------------------- */
+
+static struct {
+	const struct disk_backend_ops *ops; /* of the disk */
+	atomic_bool waits, held;            /* shall be; is */
+} drain;
+
+/* Called in the pause. */
+static void drain_held(struct disk_backend *b)
+{
+	drain.ops->drain(b);
+	if (!atomic_load(&drain.waits))
+		return;
+	atomic_store(&drain.held, true);
+	while (atomic_load(&drain.waits))
+		usleep(1000);
+}
+
+static enum replicate_next seal_synced(void *ctx, const struct replicate_round *round)
+{
+	if (!round->members_synced)
+		return NEXT_ROUND;
+	atomic_store(&drain.waits, true);
+	return *(const enum replicate_next *)ctx;
+}
+
+/* Nothing is sealed any more, and the guest goes on without the target's answer. */
+static void a_cancel_counts_until_the_border_is_drawn(void **state)
+{
+	static const enum replicate_next ways[] = {NEXT_SEAL, NEXT_POSTCOPY};
+
+	for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
+		struct replicate_config c = twin_config();
+		struct disk_backend_ops ops;
+		struct twin *t;
+		uint64_t left;
+
+		c.handover = true;
+		c.next = seal_synced;
+		c.next_ctx = (void *)&ways[i];
+		t = twin_make(&c, &c, true, MEMORY, 3);
+		drain.ops = t->primary.disk->ops;
+		ops = *drain.ops;
+		ops.drain = drain_held;
+		atomic_store(&drain.held, false);
+		assert_int_equal(vm_pause(t->primary.vm), 0);
+		t->primary.disk->ops = &ops;
+		assert_int_equal(vm_resume(t->primary.vm), 0);
+		twin_protect(t);
+		while (!atomic_load(&drain.held))
+			usleep(1000);
+		assert_int_equal(replicator_stop(t->replicator, clock_ns(), NULL), -ETIMEDOUT);
+		left = atomic_load(&t->primary.last_frame);
+		atomic_store(&drain.waits, false);
+		twin_wait_primary(t, BIT_OF(REPLICATOR_UNPROTECTED));
+		assert_int_equal(t->sealed, 0);
+		while (atomic_load(&t->primary.last_frame) < left + 20)
+			usleep(1000);
+		twin_end(t);
+	}
+}
+
 /* ---- rounds of a migration ------------------------------------------------------- */
 
 struct rounds {
@@ -892,6 +954,7 @@ int main(void)
 		cmocka_unit_test(stopped_while_connecting),
 		cmocka_unit_test(cancel_is_not_the_targets_to_delay),
 		cmocka_unit_test(cancel_does_not_wait_for_the_epoch_thread),
+		cmocka_unit_test(a_cancel_counts_until_the_border_is_drawn),
 		cmocka_unit_test(round_ends_in_time),
 		cmocka_unit_test(a_round_that_was_cut_is_waited_for),
 		cmocka_unit_test(that_wait_is_no_cancels_delay),
