@@ -55,14 +55,14 @@ static void member_discard(void *ctx)
 	mirror_target_discard(((struct process_disk *)ctx)->target);
 }
 
+/* Of a request that session_parse() has checked. */
 static unsigned disks_shared(const json_t *request)
 {
 	const char *storage = json_string_value(json_object_get(request, "storage"));
 
 	if (storage && !strcmp(storage, "shared"))
 		return VM_DISKS_ALL;
-	return (unsigned)json_integer_value(json_object_get(request, "shared_disks")) &
-	       VM_DISKS_ALL;
+	return (unsigned)json_integer_value(json_object_get(request, "shared_disks"));
 }
 
 void members_fill(struct process *p, const json_t *request)

@@ -106,6 +106,7 @@ const char *compression_name(enum page_compression c)
 int session_parse(const json_t *q, struct replicate_config *out, struct error *e)
 {
 	int mode, policy, compression, rc;
+	unsigned disks = 0; /* for members_fill() */
 
 	replicate_config_defaults(out);
 	mode = out->mode;
@@ -122,7 +123,8 @@ int session_parse(const json_t *q, struct replicate_config *out, struct error *e
 	    (rc = parse_number(q, "delta_mb", 0, 1 << 20, 1 << 20, &out->delta_bytes, e)) ||
 	    (rc = parse_number(q, "term", 1, INT64_MAX, 1, &out->term, e)) ||
 	    (rc = parse_unsigned(q, "streams", 1, CHANNEL_STREAMS_MAX - 1, &out->streams, e)) ||
-	    (rc = parse_unsigned(q, "window", 1, 64, &out->window, e)))
+	    (rc = parse_unsigned(q, "window", 1, 64, &out->window, e)) ||
+	    (rc = parse_unsigned(q, "shared_disks", 0, VM_DISKS_ALL, &disks, e)))
 		return rc;
 	if (!out->term)
 		return error_set(e, -EINVAL, "\"term\" is missing");

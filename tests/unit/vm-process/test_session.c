@@ -87,6 +87,10 @@ static void test_bad_values_are_named(void **state)
 		{"{" GOOD ",\"address\":\"\",\"port\":1}", "address"},
 		{"{" GOOD ",\"address\":\"a\"}", "port"},
 		{"{" GOOD ",\"address\":\"a\",\"port\":65536}", "port"},
+		{"{" GOOD ",\"shared_disks\":256}", "shared_disks"},
+		{"{" GOOD ",\"shared_disks\":-1}", "shared_disks"},
+		{"{" GOOD ",\"shared_disks\":\"1\"}", "shared_disks"},
+		{"{" GOOD ",\"shared_disks\":true}", "shared_disks"},
 	};
 
 	(void)state;
