@@ -129,12 +129,23 @@ int kvm_msrs_choose(struct engine *en, struct error *e)
 				STATE_MSRS_MAX);
 }
 
-/* ARCH_CAPABILITIES, but RSBA and RRSBA, which warn; whether LFENCE is serializing. */
+/* Of ARCH_CAPABILITIES (Intel SDM vol. 4, Linux msr-index.h) what a guest leaves undone because
+ * of it: what the CPU is safe from, and what IBRS, VERW and TSX_CTRL do. Not RSBA and RRSBA,
+ * which warn; SKIP_VMENTRY_L1DFLUSH, for hypervisors; nor the control MSRs that KVM never had,
+ * whose bits it passed on until Linux 6.0. */
+#define B(n) (UINT64_C(1) << (n))
+#define ARCH_PROMISES                                                                              \
+	(B(0) | B(1) | B(4) |            /* RDCL_NO, IBRS_ALL, SSB_NO */                           \
+	 B(5) | B(6) | B(7) | B(8) |     /* MDS_NO, PSCHANGE_MC_NO, TSX_CTRL, TAA_NO */            \
+	 B(13) | B(14) | B(15) | B(17) | /* SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, FB_CLEAR */           \
+	 B(20) | B(24) | B(26) |         /* BHI_NO, PBRSB_NO, GDS_NO */                            \
+	 B(27) | B(28) | B(62))          /* RFDS_NO, RFDS_CLEAR, ITS_NO */
+
 static const struct {
 	uint32_t index;
 	uint64_t mask;
 } promises[] = {
-	{0x10a, ~(UINT64_C(1) << 2 | UINT64_C(1) << 19)},
+	{0x10a, ARCH_PROMISES},
 	{0xc0011029, 1 << 1},
 };
 _Static_assert(ARRAY_LEN(promises) == STATE_PROMISES, "all have room");
