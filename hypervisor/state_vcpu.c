@@ -227,7 +227,24 @@ static int msr_promises_check(const struct state_model *model, unsigned vcpu, ui
 	return 0;
 }
 
-/* One that this host does not know and that is 0 tells of a newer host, not of the guest. */
+/* One that holds what it came with, and that a guest cannot have changed, tells of the host that
+ * it comes from, not of the guest: 0, as a newer kernel lists more, or one of these. */
+static bool msr_says_nothing(uint32_t index, uint64_t data)
+{
+	static const struct {
+		uint32_t index;
+		uint64_t reset;
+	} resets[] = {
+		{0x9e, 0x30000},                 /* SMBASE: there is no SMM here */
+		{0xc0000104, UINT64_C(1) << 32}, /* TSC_RATIO, of SVM, which no guest has */
+	};
+
+	for (unsigned i = 0; i < ARRAY_LEN(resets); i++)
+		if (index == resets[i].index && data == resets[i].reset)
+			return true;
+	return !data;
+}
+
 static int msrs_take(const struct state_model *model, unsigned vcpu, struct cursor *c,
 		     uint32_t count, struct vcpu_image *m, struct error *e)
 {
@@ -241,7 +258,7 @@ static int msrs_take(const struct state_model *model, unsigned vcpu, struct curs
 
 		if (c->bad)
 			break; /* reported with the total */
-		if (!known && data)
+		if (!known && !msr_says_nothing(index, data))
 			return bad(e, vcpu, "an MSR that this host does not know", index);
 		if (known)
 			m->msrs.entries[n++] = (struct kvm_msr_entry){.index = index, .data = data};

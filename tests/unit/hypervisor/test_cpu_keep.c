@@ -490,6 +490,10 @@ static void msrs_judge(struct state_model *model, const struct buf *state)
 
 	msr_judge(model, state, 0x7777, 1, "an MSR that this host does not know (0x7777)");
 	msr_judge(model, state, 0x7777, 0, "");
+	msr_judge(model, state, 0x9e, 0x30000, "");
+	msr_judge(model, state, 0x9e, 0xa0000, "an MSR that this host does not know (0x9e)");
+	msr_judge(model, state, 0xc0000104, UINT64_C(1) << 32, "");
+	msr_judge(model, state, 0xc0000104, 3, "an MSR that this host does not know (0xc0000104)");
 	msr_judge(model, state, 0x10a, 5, "an MSR that this host does not know");
 	model->msrs[model->msr_count++] = 0x10a;
 	model->promises[0] = arch_promise(3);
