@@ -146,7 +146,6 @@ static const struct {
 	uint64_t mask;
 } promises[] = {
 	{0x10a, ARCH_PROMISES},
-	{0xc0011029, 1 << 1},
 };
 _Static_assert(ARRAY_LEN(promises) == STATE_PROMISES, "all have room");
 

@@ -16,7 +16,7 @@
 #define STATE_IRQ_PINS              24
 #define STATE_XSAVE_LEGACY          512 /* FXSAVE area, then 64 octets of header */
 #define STATE_XSAVE_LEAST           576
-#define STATE_PROMISES              2u
+#define STATE_PROMISES              1u
 #define STATE_CPUID_MOST            256u
 
 #define STATE_TSC_TOLERANCE_PERCENT 1u
