@@ -18,6 +18,8 @@ struct cpuid_mask {
 	uint32_t eax, ebx, ecx, edx; /* bits taken away */
 };
 
+/* What is offered is also what a guest that comes from elsewhere may have: a build that takes away
+ * more refuses the guests of older ones that have that bit. */
 static const struct cpuid_mask masks[] = {
 	/* DTES64, MONITOR, DS-CPL, VMX, SMX, PDCM; DS. MCE and MCA: banks are not carried. */
 	{1, 0, 0, 0, BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(15),

@@ -16,8 +16,7 @@ static const struct {
 	{0x3a, 0x3a}, /* FEATURE_CONTROL: VMX, SGX */
 	{0xc1, 0xc8}, /* PMU from here... */
 	{0x186, 0x18d},
-	{0x1d9, 0x1d9}, /* DEBUGCTL and last branches */
-	{0x1db, 0x1de},
+	{0x1db, 0x1de}, /* last branches */
 	{0x309, 0x30c},
 	{0x345, 0x345},
 	{0x38d, 0x390},
@@ -35,11 +34,11 @@ static const struct {
 	{0xc0010200, 0xc001020b},
 };
 
-/* Guest state that KVM does not list. */
-static const uint32_t mtrrs[] = {
+/* Guest state that KVM does not list, or not each KVM: MTRRs; DEBUGCTL (bus locks, branches). */
+static const uint32_t unlisted[] = {
 	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209,
 	0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f, 0x250, 0x258, 0x259, 0x268,
-	0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, 0x2ff,
+	0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, 0x2ff, 0x1d9,
 };
 
 static bool msr_foreign(uint32_t index)
@@ -121,8 +120,8 @@ int kvm_msrs_choose(struct engine *en, struct error *e)
 	for (unsigned i = 0; i < count; i++)
 		if (list[i] != MSR_TSC_DEADLINE && !msr_foreign(list[i]))
 			good &= msr_add(en, list[i]);
-	for (unsigned i = 0; i < ARRAY_LEN(mtrrs); i++)
-		good &= msr_add(en, mtrrs[i]);
+	for (unsigned i = 0; i < ARRAY_LEN(unlisted); i++)
+		good &= msr_add(en, unlisted[i]);
 	good &= msr_add(en, MSR_TSC_DEADLINE);
 	return good ? 0
 		    : error_set(e, -E2BIG, "this host's KVM has more than %u MSRs of guests",

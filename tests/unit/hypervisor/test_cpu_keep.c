@@ -261,16 +261,23 @@ static void vcpu_lessen(struct buf *b)
 		}
 }
 
+/* Where its value is in section VCPU; 0: it is not there. */
+static size_t msr_find(const struct buf *b, uint32_t index)
+{
+	for (uint32_t i = 0; i < number_at(b, VCPU_MSR_COUNT); i++)
+		if (number_at(b, VCPU_MSRS + i * 12ul) == index)
+			return VCPU_MSRS + i * 12ul + 4;
+	return 0;
+}
+
 static uint64_t vcpu_msr(const struct buf *state, unsigned vcpu, uint32_t index)
 {
 	struct state_view v = view_of(state);
 	const struct state_section *s = state_find(&v, STATE_VCPU, vcpu);
 	const struct buf b = {.data = (uint8_t *)s->data, .len = s->len};
+	size_t at = msr_find(&b, index);
 
-	for (uint32_t i = 0; i < number_at(&b, VCPU_MSR_COUNT); i++)
-		if (number_at(&b, VCPU_MSRS + i * 12ul) == index)
-			return number_at(&b, VCPU_MSRS + i * 12ul + 4);
-	return 0;
+	return at ? number_at(&b, at) : 0;
 }
 
 static uint32_t vcpu_khz(const struct buf *state, unsigned vcpu)
@@ -335,6 +342,60 @@ static void kvm_keeps_what_was_promised(void **state)
 	guest_end(&g);
 	buf_free(&full);
 	buf_free(&less);
+	buf_free(&again);
+}
+
+/* ---- debug control -------------------------------------------------------------------------- */
+
+#define DEBUGCTL     0x1d9u
+#define BTF          2u
+#define BUS_LOCKS    4u
+#define HAS_BUS_LOCK (UINT32_C(1) << 24) /* CPUID 7.0 ECX */
+
+static uint32_t debug_control;
+
+static void debug_control_set(struct buf *b)
+{
+	size_t at = msr_find(b, DEBUGCTL);
+
+	assert_int_not_equal(at, 0);
+	number_set(b, at, debug_control);
+}
+
+/* Each KVM takes BTF, but some do not keep it. */
+static void kvm_keeps_debug_control(void **state)
+{
+	struct buf full = {0}, set = {0}, again = {0};
+	struct guest g, twin;
+	bool bus_locks;
+	uint64_t got;
+
+	if (guest_no_kvm())
+		skip();
+	guest_engine = &engine_kvm;
+	guest_cpu = "";
+	g = (struct guest){.param = {FEATURE, 0, 0}};
+	guest_boot(&g, GUEST_CPUID, 2, MEMORY);
+	bus_locks = own_leaf(g.vm, 7)->words[2] & HAS_BUS_LOCK;
+	guest_freeze(&g, &full);
+	debug_control = bus_locks ? BUS_LOCKS : BTF;
+	state_edit(&full, STATE_VCPU, debug_control_set, &set);
+	guest_take(&twin, &g, &set);
+	feature_read(&twin);
+	guest_freeze(&twin, &again);
+	got = vcpu_msr(&again, 0, DEBUGCTL);
+	print_message("  DEBUGCTL %#x, and then %#llx\n", debug_control, (unsigned long long)got);
+	if (got || bus_locks)
+		assert_int_equal(got, debug_control);
+	assert_int_equal(vm_resume(twin.vm), 0);
+	guest_reboot(&twin);
+	feature_read(&twin);
+	guest_freeze(&twin, &again);
+	assert_int_equal(vcpu_msr(&again, 0, DEBUGCTL), 0);
+	guest_end(&twin);
+	guest_end(&g);
+	buf_free(&full);
+	buf_free(&set);
 	buf_free(&again);
 }
 
@@ -552,6 +613,7 @@ int main(void)
 		cmocka_unit_test(kvm_keeps_the_cpu),
 		cmocka_unit_test(promises_are_dropped),
 		cmocka_unit_test(kvm_keeps_what_was_promised),
+		cmocka_unit_test(kvm_keeps_debug_control),
 		cmocka_unit_test(one_after_the_other),
 		cmocka_unit_test(more_than_there_is_is_refused),
 		cmocka_unit_test(limits_of_a_host),
