@@ -115,10 +115,10 @@ static int lacking_refuse(const struct lacking *l, struct error *e)
 	if (l->unnamed)
 		snprintf(more, sizeof(more), " and %u more", l->unnamed);
 	if (l->names[0])
-		return error_set(e, -EBADMSG, "machine state: this host's CPU lacks %s%s", l->names,
-				 more);
-	return error_set(e, -EBADMSG, "machine state: this host's CPU is another one: %s",
-			 l->other);
+		return error_set(e, -EBADMSG, "machine state: this host's CPU lacks %s%s%s%s",
+				 l->names, more, l->other[0] ? "; " : "", l->other);
+	return error_set(e, -EBADMSG, "machine state: this host's CPU is another one: %s%s",
+			 l->other, more);
 }
 
 static int fit_check(const struct kvm_cpuid2 *needed, const struct kvm_cpuid2 *offered,

@@ -104,6 +104,18 @@ static void cpuid_wider(struct buf *b)
 	number_set(b, word_find(b, 0x80000008, 0), 48 << 8 | 63);
 }
 
+static void cpuid_more_and_wider(struct buf *b)
+{
+	cpuid_more(b);
+	cpuid_wider(b);
+}
+
+/* Two sizes. */
+static void cpuid_wider_twice(struct buf *b)
+{
+	number_set(b, word_find(b, 0x80000008, 0), 63 << 8 | 63);
+}
+
 static void cpuid_of_another_vendor(struct buf *b)
 {
 	number_set(b, word_find(b, 0, 1), 0x74736554);
@@ -442,6 +454,8 @@ static void refusals(void)
 	} cases[] = {
 		{cpuid_more, "this host's CPU lacks "},
 		{cpuid_wider, "a physical address in bits: "},
+		{cpuid_more_and_wider, " more; a physical address in bits: "},
+		{cpuid_wider_twice, "63 the guest's and 1 more"},
 		{cpuid_of_another_vendor, "another vendor: "},
 		{cpuid_flags, "with flags 0x"},
 		{cpuid_endless, "257 leaves"},
