@@ -4,23 +4,15 @@
  * machine of today, they say the same of themselves, and the guest goes on to its end.
  * `test_golden record N` makes another one.
  */
-#include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include "hypervisor/hypervisor.h"
 #include "hypervisor/state.h"
+#include "tests/unit/golden.h"
 
-#define GOLDEN    "tests/protocol/golden"
+#define KIND      "machine"
 #define MEMORY    (UINT64_C(8) << 20)
 #define DISK_SIZE (UINT64_C(1) << 20)
 #define SIM_STEPS 5000u
@@ -41,17 +33,12 @@ struct machine {
 
 /* ---- files ----------------------------------------------------------------------------- */
 
-static void golden_path(unsigned n, const char *name, char *out, size_t room)
-{
-	snprintf(out, room, GOLDEN "/machine-%u/%s", n, name);
-}
-
 static FILE *packed_open(unsigned n, const char *name, bool write)
 {
-	char path[96], command[160];
+	char path[GOLDEN_ROOM], command[GOLDEN_ROOM + 16];
 	FILE *f;
 
-	golden_path(n, name, path, sizeof(path));
+	golden_path(path, KIND, n, name);
 	snprintf(command, sizeof(command), write ? "gzip -9n >%s" : "gzip -dc %s", path);
 	f = popen(command, write ? "w" : "r");
 	assert_non_null(f);
@@ -87,20 +74,16 @@ static void state_read(unsigned n, const char *name, struct buf *out)
 	assert_int_equal(buf_check(out), 0);
 }
 
-static bool golden_exists(unsigned n)
+/* They are numbered without a gap; one may have several versions of what it consists of. */
+static unsigned machines(void)
 {
-	char path[96];
+	unsigned n = 0;
 
-	golden_path(n, "soft.state.gz", path, sizeof(path));
-	return access(path, R_OK) == 0;
-}
-
-static void golden_needed(void)
-{
-	if (!golden_exists(1)) {
-		print_message("skipped: not run in the top folder of the sources\n");
-		skip();
-	}
+	golden_needed();
+	while (golden_exists(KIND, n + 1))
+		n++;
+	assert_true(n > 0);
+	return n;
 }
 
 /* ---- the machine ------------------------------------------------------------------------- */
@@ -259,8 +242,7 @@ static void machine_goes_on(unsigned n)
 
 static void machines_of_releases_go_on(void **state)
 {
-	golden_needed();
-	for (unsigned n = 1; golden_exists(n); n++)
+	for (unsigned n = machines(); n; n--)
 		machine_goes_on(n);
 }
 
@@ -308,8 +290,7 @@ static void fake_end(struct fake *f)
 
 static void states_of_fake_guests_are_taken(void **state)
 {
-	golden_needed();
-	for (unsigned n = 1; golden_exists(n); n++) {
+	for (unsigned n = machines(); n; n--) {
 		struct buf saved = {0};
 		struct fake f;
 
@@ -349,7 +330,7 @@ static unsigned frames_recorded(void)
 	static const char *const names[] = {"soft.state.gz", "sim.state.gz"};
 	unsigned versions = 0;
 
-	for (unsigned n = 1; golden_exists(n); n++)
+	for (unsigned n = machines(); n; n--)
 		for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
 			struct buf saved = {0};
 
@@ -365,7 +346,6 @@ static void each_frame_is_recorded_and_read(void **state)
 {
 	const unsigned read = (2u << STATE_VERSION) - (1u << STATE_OLDEST);
 
-	golden_needed();
 	assert_int_equal(frames_recorded(), read);
 }
 
@@ -376,12 +356,11 @@ static void each_version_is_recorded_and_read(void **state)
 	struct vm_state_kind kinds[MANY];
 	unsigned count = vm_state_kinds(kinds, MANY);
 
-	golden_needed();
 	assert_true(count > 8 && count < MANY);
 	for (unsigned i = 0; i < count; i++) {
 		unsigned versions = 0;
 
-		for (unsigned n = 1; golden_exists(n); n++) {
+		for (unsigned n = machines(); n; n--) {
 			versions_add(n, "soft.state.gz", kinds[i].id, &versions);
 			versions_add(n, "sim.state.gz", kinds[i].id, &versions);
 		}
@@ -395,9 +374,7 @@ static void each_version_is_recorded_and_read(void **state)
 /* ---- recording
  * ------------------------------------------------------------------------------------ */
 
-static unsigned recorded;
-
-static void machine_record(struct machine *m)
+static void machine_record(struct machine *m, unsigned n)
 {
 	static uint8_t disk[DISK_SIZE];
 	struct buf state = {0};
@@ -418,15 +395,15 @@ static void machine_record(struct machine *m)
 	fd = open(m->disk_path, O_RDONLY | O_CLOEXEC);
 	assert_int_equal(pread(fd, disk, sizeof(disk), 0), sizeof(disk));
 	close(fd);
-	packed_write(recorded, "soft.disk.gz", disk, sizeof(disk));
-	packed_write(recorded, "soft.state.gz", state.data, state.len);
-	packed_write(recorded, "soft.ram.gz", vm_ram(m->vm), MEMORY);
+	packed_write(n, "soft.disk.gz", disk, sizeof(disk));
+	packed_write(n, "soft.state.gz", state.data, state.len);
+	packed_write(n, "soft.ram.gz", vm_ram(m->vm), MEMORY);
 	assert_int_equal(vm_resume(m->vm), 0);
 	buf_free(&state);
 	machine_end(m);
 }
 
-static void fake_record(void)
+static void fake_record(unsigned n)
 {
 	struct buf state = {0};
 	struct error e = {0};
@@ -442,22 +419,24 @@ static void fake_record(void)
 	}
 	if (vm_state_save(f.vm, &state, &e))
 		fail_msg("%s", e.text);
-	packed_write(recorded, "sim.state.gz", state.data, state.len);
+	packed_write(n, "sim.state.gz", state.data, state.len);
 	buf_free(&state);
 	fake_end(&f);
 }
 
 static void record(void **state)
 {
+	char *const *words = *state;
+	unsigned n = words[0] ? (unsigned)atoi(words[0]) : 0;
 	struct machine *m = malloc(sizeof(*m));
-	char path[96];
+	char path[GOLDEN_ROOM];
 
 	assert_non_null(m);
-	golden_path(recorded, "", path, sizeof(path));
-	if (mkdir(path, 0755))
-		fail_msg("%s: %s (what was released is not recorded again)", path, strerror(errno));
-	machine_record(m);
-	fake_record();
+	if (!n)
+		fail_msg("which one?");
+	golden_folder_make(golden_path(path, KIND, n, ""));
+	machine_record(m, n);
+	fake_record(n);
 	free(m);
 }
 
@@ -469,11 +448,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(each_version_is_recorded_and_read),
 		cmocka_unit_test(each_frame_is_recorded_and_read),
 	};
-	const struct CMUnitTest recorder[] = {cmocka_unit_test(record)};
 
-	if (argc == 3 && !strcmp(argv[1], "record")) {
-		recorded = (unsigned)atoi(argv[2]);
-		return cmocka_run_group_tests(recorder, NULL, NULL);
-	}
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return golden_run(argc, argv, tests, ARRAY_LEN(tests), record);
 }

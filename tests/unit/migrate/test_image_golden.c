@@ -6,16 +6,14 @@
  */
 #include <inttypes.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <xxhash.h>
 
 #include <fcntl.h>
 
+#include "tests/unit/golden.h"
 #include "tests/unit/migrate/machine.h"
 
-#define GOLDEN     "tests/protocol/golden"
-#define FOLDER_FMT GOLDEN "/image-%u"
-#define PATH_ROOM  96u
+#define KIND       "image"
 #define MEMORY     (UINT64_C(256) << 10)
 #define STEPS      2000u
 #define MORE_STEPS 500u /* after the restore */
@@ -36,41 +34,18 @@ static const struct {
 /* Made for these images alone when they were recorded: it protects nothing. */
 #define KEY_FILE "test-key.hex"
 
-static void path_of(unsigned version, const char *name, char path[PATH_ROOM])
-{
-	snprintf(path, PATH_ROOM, FOLDER_FMT "/%s", version, name);
-}
-
-static bool is_recorded(unsigned version)
-{
-	char path[PATH_ROOM];
-
-	path_of(version, "session", path);
-	return access(path, R_OK) == 0;
-}
-
-/* All that are read are recorded; what was recorded once is read still. */
 static void each_version(void (*check)(unsigned version))
 {
-	if (access(GOLDEN, R_OK)) {
-		print_message("skipped: not run in the top folder of the sources\n");
-		skip();
-	}
-	for (unsigned v = IMAGE_OLDEST; v <= IMAGE_VERSION; v++) {
-		if (!is_recorded(v))
-			fail_msg("no image of version %u is recorded", v);
-		check(v);
-	}
-	assert_false(is_recorded(IMAGE_OLDEST - 1) || is_recorded(IMAGE_VERSION + 1));
+	golden_each(KIND, IMAGE_OLDEST, IMAGE_VERSION, check);
 }
 
-static int golden_open(unsigned version, unsigned image)
+static int image_fd(unsigned version, unsigned image)
 {
 	uint8_t header[IMAGE_HEADER_SIZE];
-	char path[PATH_ROOM];
+	char path[GOLDEN_ROOM];
 	int fd;
 
-	path_of(version, images[image].name, path);
+	golden_path(path, KIND, version, images[image].name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		fail_msg("%s: %s", path, strerror(errno));
@@ -82,24 +57,20 @@ static int golden_open(unsigned version, unsigned image)
 static const struct image_key *key_read(unsigned version, unsigned image, struct image_key *key)
 {
 	struct error e = {0};
-	char path[PATH_ROOM];
+	char path[GOLDEN_ROOM];
 
 	if (!images[image].encrypted)
 		return NULL;
-	path_of(version, KEY_FILE, path);
-	if (image_key_read(path, key, &e))
+	if (image_key_read(golden_path(path, KIND, version, KEY_FILE), key, &e))
 		fail_msg("%s", e.text);
 	return key;
 }
 
 static void session_read(unsigned version, struct was *w)
 {
-	char path[PATH_ROOM];
-	FILE *f;
+	char path[GOLDEN_ROOM];
+	FILE *f = golden_open(golden_path(path, KIND, version, "session"), "r");
 
-	path_of(version, "session", path);
-	f = fopen(path, "r");
-	assert_non_null(f);
 	assert_int_equal(fscanf(f, "ram %" SCNx64 " guest %" SCNx64 " later %" SCNx64, &w->ram,
 				&w->now, &w->later),
 			 3);
@@ -146,7 +117,7 @@ static void restore_one(unsigned version, unsigned image, const struct was *was)
 	struct image_progress progress = {0};
 	struct image_key key;
 	const struct image_key *k = key_read(version, image, &key);
-	int fd = golden_open(version, image);
+	int fd = image_fd(version, image);
 	struct error e = {0};
 	struct machine m;
 	struct image *i;
@@ -182,7 +153,7 @@ static void key_needed(unsigned version)
 	const struct image_key other = {{1}};
 
 	for (unsigned i = 0; i < ARRAY_LEN(images); i++) {
-		int fd = golden_open(version, i);
+		int fd = image_fd(version, i);
 		bool encrypted = images[i].encrypted;
 
 		assert_int_equal(file_verify(fd, NULL, NULL), encrypted ? -ENOKEY : 0);
@@ -202,7 +173,7 @@ static void version_refused(uint16_t version, int want)
 	struct error e = {0};
 	struct buf b = {0};
 	uint64_t hash;
-	int fd = golden_open(IMAGE_VERSION, 0);
+	int fd = image_fd(IMAGE_VERSION, 0);
 
 	file_take(fd, &b);
 	close(fd);
@@ -219,8 +190,7 @@ static void version_refused(uint16_t version, int want)
 
 static void other_versions_are_refused(void **state)
 {
-	if (access(GOLDEN, R_OK))
-		skip();
+	golden_needed();
 	version_refused(IMAGE_VERSION, 0);
 	version_refused(IMAGE_OLDEST - 1, -EPROTONOSUPPORT);
 	version_refused(IMAGE_VERSION + 1, -EPROTONOSUPPORT);
@@ -229,7 +199,7 @@ static void other_versions_are_refused(void **state)
 /* The decoder that was written from docs/image-format.md agrees. */
 static void decode_all(unsigned version)
 {
-	char path[PATH_ROOM], command[300], hex[2 * IMAGE_KEY_SIZE + 1];
+	char path[GOLDEN_ROOM], command[300], hex[2 * IMAGE_KEY_SIZE + 1];
 	struct image_key key;
 	struct was was;
 
@@ -240,7 +210,7 @@ static void decode_all(unsigned version)
 		hex[0] = '\0';
 		for (unsigned n = 0; k && n < IMAGE_KEY_SIZE; n++)
 			sprintf(hex + 2 * n, "%02x", k->bytes[n]);
-		path_of(version, images[i].name, path);
+		golden_path(path, KIND, version, images[i].name);
 		snprintf(command, sizeof(command),
 			 "python3 tests/protocol/decode.py --image %s %016" PRIx64 " %s", path,
 			 was.ram, hex);
@@ -257,13 +227,9 @@ static void second_decoder_agrees(void **state)
 
 static FILE *file_create(const char *name)
 {
-	char path[PATH_ROOM];
-	FILE *f;
+	char path[GOLDEN_ROOM];
 
-	path_of(IMAGE_VERSION, name, path);
-	f = fopen(path, "w");
-	assert_non_null(f);
-	return f;
+	return golden_open(golden_path(path, KIND, IMAGE_VERSION, name), "w");
 }
 
 static void key_record(struct image_key *key)
@@ -292,15 +258,13 @@ static void image_record(struct machine *m, unsigned image, const struct image_k
 
 static void record(void **state)
 {
-	char path[PATH_ROOM];
+	char path[GOLDEN_ROOM];
 	struct image_key key;
 	struct machine m;
 	struct was was;
 	FILE *f;
 
-	path_of(IMAGE_VERSION, "", path);
-	if (mkdir(path, 0755))
-		fail_msg("%s: %s (what was released is not recorded again)", path, strerror(errno));
+	golden_folder_make(golden_path(path, KIND, IMAGE_VERSION, ""));
 	machine_make(&m, MEMORY, true);
 	assert_int_equal(vm_step(m.vm, STEPS), 0);
 	was.ram = XXH3_64bits(vm_ram(m.vm), MEMORY);
@@ -325,9 +289,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(other_versions_are_refused),
 		cmocka_unit_test(second_decoder_agrees),
 	};
-	const struct CMUnitTest recorder[] = {cmocka_unit_test(record)};
 
-	if (argc == 2 && !strcmp(argv[1], "record"))
-		return cmocka_run_group_tests(recorder, NULL, NULL);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return golden_run(argc, argv, tests, ARRAY_LEN(tests), record);
 }

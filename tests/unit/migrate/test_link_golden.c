@@ -5,24 +5,24 @@
  * arrive where it did then. `test_link_golden record` makes the link of this release.
  */
 #include <inttypes.h>
-#include <sys/stat.h>
 #include <xxhash.h>
 
+#include "tests/unit/channel/record_file.h"
+#include "tests/unit/golden.h"
 #include "tests/unit/migrate/postplay.h"
 
-#define GOLDEN     "tests/protocol/golden"
-#define ZERO_PAGE  5u
-#define PATH_ROOM  96u
-#define FOLDER_FMT GOLDEN "/link-%u"
+#define KIND      "link"
+#define ZERO_PAGE 5u
 
 enum { SOURCE, TARGET };
 static const char *const said_by[] = {"source", "target"};
-static unsigned version = LINK_VERSION; /* of the link that is read, or recorded */
 
-static void path_of(unsigned who, unsigned stream, char path[PATH_ROOM])
+static const char *path_of(unsigned version, unsigned who, unsigned stream, char path[GOLDEN_ROOM])
 {
-	snprintf(path, PATH_ROOM, FOLDER_FMT "/%s-%u.bin", version, said_by[who],
-		 POSTCOPY_STREAM + stream);
+	char name[32];
+
+	snprintf(name, sizeof(name), "%s-%u.bin", said_by[who], POSTCOPY_STREAM + stream);
+	return golden_path(path, KIND, version, name);
 }
 
 /* The first 40 pages, one of them zero, and two that lie alone. */
@@ -47,21 +47,9 @@ static uint64_t missing_hash(const struct post *p)
 	return XXH3_64bits(ram, sizeof(ram));
 }
 
-/* All that are read are recorded; what was recorded once is read still. */
-static void each_version(void (*check)(void))
+static void each_version(void (*check)(unsigned version))
 {
-	char path[PATH_ROOM];
-
-	if (access(GOLDEN, R_OK)) {
-		print_message("skipped: not run in the top folder of the sources\n");
-		skip();
-	}
-	for (version = LINK_OLDEST; version <= LINK_VERSION; version++)
-		check();
-	snprintf(path, sizeof(path), FOLDER_FMT, LINK_OLDEST - 1);
-	assert_int_not_equal(access(path, R_OK), 0);
-	snprintf(path, sizeof(path), FOLDER_FMT, LINK_VERSION + 1);
-	assert_int_not_equal(access(path, R_OK), 0);
+	golden_each(KIND, LINK_OLDEST, LINK_VERSION, check);
 }
 
 /* ---- reading ------------------------------------------------------------------------------ */
@@ -71,22 +59,12 @@ struct said {
 	size_t at;
 };
 
-static void said_read(unsigned who, unsigned stream, struct said *out)
+static void said_read(unsigned version, unsigned who, unsigned stream, struct said *out)
 {
-	char path[PATH_ROOM];
-	uint8_t piece[4096];
-	size_t n;
-	FILE *f;
+	char path[GOLDEN_ROOM];
 
 	*out = (struct said){0};
-	path_of(who, stream, path);
-	f = fopen(path, "r");
-	if (!f)
-		fail_msg("%s: %s", path, strerror(errno));
-	while ((n = fread(piece, 1, sizeof(piece), f)))
-		buf_put(&out->bytes, piece, n);
-	fclose(f);
-	assert_int_equal(buf_check(&out->bytes), 0);
+	golden_read(path_of(version, who, stream, path), &out->bytes);
 }
 
 static bool said_next(struct said *s, struct record *r)
@@ -114,15 +92,12 @@ static void said_say(struct world *w, struct said *s, unsigned stream, uint16_t 
 	assert_false(stop);
 }
 
-static uint64_t hash_recorded(void)
+static uint64_t hash_recorded(unsigned version)
 {
-	char path[PATH_ROOM];
+	char path[GOLDEN_ROOM];
 	uint64_t hash = 0;
-	FILE *f;
+	FILE *f = golden_open(golden_path(path, KIND, version, "session"), "r");
 
-	snprintf(path, sizeof(path), FOLDER_FMT "/session", version);
-	f = fopen(path, "r");
-	assert_non_null(f);
 	assert_int_equal(fscanf(f, "ram %" SCNx64, &hash), 1);
 	fclose(f);
 	return hash;
@@ -139,7 +114,7 @@ static void hear_until(struct world *w, unsigned stream, uint16_t type)
 	} while (r.type != type);
 }
 
-static void source_of_a_release(void)
+static void source_of_a_release(unsigned version)
 {
 	struct said said[2];
 	struct error e = {0};
@@ -149,7 +124,7 @@ static void source_of_a_release(void)
 	target_make(&w);
 	missing_fill(p);
 	for (unsigned i = 0; i < 2; i++) {
-		said_read(SOURCE, i, &said[i]);
+		said_read(version, SOURCE, i, &said[i]);
 		target_dial(&w, i);
 		said_say(&w, &said[i], i, LINK_HELLO);
 		hear_until(&w, i, LINK_OK);
@@ -164,7 +139,7 @@ static void source_of_a_release(void)
 	hear_until(&w, 0, LINK_ALL);
 	said_say(&w, &said[0], 0, 0);
 	post_wait(&p->at_target, POSTCOPY_DONE);
-	assert_int_equal(missing_hash(p), hash_recorded());
+	assert_int_equal(missing_hash(p), hash_recorded(version));
 	for (unsigned i = 0; i < 2; i++)
 		buf_free(&said[i].bytes);
 	world_end(&w);
@@ -224,7 +199,7 @@ static void all_came(const struct post *p)
 					    vm_ram(p->from) + i * VM_PAGE_SIZE, VM_PAGE_SIZE);
 }
 
-static void target_of_a_release(void)
+static void target_of_a_release(unsigned version)
 {
 	struct said said;
 	struct record r;
@@ -235,7 +210,7 @@ static void target_of_a_release(void)
 	source_begin(&w);
 	source_link(&w);
 	assert_int_equal(postcopy_source_serve(p->source, p->missing), 0);
-	said_read(TARGET, 0, &said);
+	said_read(version, TARGET, 0, &said);
 	assert_true(said_next(&said, &r) && r.type == LINK_OK); /* source_link() has said so */
 	said_say(&w, &said, 0, LINK_GO);
 	for (left = bitmap_count(p->missing, PAGES); left;) {
@@ -246,7 +221,7 @@ static void target_of_a_release(void)
 	hear_until(&w, 0, LINK_ALL_OK);
 	post_wait(&p->at_source, POSTCOPY_DONE);
 	all_came(p);
-	assert_int_equal(missing_hash(p), hash_recorded());
+	assert_int_equal(missing_hash(p), hash_recorded(version));
 	buf_free(&said.bytes);
 	world_end(&w);
 }
@@ -259,12 +234,12 @@ static void test_the_target_of_a_release(void **state)
 /* ---- the second decoder ------------------------------------------------------------------------
  */
 
-static void second_decoder(void)
+static void second_decoder(unsigned version)
 {
-	char command[PATH_ROOM];
+	char path[GOLDEN_ROOM], command[GOLDEN_ROOM + 48];
 
-	snprintf(command, sizeof(command), "python3 tests/protocol/decode.py --link " FOLDER_FMT,
-		 version);
+	snprintf(command, sizeof(command), "python3 tests/protocol/decode.py --link %s",
+		 golden_path(path, KIND, version, ""));
 	assert_int_equal(system(command), 0);
 }
 
@@ -278,16 +253,6 @@ static void test_second_decoder(void **state)
 
 static FILE *files[2][2];
 
-static void record_write(unsigned who, unsigned stream, const struct record *r)
-{
-	uint8_t header[RECORD_HEADER_SIZE] = {(uint8_t)r->type, (uint8_t)(r->type >> 8),
-					      (uint8_t)r->flags, (uint8_t)(r->flags >> 8)};
-
-	memcpy(header + 4, &r->len, 4);
-	fwrite(header, 1, sizeof(header), files[who][stream]);
-	fwrite(r->payload, 1, r->len, files[who][stream]);
-}
-
 static void record_say(struct world *w, uint16_t type, const uint64_t *words, size_t n)
 {
 	struct record r = {.type = type, .flags = type == LINK_BEAT ? 0 : RECORD_MANDATORY};
@@ -299,14 +264,14 @@ static void record_say(struct world *w, uint16_t type, const uint64_t *words, si
 	r.len = (uint32_t)b.len;
 	v = (struct iovec){b.data, b.len};
 	assert_int_equal(channel_send(w->streams[0], type, r.flags, &v, n ? 1 : 0, POST_SOON), 0);
-	record_write(TARGET, 0, &r);
+	record_write(files[TARGET][0], &r);
 	buf_free(&b);
 }
 
 static void record_hear(struct world *w, unsigned stream, struct record *r)
 {
 	assert_int_equal(channel_receive(w->streams[stream], r, POST_SOON), 0);
-	record_write(SOURCE, stream, r);
+	record_write(files[SOURCE][stream], r);
 }
 
 /* What source_link() has taken and given. */
@@ -322,43 +287,36 @@ static void greetings_write(const struct post *p)
 		link_hello_encode(&h, &b);
 		hello.payload = b.data;
 		hello.len = (uint32_t)b.len;
-		record_write(SOURCE, i, &hello);
-		record_write(TARGET, i, &ok);
+		record_write(files[SOURCE][i], &hello);
+		record_write(files[TARGET][i], &ok);
 		buf_free(&b);
 	}
 }
 
 static void files_open(void)
 {
-	char path[PATH_ROOM];
+	char path[GOLDEN_ROOM];
 
-	snprintf(path, sizeof(path), FOLDER_FMT, version);
-	if (mkdir(path, 0755))
-		fail_msg("%s: %s (what was released is not recorded again)", path, strerror(errno));
+	golden_folder_make(golden_path(path, KIND, LINK_VERSION, ""));
 	for (unsigned who = SOURCE; who <= TARGET; who++)
-		for (unsigned i = 0; i < 2; i++) {
-			path_of(who, i, path);
-			files[who][i] = fopen(path, "w");
-			assert_non_null(files[who][i]);
-		}
+		for (unsigned i = 0; i < 2; i++)
+			files[who][i] = golden_open(path_of(LINK_VERSION, who, i, path), "w");
 }
 
 static void files_close(const struct post *p)
 {
-	char path[PATH_ROOM];
+	char path[GOLDEN_ROOM];
 	FILE *f;
 
 	for (unsigned who = SOURCE; who <= TARGET; who++)
 		for (unsigned i = 0; i < 2; i++)
 			assert_int_equal(fclose(files[who][i]), 0);
-	snprintf(path, sizeof(path), FOLDER_FMT "/session", version);
-	f = fopen(path, "w");
-	assert_non_null(f);
+	f = golden_open(golden_path(path, KIND, LINK_VERSION, "session"), "w");
 	fprintf(f, "ram %016" PRIx64 "\n", missing_hash(p));
 	fclose(f);
 }
 
-static void record_this_release(void **state)
+static void record(void **state)
 {
 	const uint64_t asked[] = {200, 70};
 	uint64_t list[1 + WORDS] = {0}, left, beat;
@@ -402,9 +360,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_the_target_of_a_release),
 		cmocka_unit_test(test_second_decoder),
 	};
-	const struct CMUnitTest record[] = {cmocka_unit_test(record_this_release)};
 
-	if (argc == 2 && !strcmp(argv[1], "record"))
-		return cmocka_run_group_tests(record, NULL, NULL);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return golden_run(argc, argv, tests, ARRAY_LEN(tests), record);
 }

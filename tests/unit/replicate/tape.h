@@ -5,6 +5,7 @@
 #define TESTS_REPLICATE_TAPE_H
 
 #include "replicate/records.h"
+#include "tests/unit/channel/record_file.h"
 #include "tests/unit/replicate/twin.h"
 
 #define TAPE_SEED 5
@@ -78,16 +79,6 @@ static inline void answer(struct tape *tape, unsigned stream, const struct recor
 		epoch_ended(tape, stream, epoch);
 	else if (r->type == RECORD_ROUND_END && !epoch_decode(r->payload, r->len, &epoch))
 		round_ended(tape, stream, epoch);
-}
-
-static inline void record_write(FILE *f, const struct record *r)
-{
-	uint8_t header[RECORD_HEADER_SIZE] = {(uint8_t)r->type, (uint8_t)(r->type >> 8),
-					      (uint8_t)r->flags, (uint8_t)(r->flags >> 8)};
-
-	memcpy(header + 4, &r->len, 4);
-	fwrite(header, 1, sizeof(header), f);
-	fwrite(r->payload, 1, r->len, f);
 }
 
 static inline void *tape_main(void *arg)

@@ -7,12 +7,11 @@
  */
 #include <dirent.h>
 #include <inttypes.h>
-#include <sys/stat.h>
 
 #include "replicate/replica.h"
+#include "tests/unit/golden.h"
 #include "tests/unit/replicate/tape.h"
 
-#define GOLDEN        "tests/protocol/golden"
 #define GOLDEN_MEMORY (UINT64_C(384) << 10)
 #define LATER_MEMORY  (UINT64_C(256) << 10) /* of a migration */
 #define LATER_ROUNDS  2u
@@ -45,20 +44,6 @@ struct feed {
 
 /* ---- the folder ------------------------------------------------------------------------ */
 
-static void bytes_read(const char *path, struct buf *out)
-{
-	uint8_t piece[4096];
-	size_t n;
-	FILE *f = fopen(path, "r");
-
-	if (!f)
-		fail_msg("%s: %s", path, strerror(errno));
-	while ((n = fread(piece, 1, sizeof(piece), f)))
-		buf_put(out, piece, n);
-	fclose(f);
-	assert_int_equal(buf_check(out), 0);
-}
-
 static void session_line(struct golden *g, const char *line)
 {
 	struct image i;
@@ -80,7 +65,7 @@ static void session_line(struct golden *g, const char *line)
 	g->images[++g->epochs] = i;
 }
 
-static void golden_read(struct golden *g, const char *folder)
+static void session_read(struct golden *g, const char *folder)
 {
 	char path[160], line[256];
 	FILE *f;
@@ -89,16 +74,14 @@ static void golden_read(struct golden *g, const char *folder)
 	snprintf(g->folder, sizeof(g->folder), "%s", folder);
 	g->config = twin_config(); /* session and key */
 	snprintf(path, sizeof(path), "%s/session", folder);
-	f = fopen(path, "r");
-	if (!f)
-		fail_msg("%s: %s", path, strerror(errno));
+	f = golden_open(path, "r");
 	while (fgets(line, sizeof(line), f))
 		session_line(g, line);
 	fclose(f);
 	assert_true(g->config.streams < CHANNEL_STREAMS_MAX);
 	for (unsigned i = 0; i <= g->config.streams; i++) {
 		snprintf(path, sizeof(path), "%s/stream-%u.bin", folder, i);
-		bytes_read(path, &g->streams[i]);
+		golden_read(path, &g->streams[i]);
 	}
 }
 
@@ -312,13 +295,12 @@ static void image_check(struct feed *f, uint64_t epoch)
 
 static unsigned each_golden(void (*check)(const struct golden *g))
 {
-	DIR *d = opendir(GOLDEN);
 	unsigned n = 0;
+	DIR *d;
 
-	if (!d) {
-		print_message("skipped: not run in the top folder of the sources\n");
-		skip();
-	}
+	golden_needed();
+	d = opendir(GOLDEN);
+	assert_non_null(d);
 	for (struct dirent *entry; (entry = readdir(d));) {
 		struct golden g;
 		char path[300];
@@ -326,7 +308,7 @@ static unsigned each_golden(void (*check)(const struct golden *g))
 		if (entry->d_name[0] != 'v')
 			continue;
 		snprintf(path, sizeof(path), GOLDEN "/%s", entry->d_name);
-		golden_read(&g, path);
+		session_read(&g, path);
 		check(&g);
 		golden_free(&g);
 		n++;
@@ -552,12 +534,11 @@ static void session_write(const char *folder, bool handover)
 	FILE *out;
 
 	snprintf(path, sizeof(path), "%s/session", folder);
-	out = fopen(path, "w");
-	assert_non_null(out);
+	out = golden_open(path, "w");
 	fprintf(out, "memory %" PRIu64 "\nterm %" PRIu64 "\nstreams 2\nwindow %u\n",
 		memory_recorded(handover), twin_config().term, twin_config().window);
 	fflush(out);
-	golden_read(&g, folder);
+	session_read(&g, folder);
 	g.config.handover = handover;
 	assert_true(epochs_whole(&g) <= EPOCHS_MAX);
 	feed_make(&f, &g);
@@ -578,30 +559,19 @@ static void session_write(const char *folder, bool handover)
 	golden_free(&g);
 }
 
-static const char *another = ""; /* -N */
-
-static void release_record(bool handover)
+static void record(void **state)
 {
+	char *const *words = *state;
+	bool handover = words[0] && !strcmp(words[0], "handover");
+	const char *another = handover ? words[1] : NULL;
 	char folder[64];
 
-	snprintf(folder, sizeof(folder), GOLDEN "/v%u%s%s", REPLICATE_VERSION,
-		 handover ? "-handover" : "", another);
-	if (mkdir(folder, 0755))
-		fail_msg("%s: %s (what was released is not recorded again)", folder,
-			 strerror(errno));
+	snprintf(folder, sizeof(folder), GOLDEN "/v%u%s%s%s", REPLICATE_VERSION,
+		 handover ? "-handover" : "", another ? "-" : "", another ? another : "");
+	golden_folder_make(folder);
 	streams_record(folder, handover);
 	session_write(folder, handover);
 	print_message("recorded: %s\n", folder);
-}
-
-static void record_session(void **state)
-{
-	release_record(false);
-}
-
-static void record_handover(void **state)
-{
-	release_record(true);
 }
 
 int main(int argc, char **argv)
@@ -614,16 +584,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(second_decoder_agrees),
 		cmocka_unit_test(each_version_is_recorded_and_read),
 	};
-	const struct CMUnitTest session[] = {cmocka_unit_test(record_session)};
-	const struct CMUnitTest handover[] = {cmocka_unit_test(record_handover)};
-	char suffix[16];
 
-	if (argc == 2 && !strcmp(argv[1], "record"))
-		return cmocka_run_group_tests(session, NULL, NULL);
-	if (argc > 2 && !strcmp(argv[1], "record") && !strcmp(argv[2], "handover")) {
-		snprintf(suffix, sizeof(suffix), "-%s", argc > 3 ? argv[3] : "");
-		another = argc > 3 ? suffix : "";
-		return cmocka_run_group_tests(handover, NULL, NULL);
-	}
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return golden_run(argc, argv, tests, ARRAY_LEN(tests), record);
 }
