@@ -4,6 +4,7 @@
  * would be, is loaded; the guest goes on, sees that CPU, reboots with it, and is saved with it.
  */
 #include "tests/unit/hypervisor/kvm_guest.h"
+#include "tests/unit/hypervisor/state_edit.h"
 
 #include "hypervisor/cpu_model.h"
 #include "hypervisor/engine_kvm.h"
@@ -21,41 +22,6 @@ static void no_error(int rc, const struct error *e)
 {
 	if (rc)
 		fail_msg("%d %s", rc, e->text);
-}
-
-static struct state_view view_of(const struct buf *state)
-{
-	struct state_view v;
-	struct error e = {0};
-
-	no_error(state_open(state->data, state->len, &v, &e), &e);
-	return v;
-}
-
-typedef void edit_fn(struct buf *payload);
-
-/* A copy, of which each section `id` has gone through `edit`. */
-static void state_edit(const struct buf *from, uint16_t id, edit_fn *edit, struct buf *out)
-{
-	struct state_view v = view_of(from);
-	size_t began;
-
-	buf_reset(out);
-	began = state_start(out);
-	for (unsigned i = 0; i < v.count; i++) {
-		const struct state_section *s = &v.sections[i];
-		struct buf payload = {0};
-		size_t at;
-
-		buf_put(&payload, s->data, s->len);
-		if (s->id == id)
-			edit(&payload);
-		at = state_section_begin(out, s->id, s->instance, s->version, s->flags);
-		buf_put(out, payload.data, payload.len);
-		state_section_end(out, at);
-		buf_free(&payload);
-	}
-	assert_int_equal(state_finish(out, began), 0);
 }
 
 static uint32_t number_at(const struct buf *b, size_t at)
@@ -210,7 +176,7 @@ static void cpu_is_kept(const char *cpu)
 	has = feature_read(&g);
 	assert_true(has & X2APIC);
 	guest_freeze(&g, &full);
-	state_edit(&full, STATE_CPUID, cpuid_lessen, &less);
+	state_edit(&full, STATE_CPUID, EACH_INSTANCE, cpuid_lessen, &less);
 
 	guest_take(&twin, &g, &less);
 	assert_int_equal(feature_read(&twin), has & ~X2APIC);
@@ -342,7 +308,7 @@ static void kvm_keeps_what_was_promised(void **state)
 	guest_boot(&g, GUEST_CPUID, 2, MEMORY);
 	feature_read(&g);
 	guest_freeze(&g, &full);
-	state_edit(&full, STATE_VCPU, vcpu_lessen, &less);
+	state_edit(&full, STATE_VCPU, EACH_INSTANCE, vcpu_lessen, &less);
 	guest_take(&twin, &g, &less);
 	guest_reboot(&twin);
 	feature_read(&twin);
@@ -423,7 +389,7 @@ static void one_after_the_other(void **state)
 	guest_prepare(&g);
 	no_error(vm_boot(g.vm, &e), &e);
 	no_error(vm_state_save(g.vm, &full, &e), &e);
-	state_edit(&full, STATE_CPUID, cpuid_lessen, &less);
+	state_edit(&full, STATE_CPUID, EACH_INSTANCE, cpuid_lessen, &less);
 	for (unsigned i = 0; i < 4; i++) {
 		const struct buf *b = i & 1 ? &full : &less;
 
@@ -468,7 +434,7 @@ static void refusals(void)
 	no_error(vm_boot(g.vm, &e), &e);
 	no_error(vm_state_save(g.vm, &full, &e), &e);
 	for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
-		state_edit(&full, STATE_CPUID, cases[i].edit, &bad);
+		state_edit(&full, STATE_CPUID, EACH_INSTANCE, cases[i].edit, &bad);
 		refused(&g, &bad, cases[i].why);
 	}
 	no_error(vm_state_load(g.vm, full.data, full.len, &e), &e);
@@ -541,7 +507,7 @@ static void msr_judge(const struct state_model *model, const struct buf *state, 
 
 	msr_index = index;
 	msr_value = value;
-	state_edit(state, STATE_VCPU, msr_append, &edited);
+	state_edit(state, STATE_VCPU, EACH_INSTANCE, msr_append, &edited);
 	model_judge(model, &edited, why);
 	buf_free(&edited);
 }
@@ -585,13 +551,13 @@ static void tsc_judge(struct state_model *model, const struct buf *state)
 {
 	struct buf edited = {0};
 
-	state_edit(state, STATE_VCPU, tsc_slower, &edited);
+	state_edit(state, STATE_VCPU, EACH_INSTANCE, tsc_slower, &edited);
 	model_judge(model, &edited, "");
 	model->tsc_khz = 1000000;
 	model_judge(model, &edited, "900000 kHz, this host's at 1000000");
-	state_edit(state, STATE_VCPU, tsc_close, &edited);
+	state_edit(state, STATE_VCPU, EACH_INSTANCE, tsc_close, &edited);
 	model_judge(model, &edited, "");
-	state_edit(state, STATE_VCPU, tsc_faster, &edited);
+	state_edit(state, STATE_VCPU, EACH_INSTANCE, tsc_faster, &edited);
 	model_judge(model, &edited, "");
 	buf_free(&edited);
 }

@@ -4,6 +4,7 @@
  * kind of damage refused. The other process is this program again ("--twin").
  */
 #include "tests/unit/hypervisor/kvm_guest.h"
+#include "tests/unit/hypervisor/state_edit.h"
 
 #include <sys/wait.h>
 #include <time.h>
@@ -392,36 +393,6 @@ static void test_random_damage_never_harms(void **state)
 	damaged_free(&d);
 }
 
-/* A copy whose section `id` goes through `edit`, or is left out. */
-typedef void edit_fn(struct buf *payload);
-
-static void sections_copy(struct buf *out, const struct buf *good, uint16_t id, edit_fn *edit)
-{
-	struct state_view v;
-	size_t began;
-
-	assert_int_equal(state_open(good->data, good->len, &v, NULL), 0);
-	buf_reset(out);
-	began = state_start(out);
-	for (unsigned i = 0; i < v.count; i++) {
-		const struct state_section *s = &v.sections[i];
-		bool meant = s->id == id && s->instance == 0;
-		struct buf payload = {0};
-		size_t at;
-
-		if (meant && !edit)
-			continue;
-		buf_put(&payload, s->data, s->len);
-		if (meant)
-			edit(&payload);
-		at = state_section_begin(out, s->id, s->instance, s->version, s->flags);
-		buf_put(out, payload.data, payload.len);
-		state_section_end(out, at);
-		buf_free(&payload);
-	}
-	assert_int_equal(state_finish(out, began), 0);
-}
-
 static void edit_shorten(struct buf *b)
 {
 	b->len -= 1;
@@ -534,7 +505,7 @@ static void test_each_field_is_refused_by_name(void **state)
 		skip();
 	damaged_make(&d, 1);
 	for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
-		sections_copy(&bad, &d.good, cases[i].id, cases[i].edit);
+		state_edit(&d.good, cases[i].id, 0, cases[i].edit, &bad);
 		damage_refused(&d, bad.data, bad.len, cases[i].why);
 	}
 	buf_free(&bad);
@@ -544,10 +515,8 @@ static void test_each_field_is_refused_by_name(void **state)
 /* Something more at the end: refused if mandatory, skipped if not. */
 static void unknown_section(struct damaged *d, struct buf *out, uint16_t id, uint16_t flags)
 {
-	struct state_view v;
 	size_t began, at;
 
-	assert_int_equal(state_open(d->good.data, d->good.len, &v, NULL), 0);
 	buf_reset(out);
 	began = state_start(out);
 	buf_put(out, d->good.data + 16, d->good.len - 16);
@@ -586,7 +555,7 @@ static void test_unknown_versions_are_refused(void **state)
 	if (guest_no_kvm())
 		skip();
 	damaged_make(&d, 1);
-	assert_int_equal(state_open(d.good.data, d.good.len, &v, NULL), 0);
+	v = view_of(&d.good);
 	for (unsigned i = 0; i < v.count; i++) {
 		uint8_t *version = (uint8_t *)v.sections[i].data - 12;
 
@@ -603,9 +572,8 @@ static void test_unknown_versions_are_refused(void **state)
 
 static const uint8_t *clock_section(const struct buf *state)
 {
-	struct state_view v;
+	struct state_view v = view_of(state);
 
-	assert_int_equal(state_open(state->data, state->len, &v, NULL), 0);
 	return state_find(&v, STATE_CLOCK, 0)->data;
 }
 
@@ -641,7 +609,7 @@ static void clock_hop(struct damaged *d, struct buf *state, edit_fn *edit)
 	struct error e = {0};
 	struct buf next = {0};
 
-	sections_copy(&next, state, STATE_CLOCK, edit);
+	state_edit(state, STATE_CLOCK, 0, edit, &next);
 	error_fail("load", vm_state_load(d->g.vm, next.data, next.len, &e), &e);
 	buf_reset(state);
 	error_fail("save", vm_state_save(d->g.vm, state, &e), &e);
@@ -684,9 +652,9 @@ static void test_older_versions_of_a_device_are_read(void **state)
 	if (guest_no_kvm())
 		skip();
 	damaged_make(&d, 1);
-	sections_copy(&old, &d.good, TEST_SECTION, edit_to_version_1);
+	state_edit(&d.good, TEST_SECTION, 0, edit_to_version_1, &old);
 	damage_refused(&d, old.data, old.len, "test device: damaged");
-	assert_int_equal(state_open(old.data, old.len, &v, NULL), 0);
+	v = view_of(&old);
 	section = (uint8_t *)state_find(&v, TEST_SECTION, 0)->data;
 	section[-12] = 1;
 	error_fail("check", vm_state_check(d.g.vm, old.data, old.len, &e), &e);
