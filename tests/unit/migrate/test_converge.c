@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* When to stop: over traces of dirty rates, as a replicator would bring them. */
 #include "migrate/converge.h"
+#include "tests/unit/migrate/config.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,31 +34,50 @@ static uint64_t written(const struct trace *t, uint64_t ns, unsigned throttle)
 	return n < t->hot ? n : t->hot;
 }
 
+/* Rounds, one after the other, each with what was decided at the end of the one before. */
+struct course {
+	struct converge_round rounds[CONVERGE_RECENT];
+	struct converge_verdict v;
+	unsigned count, round;
+	uint64_t elapsed;
+};
+
+static void course_add(struct course *k, const struct migrate_config *c, uint64_t pages,
+		       uint64_t ns, uint64_t bytes, uint64_t dirty)
+{
+	struct converge_view view;
+
+	if (k->count == CONVERGE_RECENT)
+		memmove(k->rounds, k->rounds + 1, --k->count * sizeof(*k->rounds));
+	k->rounds[k->count++] =
+		(struct converge_round){pages, ns, bytes, dirty, k->v.throttle, 0, 0};
+	k->round++;
+	k->elapsed += ns;
+	view = (struct converge_view){k->rounds,  k->count,   k->round, k->round,
+				      k->v.stuck, k->elapsed, true,     true};
+	converge_decide(c, &view, &k->v);
+}
+
+static struct outcome course_end(const struct course *k)
+{
+	return (struct outcome){k->v.next,     k->v.postcopy,    k->round,
+				k->v.throttle, k->v.forecast_ns, k->rounds[k->count - 1].dirty,
+				k->v.why};
+}
+
 static struct outcome play_slowly(const struct migrate_config *c, const struct trace *t,
 				  uint64_t trip_ns)
 {
-	struct converge_round rounds[CONVERGE_RECENT];
-	struct converge_verdict v = {0};
-	unsigned count = 0, stuck = 0;
-	uint64_t send = t->pages, elapsed = 0;
+	struct course k = {0};
+	uint64_t send = t->pages;
 
-	for (unsigned round = 1; round < 1000; round++) {
+	while (k.round < 1000) {
 		uint64_t ns = send * PAGE_NS + 100000 + trip_ns;
-		struct converge_view view;
 
-		if (count == CONVERGE_RECENT)
-			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
-		rounds[count++] = (struct converge_round){
-			send, ns, send * 4096, written(t, ns, v.throttle), v.throttle, 0, 0};
-		elapsed += ns;
-		view = (struct converge_view){rounds, count,   round, round,
-					      stuck,  elapsed, true,  true};
-		converge_decide(c, &view, &v);
-		stuck = v.stuck;
-		send = rounds[count - 1].dirty;
-		if (v.next == NEXT_SEAL || v.next == NEXT_STOP)
-			return (struct outcome){v.next,        v.postcopy, round, v.throttle,
-						v.forecast_ns, send,       v.why};
+		course_add(&k, c, send, ns, send * 4096, written(t, ns, k.v.throttle));
+		send = k.rounds[k.count - 1].dirty;
+		if (k.v.next == NEXT_SEAL || k.v.next == NEXT_STOP)
+			return course_end(&k);
 	}
 	fail_msg("it never ends");
 	return (struct outcome){0};
@@ -68,12 +88,37 @@ static struct outcome play(const struct migrate_config *c, const struct trace *t
 	return play_slowly(c, t, 0);
 }
 
-static struct migrate_config defaults(void)
-{
+/* One round or two, looked at when the last of them is over, and what was decided then. */
+struct look {
 	struct migrate_config c;
+	struct converge_round r[2];
+	struct converge_view view;
+	struct converge_verdict v;
+};
 
-	migrate_config_defaults(&c);
-	return c;
+/* r is there. */
+static void look_begin(struct look *l, unsigned rounds)
+{
+	l->c = defaults();
+	l->view = (struct converge_view){l->r, rounds, rounds, rounds, 0, 1, true, true};
+}
+
+/* Disks are still to be copied. */
+static void look_at_disks(struct look *l)
+{
+	l->view.settled = 0;
+	l->view.members_synced = l->view.members_copied = false;
+}
+
+static void decide(struct look *l)
+{
+	converge_decide(&l->c, &l->view, &l->v);
+}
+
+static void decides(struct look *l, enum replicate_next next)
+{
+	decide(l);
+	assert_int_equal(l->v.next, next);
 }
 
 static void test_idle(void **state)
@@ -178,139 +223,124 @@ static void test_patience(void **state)
 static void test_disks_are_late(void **state)
 {
 	static const enum migrate_stuck policies[] = {STUCK_GIVE_UP, STUCK_STOP, STUCK_POSTCOPY};
-	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0};
-	struct converge_verdict v;
 
 	for (size_t i = 0; i < ARRAY_LEN(policies); i++) {
-		struct converge_view view = {&r, 1, 0, 1, 0, 5 * NS_PER_SEC, false, false};
-		struct migrate_config c = defaults();
+		struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0}}};
 
-		c.stuck = policies[i];
-		c.most_ns = 6 * NS_PER_SEC;
-		converge_decide(&c, &view, &v);
-		assert_int_equal(v.next, NEXT_WAIT);
-		c.most_ns = 5 * NS_PER_SEC;
-		converge_decide(&c, &view, &v);
-		assert_int_equal(v.next, NEXT_STOP);
-		assert_non_null(strstr(v.why, "disks"));
-		view.members_copied = true;
-		converge_decide(&c, &view, &v);
-		assert_int_equal(v.next, NEXT_ROUND);
-		assert_null(v.why);
+		look_begin(&l, 1);
+		look_at_disks(&l);
+		l.view.elapsed_ns = 5 * NS_PER_SEC;
+		l.c.stuck = policies[i];
+		l.c.most_ns = 6 * NS_PER_SEC;
+		decides(&l, NEXT_WAIT);
+		l.c.most_ns = 5 * NS_PER_SEC;
+		decides(&l, NEXT_STOP);
+		assert_non_null(strstr(l.v.why, "disks"));
+		l.view.members_copied = true;
+		decides(&l, NEXT_ROUND);
+		assert_null(l.v.why);
 	}
 }
 
 /* Of a round that was cut short most is dirty. */
 static void test_time_is_up_in_a_round(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 1u << 20, 0, 0, 0};
-	struct converge_view view = {&r, 1, 1, 1, 0, 5 * NS_PER_SEC, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 1u << 20, 0, 0, 0}}};
 
-	c.most_ns = 5 * NS_PER_SEC;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_STOP);
-	c.stuck = STUCK_POSTCOPY;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_true(v.postcopy && v.policy);
-	c.stuck = STUCK_STOP;
-	converge_decide(&c, &view, &v); /* 4 s */
-	assert_int_equal(v.next, NEXT_STOP);
-	c.most_downtime_ns = 5 * NS_PER_SEC;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_false(v.postcopy);
-	r.dirty = 10; /* time is up, and all is well */
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_null(v.why);
+	look_begin(&l, 1);
+	l.view.elapsed_ns = 5 * NS_PER_SEC;
+	l.c.most_ns = 5 * NS_PER_SEC;
+	decides(&l, NEXT_STOP);
+	l.c.stuck = STUCK_POSTCOPY;
+	decides(&l, NEXT_SEAL);
+	assert_true(l.v.postcopy && l.v.policy);
+	l.c.stuck = STUCK_STOP;
+	decides(&l, NEXT_STOP); /* 4 s */
+	l.c.most_downtime_ns = 5 * NS_PER_SEC;
+	decides(&l, NEXT_SEAL);
+	assert_false(l.v.postcopy);
+	l.r[0].dirty = 10; /* time is up, and all is well */
+	decides(&l, NEXT_SEAL);
+	assert_null(l.v.why);
 }
 
 /* A disk that is still being copied keeps the guest from being stopped, whatever the policy. */
 static void test_waits_for_disks(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r = {1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0};
-	struct converge_view view = {&r, 1, 0, c.rounds_max, 5, 1, false, false};
-	struct converge_verdict v;
+	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0}}};
 
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_WAIT);
-	r.dirty = 1u << 20;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_int_equal(v.throttle, 0);
-	assert_int_equal(v.stuck, 0);
+	look_begin(&l, 1);
+	look_at_disks(&l);
+	l.view.round = l.c.rounds_max;
+	l.view.stuck = 5;
+	decides(&l, NEXT_WAIT);
+	l.r[0].dirty = 1u << 20;
+	decides(&l, NEXT_ROUND);
+	assert_int_equal(l.v.throttle, 0);
+	assert_int_equal(l.v.stuck, 0);
 }
 
 /* A guest that never stops writing its disks, and a pause without any wait for what it writes: no
  * throttle is tried, no page is to blame, and it goes all the same. */
 static void test_postcopy_only_with_a_busy_disk(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r[2] = {{0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096},
-				      {0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096}};
-	struct converge_verdict v = {.next = NEXT_ROUND};
+	struct look l = {.r = {{0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096},
+			       {0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096}},
+			 .v = {.next = NEXT_ROUND}};
 	unsigned round;
 
-	c.stuck = STUCK_POSTCOPY;
-	c.postcopy_after = 1;
-	c.postcopy_only = true;
-	c.downtime_ns = 0;
-	for (round = 1; v.next == NEXT_ROUND; round++) {
-		struct converge_view view = {r, 2, round, round, v.stuck, round, true, true};
-
-		assert_true(round <= c.rounds_max);
-		converge_decide(&c, &view, &v);
-		assert_int_equal(v.throttle, 0);
-		assert_int_equal(v.stuck, 0);
+	look_begin(&l, 2);
+	l.c.stuck = STUCK_POSTCOPY;
+	l.c.postcopy_after = 1;
+	l.c.postcopy_only = true;
+	l.c.downtime_ns = 0;
+	for (round = 1; l.v.next == NEXT_ROUND; round++) {
+		assert_true(round <= l.c.rounds_max);
+		l.view.settled = l.view.round = round;
+		l.view.stuck = l.v.stuck;
+		l.view.elapsed_ns = round;
+		decide(&l);
+		assert_int_equal(l.v.throttle, 0);
+		assert_int_equal(l.v.stuck, 0);
 	}
-	assert_int_equal(round - 1, c.rounds_max);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_true(v.postcopy);
-	assert_null(v.why);
+	assert_int_equal(round - 1, l.c.rounds_max);
+	assert_int_equal(l.v.next, NEXT_SEAL);
+	assert_true(l.v.postcopy);
+	assert_null(l.v.why);
 }
 
 /* Nothing is copied: it waits for disks, but for no page. */
 static void test_postcopy_only(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r = {0, NS_PER_MS, 0, 1u << 20, 0, 0, 0};
-	struct converge_view view = {&r, 1, 0, 1, 0, NS_PER_MS, false, false};
-	struct converge_verdict v;
+	struct look l = {.r = {{0, NS_PER_MS, 0, 1u << 20, 0, 0, 0}}};
 
-	c.stuck = STUCK_POSTCOPY;
-	c.postcopy_after = 1;
-	c.postcopy_only = true;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_WAIT);
-	view.members_synced = view.members_copied = true;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_true(v.postcopy);
-	assert_null(v.why);
+	look_begin(&l, 1);
+	look_at_disks(&l);
+	l.view.elapsed_ns = NS_PER_MS;
+	l.c.stuck = STUCK_POSTCOPY;
+	l.c.postcopy_after = 1;
+	l.c.postcopy_only = true;
+	decides(&l, NEXT_WAIT);
+	l.view.members_synced = l.view.members_copied = true;
+	decides(&l, NEXT_SEAL);
+	assert_true(l.v.postcopy);
+	assert_null(l.v.why);
 }
 
 /* Time was up before any page was sent: what they take is not known, and is not nothing. */
 static void test_nothing_was_sent(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r = {0, NS_PER_SEC, 0, 1000, 0, 0, 0};
-	struct converge_view view = {&r, 1, 1, 1, 0, NS_PER_SEC, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{0, NS_PER_SEC, 0, 1000, 0, 0, 0}}};
 
-	c.stuck = STUCK_STOP;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_int_equal(v.forecast_ns, 0);
-	c.most_ns = NS_PER_SEC;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_STOP);
-	r.dirty = 0;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
+	look_begin(&l, 1);
+	l.view.elapsed_ns = NS_PER_SEC;
+	l.c.stuck = STUCK_STOP;
+	decides(&l, NEXT_ROUND);
+	assert_int_equal(l.v.forecast_ns, 0);
+	l.c.most_ns = NS_PER_SEC;
+	decides(&l, NEXT_STOP);
+	l.r[0].dirty = 0;
+	decides(&l, NEXT_SEAL);
 }
 
 /* A pause that is too long without any page: no throttle helps, and none is tried. */
@@ -346,27 +376,12 @@ struct recorded {
 
 static struct outcome replay(const struct migrate_config *c, const struct recorded *t, unsigned n)
 {
-	struct converge_round rounds[CONVERGE_RECENT];
-	struct converge_verdict v = {0};
-	unsigned count = 0, stuck = 0;
-	uint64_t elapsed = 0;
+	struct course k = {0};
 
 	for (unsigned i = 0; i < n; i++) {
-		uint64_t ns = (uint64_t)(t[i].ms * 1e6);
-		struct converge_view view;
-
-		if (count == CONVERGE_RECENT)
-			memmove(rounds, rounds + 1, --count * sizeof(*rounds));
-		rounds[count++] =
-			(struct converge_round){t[i].pages, ns, 0, t[i].dirty, v.throttle, 0, 0};
-		elapsed += ns;
-		view = (struct converge_view){rounds, count,   i + 1, i + 1,
-					      stuck,  elapsed, true,  true};
-		converge_decide(c, &view, &v);
-		stuck = v.stuck;
-		if (v.next != NEXT_ROUND)
-			return (struct outcome){v.next,        v.postcopy, i + 1, v.throttle,
-						v.forecast_ns, t[i].dirty, v.why};
+		course_add(&k, c, t[i].pages, (uint64_t)(t[i].ms * 1e6), 0, t[i].dirty);
+		if (k.v.next != NEXT_ROUND)
+			return course_end(&k);
 	}
 	fail_msg("it goes on after its end");
 	return (struct outcome){0};
@@ -398,87 +413,73 @@ static void test_recorded(void **state)
 /* A limit of bandwidth makes a round long, and not the pause. */
 static void test_paced(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r = {5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0, 0};
-	struct converge_view view = {&r, 1, 1, 1, 0, r.ns, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0, 0}}};
 
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + r.dirty * 10 * PAGE_NS);
-	r.paced_ns = r.ns - 5000 * PAGE_NS;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + r.dirty * PAGE_NS);
+	look_begin(&l, 1);
+	l.view.elapsed_ns = l.r[0].ns;
+	decides(&l, NEXT_ROUND);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + l.r[0].dirty * 10 * PAGE_NS);
+	l.r[0].paced_ns = l.r[0].ns - 5000 * PAGE_NS;
+	decides(&l, NEXT_SEAL);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + l.r[0].dirty * PAGE_NS);
 }
 
 /* Few pages after many: what a page takes is known from those, and the rest is the trip. */
 static void test_trip(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r[2] = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
-				      {100, 100 * PAGE_NS, 0, 20, 0, 0, 0}};
-	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
+			       {100, 100 * PAGE_NS, 0, 20, 0, 0, 0}}};
 
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS);
-	r[1].ns += 3 * NS_PER_MS;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS + 3 * NS_PER_MS);
-	r[1].paced_ns = 2 * NS_PER_MS;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS + NS_PER_MS);
-	r[1].ns = 50 * PAGE_NS; /* faster than the others */
-	r[1].paced_ns = 0;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS);
+	look_begin(&l, 2);
+	decide(&l);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 20 * PAGE_NS);
+	l.r[1].ns += 3 * NS_PER_MS;
+	decides(&l, NEXT_SEAL);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 20 * PAGE_NS + 3 * NS_PER_MS);
+	l.r[1].paced_ns = 2 * NS_PER_MS;
+	decide(&l);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 20 * PAGE_NS + NS_PER_MS);
+	l.r[1].ns = 50 * PAGE_NS; /* faster than the others */
+	l.r[1].paced_ns = 0;
+	decide(&l);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 20 * PAGE_NS);
 }
 
 /* No round makes a trip shorter: a long one does not keep the guest from being stopped. Where
  * there is nothing but few pages, they tell all there is. */
 static void test_long_trip(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r[2] = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
-				      {100, 80 * NS_PER_MS, 0, 20, 0, 0, 0}};
-	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
+			       {100, 80 * NS_PER_MS, 0, 20, 0, 0, 0}}};
 
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	view = (struct converge_view){r + 1, 1, 1, 1, 0, 1, true, true};
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + 16 * NS_PER_MS);
+	look_begin(&l, 2);
+	decides(&l, NEXT_SEAL);
+	l.r[0] = l.r[1];
+	look_begin(&l, 1);
+	decide(&l);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 16 * NS_PER_MS);
 }
 
 /* With a trip less is left for pages, as long as that is more than their share. */
 static void test_trip_takes_from_the_limit(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r[2] = {{10000, 10000 * 50 * NS_PER_US, 0, 480, 0, 0, 0},
-				      {480, 32 * NS_PER_MS, 0, 320, 0, 0, 0}};
-	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{10000, 10000 * 50 * NS_PER_US, 0, 480, 0, 0, 0},
+			       {480, 32 * NS_PER_MS, 0, 320, 0, 0, 0}}};
 
-	converge_decide(&c, &view, &v); /* 5 + 8 + 16 ms */
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_int_equal(v.forecast_ns, 29 * NS_PER_MS);
-	r[1].dirty = 359; /* 31 ms, and it shrinks */
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_int_equal(v.stuck, 0);
-	assert_null(v.why);
-	r[1].ns = 42 * NS_PER_MS; /* a trip of 18 ms leaves 7 ms, and a quarter is theirs */
-	r[1].dirty = 145;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_non_null(v.why);
-	r[1].dirty = 151;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_null(v.why);
+	look_begin(&l, 2);
+	decides(&l, NEXT_SEAL); /* 5 + 8 + 16 ms */
+	assert_int_equal(l.v.forecast_ns, 29 * NS_PER_MS);
+	l.r[1].dirty = 359; /* 31 ms, and it shrinks */
+	decides(&l, NEXT_ROUND);
+	assert_int_equal(l.v.stuck, 0);
+	assert_null(l.v.why);
+	l.r[1].ns = 42 * NS_PER_MS; /* a trip of 18 ms leaves 7 ms, and a quarter is theirs */
+	l.r[1].dirty = 145;
+	decides(&l, NEXT_SEAL);
+	assert_non_null(l.v.why);
+	l.r[1].dirty = 151;
+	decides(&l, NEXT_ROUND);
+	assert_null(l.v.why);
 }
 
 /* Guests of all kinds, over links with a trip of any length: it comes to an end. */
@@ -535,74 +536,61 @@ static void test_what_disks_may_take(void **state)
 /* What a guest has written to its disks goes before its last pages. */
 static void test_queue_of_disks(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r[2] = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0},
-				      {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}};
-	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0},
+			       {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}}};
 
-	converge_decide(&c, &view, &v); /* 16 ms, as the rounds went */
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_in_range(v.forecast_ns, c.fixed_ns + 16 * NS_PER_MS, c.fixed_ns + 18 * NS_PER_MS);
-	c.link_bytes_per_second = 125000000;
-	converge_decide(&c, &view, &v); /* 134 ms */
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_in_range(v.forecast_ns, 134 * NS_PER_MS, 140 * NS_PER_MS);
-	c.postcopy_after = 1;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	r[1].queued = 1u << 20;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_false(v.postcopy);
-	view.members_synced = false; /* they are being copied */
-	r[1].queued = 16u << 20;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_WAIT);
+	look_begin(&l, 2);
+	decides(&l, NEXT_SEAL); /* 16 ms, as the rounds went */
+	assert_in_range(l.v.forecast_ns, l.c.fixed_ns + 16 * NS_PER_MS,
+			l.c.fixed_ns + 18 * NS_PER_MS);
+	l.c.link_bytes_per_second = 125000000;
+	decides(&l, NEXT_ROUND); /* 134 ms */
+	assert_in_range(l.v.forecast_ns, 134 * NS_PER_MS, 140 * NS_PER_MS);
+	l.c.postcopy_after = 1;
+	decides(&l, NEXT_ROUND);
+	l.r[1].queued = 1u << 20;
+	decides(&l, NEXT_SEAL);
+	assert_false(l.v.postcopy);
+	l.view.members_synced = false; /* they are being copied */
+	l.r[1].queued = 16u << 20;
+	decides(&l, NEXT_WAIT);
 }
 
 /* Few pages behind much of disks: what these took is no trip. */
 static void test_flushed_is_no_trip(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r[2] = {
-		{10000, 10000 * PAGE_NS, 40960000, 100, 0, 0, 25000000},
-		{100, 201 * NS_PER_MS + 100 * PAGE_NS, 25000000, 20, 0, 0, 0}};
-	struct converge_view view = {r, 2, 2, 2, 0, 1, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{10000, 10000 * PAGE_NS, 40960000, 100, 0, 0, 25000000},
+			       {100, 201 * NS_PER_MS + 100 * PAGE_NS, 25000000, 20, 0, 0, 0}}};
 
-	c.link_bytes_per_second = 125000000; /* 200 ms for them */
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_SEAL);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS + NS_PER_MS);
-	assert_null(v.why);
-	r[1].ns = 150 * NS_PER_MS; /* faster than that */
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.forecast_ns, c.fixed_ns + 20 * PAGE_NS);
-	r[0].queued = 0; /* then a trip it is */
-	converge_decide(&c, &view, &v);
-	assert_true(v.forecast_ns > 150 * NS_PER_MS);
+	look_begin(&l, 2);
+	l.c.link_bytes_per_second = 125000000; /* 200 ms for them */
+	decides(&l, NEXT_SEAL);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 20 * PAGE_NS + NS_PER_MS);
+	assert_null(l.v.why);
+	l.r[1].ns = 150 * NS_PER_MS; /* faster than that */
+	decide(&l);
+	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 20 * PAGE_NS);
+	l.r[0].queued = 0; /* then a trip it is */
+	decide(&l);
+	assert_true(l.v.forecast_ns > 150 * NS_PER_MS);
 }
 
 /* A guest that writes its disks faster than the link carries is slowed down, and one whose
  * queue is worked off is not. */
 static void test_queue_that_stays(void **state)
 {
-	struct migrate_config c = defaults();
-	struct converge_round r[2] = {{10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20},
-				      {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}};
-	struct converge_view view = {r, 2, 2, 2, 1, 1, true, true};
-	struct converge_verdict v;
+	struct look l = {.r = {{10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20},
+			       {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}}};
 
-	c.link_bytes_per_second = 125000000;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_true(v.throttle > 0);
-	r[1].queued = 8u << 20;
-	converge_decide(&c, &view, &v);
-	assert_int_equal(v.next, NEXT_ROUND);
-	assert_int_equal(v.throttle, 0);
-	assert_int_equal(v.stuck, 0);
+	look_begin(&l, 2);
+	l.view.stuck = 1;
+	l.c.link_bytes_per_second = 125000000;
+	decides(&l, NEXT_ROUND);
+	assert_true(l.v.throttle > 0);
+	l.r[1].queued = 8u << 20;
+	decides(&l, NEXT_ROUND);
+	assert_int_equal(l.v.throttle, 0);
+	assert_int_equal(l.v.stuck, 0);
 }
 
 int main(void)
