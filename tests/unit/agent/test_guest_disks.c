@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "agent/guest.h"
+#include "tests/unit/agent/device.h"
 
 #define LOOP_MAJOR 7
 #define LOOP_MINOR 0
@@ -120,18 +121,6 @@ static bool devices_are_ours(void)
 	return f;
 }
 
-static void device_has(const char *file, const char *text)
-{
-	char name[96];
-	FILE *f;
-
-	snprintf(name, sizeof(name), "%s/%s", device, file);
-	f = fopen(name, "we");
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-}
-
 /* The same one is refused, whatever the operator and this host's record say; unless it is not
  * copied. */
 static void the_primarys_own_device(void **state)
@@ -140,12 +129,12 @@ static void the_primarys_own_device(void **state)
 		print_message("there can be no block device here\n");
 		skip();
 	}
-	device_has("serial", "overlayblk\n");
+	device_has(device, "serial", "overlayblk\n");
 	described();
 	assert_string_equal(o->disks[0].wwid, ""); /* which says nothing */
 	o->session.options.overwrite = true;
 	taken();
-	device_has("wwid", "eui.0025385b71b00001\n");
+	device_has(device, "wwid", "eui.0025385b71b00001\n");
 	taken(); /* the primary has not said what it has */
 	described();
 	assert_string_equal(o->disks[0].wwid, "eui.0025385b71b00001");
@@ -155,7 +144,7 @@ static void the_primarys_own_device(void **state)
 	o->session.options.shared_disks = 1;
 	taken();
 	o->session.options.shared_disks = 0;
-	device_has("wwid", "eui.0025385b71b00002\n");
+	device_has(device, "wwid", "eui.0025385b71b00002\n");
 	taken();
 	o->session.options.overwrite = false;
 	taken();

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "tests/unit/agent/device.h"
 #include "tests/unit/agent/preflight_case.h"
 
 /* NULL: a host that is older, and does not say whether the name is unique. */
@@ -388,18 +389,6 @@ static void disks_share_a_file_system(void **state)
 
 static char device[32];
 
-static void device_has(const char *file, const char *text)
-{
-	char path[96];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", device, file);
-	f = fopen(path, "we");
-	assert_non_null(f);
-	assert_true(fputs(text, f) >= 0);
-	assert_int_equal(fclose(f), 0);
-}
-
 static void device_is(const char *name, bool unique)
 {
 	json_t *d = json_object();
@@ -449,7 +438,7 @@ static void names_of_devices(void **state)
 		char line[96];
 
 		snprintf(line, sizeof(line), "%s\n", cases[i].name);
-		device_has(cases[i].file, line);
+		device_has(device, cases[i].file, line);
 		if (*cases[i].name)
 			device_is(cases[i].name, cases[i].unique);
 		else

@@ -37,16 +37,27 @@ static int folder_remove(void **state)
 	return system(command);
 }
 
+struct files {
+	char ca[128], cert[128], key[128];
+};
+
+static struct files files_of(const char *dir, const char *name, const char *key_of)
+{
+	struct files f;
+
+	snprintf(f.ca, sizeof(f.ca), "%s/ca.crt", dir);
+	snprintf(f.cert, sizeof(f.cert), "%s/%s.crt", dir, name);
+	snprintf(f.key, sizeof(f.key), "%s/%s.key", dir, key_of);
+	return f;
+}
+
 static struct channel_identity *identity(const char *dir, const char *name)
 {
-	char ca[128], cert[128], key[128];
+	struct files f = files_of(dir, name, name);
 	struct channel_identity *id;
 	struct error e = {0};
 
-	snprintf(ca, sizeof(ca), "%s/ca.crt", dir);
-	snprintf(cert, sizeof(cert), "%s/%s.crt", dir, name);
-	snprintf(key, sizeof(key), "%s/%s.key", dir, name);
-	if (channel_identity_load(ca, cert, key, &id, &e))
+	if (channel_identity_load(f.ca, f.cert, f.key, &id, &e))
 		fail_msg("%s", e.text);
 	return id;
 }
@@ -145,28 +156,22 @@ static void not_valid_now(void **state)
 
 static void key_and_certificate_must_match(void **state)
 {
-	char ca[128], cert[128], key[128];
+	struct files f = files_of(folder, "hosta", "hostb");
 	struct channel_identity *id;
 	struct error e = {0};
 
-	snprintf(ca, sizeof(ca), "%s/ca.crt", folder);
-	snprintf(cert, sizeof(cert), "%s/hosta.crt", folder);
-	snprintf(key, sizeof(key), "%s/hostb.key", folder);
-	assert_int_equal(channel_identity_load(ca, cert, key, &id, &e), -EINVAL);
+	assert_int_equal(channel_identity_load(f.ca, f.cert, f.key, &id, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "hostb.key"));
 }
 
 static int reload(struct channel_identity *id, const char *dir, const char *name,
 		  const char *key_of)
 {
-	char ca[128], cert[128], key[128];
+	struct files f = files_of(dir, name, key_of);
 	struct error e = {0};
 	int rc;
 
-	snprintf(ca, sizeof(ca), "%s/ca.crt", dir);
-	snprintf(cert, sizeof(cert), "%s/%s.crt", dir, name);
-	snprintf(key, sizeof(key), "%s/%s.key", dir, key_of);
-	rc = channel_identity_reload(id, ca, cert, key, &e);
+	rc = channel_identity_reload(id, f.ca, f.cert, f.key, &e);
 	assert_int_equal(rc != 0, e.text[0] != 0);
 	return rc;
 }

@@ -121,6 +121,12 @@ struct said {
 	struct buf out, err;
 };
 
+static inline void said_free(struct said *said)
+{
+	buf_free(&said->out);
+	buf_free(&said->err);
+}
+
 static inline int redirect(int fd, const char *name)
 {
 	char file[64];

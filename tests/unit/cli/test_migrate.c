@@ -26,12 +26,12 @@ static int run(const struct step *script, struct said *said, const char *option)
 static void test_interrupted(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, RUNNING, false, NULL, NULL},
-		{LOOK, 200, RUNNING, true, NULL, NULL},
-		{CANCEL, 202, RUNNING, false, NULL, NULL},
-		{LOOK, 200, RUNNING, false, NULL, NULL},
-		{LOOK, 200, RUNNING, false, NULL, NULL},
-		{LOOK, 200, CANCELLED, false, NULL, NULL},
+		{BEGIN, 202, .operation = RUNNING},
+		{LOOK, 200, .operation = RUNNING, .interrupt = true},
+		{CANCEL, 202, .operation = RUNNING},
+		{LOOK, 200, .operation = RUNNING},
+		{LOOK, 200, .operation = RUNNING},
+		{LOOK, 200, .operation = CANCELLED},
 		{0},
 	};
 	struct said said = {0};
@@ -39,8 +39,7 @@ static void test_interrupted(void **state)
 	assert_int_equal(run(script, &said, NULL), EXIT_FAILED);
 	assert_true(says(&said.err, "it was cancelled"));
 	assert_true(says(&said.err, "the VM runs on here"));
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* It was handed over meanwhile, before the request came (409) or after (202). */
@@ -50,11 +49,11 @@ static void test_interrupted_too_late(void **state)
 
 	for (int i = 0; i < 2; i++) {
 		const struct step script[] = {
-			{BEGIN, 202, RUNNING, false, NULL, NULL},
-			{LOOK, 200, RUNNING, true, NULL, NULL},
-			{CANCEL, i ? 409 : 202, i ? NULL : RUNNING, false, NULL, NULL},
-			{LOOK, 200, RUNNING, false, NULL, NULL},
-			{LOOK, 200, DONE, false, NULL, NULL},
+			{BEGIN, 202, .operation = RUNNING},
+			{LOOK, 200, .operation = RUNNING, .interrupt = true},
+			{CANCEL, i ? 409 : 202, .operation = i ? NULL : RUNNING},
+			{LOOK, 200, .operation = RUNNING},
+			{LOOK, 200, .operation = DONE},
 			{0},
 		};
 
@@ -62,8 +61,7 @@ static void test_interrupted_too_late(void **state)
 		assert_true(says(&said.out, "vm1 runs on hostb"));
 		assert_false(says(&said.err, "runs on here"));
 	}
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 static void test_cancel(void **state)
@@ -80,17 +78,16 @@ static void test_cancel(void **state)
 
 	for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
 		const struct step script[] = {
-			{CANCEL, 202, RUNNING, false, NULL, NULL},
-			{LOOK, 200, RUNNING, false, NULL, NULL},
-			{LOOK, 200, ends[i].operation, false, NULL, NULL},
+			{CANCEL, 202, .operation = RUNNING},
+			{LOOK, 200, .operation = RUNNING},
+			{LOOK, 200, .operation = ends[i].operation},
 			{0},
 		};
 
 		assert_int_equal(run(script, &said, "--cancel"), ends[i].rc);
 		assert_true(says(&said.out, ends[i].out) && says(&said.err, ends[i].err));
 	}
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* Of no use without the other one; nothing is asked for. */
@@ -101,16 +98,15 @@ static void test_rounds_alone(void **state)
 
 	assert_int_equal(run(script, &said, "--rounds=2"), EXIT_USAGE);
 	assert_true(says(&said.err, "--postcopy"));
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* A reader of lines gets all of it, and the last one says how it ended. */
 static void test_json_failure(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, RUNNING, false, NULL, NULL},
-		{LOOK, 200, FAILED(-5, "the standby is lost"), false, NULL, NULL},
+		{BEGIN, 202, .operation = RUNNING},
+		{LOOK, 200, .operation = FAILED(-5, "the standby is lost")},
 		{0},
 	};
 	struct said said = {0};
@@ -125,8 +121,7 @@ static void test_json_failure(void **state)
 	assert_non_null(strstr(json_word(o, "error"), "the standby is lost"));
 	assert_string_equal(json_word(o, "hint"), "the VM runs on here");
 	json_decref(o);
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* A terminal in place of stderr; *slave keeps what was written. */
@@ -163,9 +158,9 @@ static size_t longest_line(int master)
 static void test_terminal(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, LINKING, false, NULL, NULL},
-		{LOOK, 200, LINKING, false, NULL, NULL},
-		{LOOK, 200, DONE, false, NULL, NULL},
+		{BEGIN, 202, .operation = LINKING},
+		{LOOK, 200, .operation = LINKING},
+		{LOOK, 200, .operation = DONE},
 		{0},
 	};
 	static const struct {
@@ -185,8 +180,7 @@ static void test_terminal(void **state)
 		close(slave);
 		close(master);
 	}
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 #define REASON(severity, what)                                                                     \
@@ -220,8 +214,8 @@ static const char *last_line(const struct buf *b)
 static void test_refused(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, RUNNING, false, NULL, NULL},
-		{LOOK, 200, REFUSED, false, NULL, NULL},
+		{BEGIN, 202, .operation = RUNNING},
+		{LOOK, 200, .operation = REFUSED},
 		{0},
 	};
 	static const char *const told[] = {"vm1 CANNOT be migrated to hostb",
@@ -243,18 +237,17 @@ static void test_refused(void **state)
 	assert_string_equal(json_word(o, "event"), "failed");
 	assert_int_equal(json_array_size(json_object_get(o, "reasons")), 3);
 	json_decref(o);
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* Once, as soon as they are known. */
 static void test_warned(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, RUNNING, false, NULL, NULL},
-		{LOOK, 200, RUNNING CHECK("true", REASON("warning", "w")), false, NULL, NULL},
-		{LOOK, 200, RUNNING CHECK("true", REASON("warning", "w")), false, NULL, NULL},
-		{LOOK, 200, DONE CHECK("true", REASON("warning", "w")), false, NULL, NULL},
+		{BEGIN, 202, .operation = RUNNING},
+		{LOOK, 200, .operation = RUNNING CHECK("true", REASON("warning", "w"))},
+		{LOOK, 200, .operation = RUNNING CHECK("true", REASON("warning", "w"))},
+		{LOOK, 200, .operation = DONE CHECK("true", REASON("warning", "w"))},
 		{0},
 	};
 	struct said said = {0};
@@ -265,20 +258,20 @@ static void test_warned(void **state)
 	assert_int_equal(run(script, &said, "--json"), EXIT_OK);
 	assert_int_equal(count(&said.out, "\"event\":\"check\""), 1);
 	assert_true(says(&said.out, "\"sentence\":\"w\""));
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* By this host, before the other one is asked. */
 static void test_refused_here(void **state)
 {
 	static const struct step one[] = {
-		{BEGIN, 409, NULL, false, ", \"reasons\": [" REASON("error", "one") "]", NULL},
+		{BEGIN, 409, .reasons = ", \"reasons\": [" REASON("error", "one") "]"},
 		{0},
 	};
 	static const struct step two[] = {
-		{BEGIN, 409, NULL, false,
-		 ", \"reasons\": [" REASON("error", "one") ", " REASON("error", "two") "]", NULL},
+		{BEGIN, 409,
+		 .reasons =
+			 ", \"reasons\": [" REASON("error", "one") ", " REASON("error", "two") "]"},
 		{0},
 	};
 	struct said said = {0};
@@ -287,15 +280,14 @@ static void test_refused_here(void **state)
 	assert_true(says(&said.err, "it is too late") && !says(&said.err, "error: one"));
 	assert_int_equal(run(two, &said, NULL), EXIT_REFUSED);
 	assert_true(says(&said.err, "error: two") && says(&said.err, "do two"));
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* While something else is done with it: its question is an operation beside that. */
 static void test_asked_beside(void **state)
 {
 	static const struct step script[] = {
-		{BEGIN, 202, RUNNING, false, NULL, NULL},
+		{BEGIN, 202, .operation = RUNNING},
 		{LOOK, 200,
 		 .body = "{\"operation\": {\"id\": 6, \"state\": \"running\"}, "
 			 "\"operation_beside\": " RUNNING "}"},
@@ -311,8 +303,7 @@ static void test_asked_beside(void **state)
 	assert_int_equal(run(script, &said, "--check"), EXIT_REFUSED);
 	assert_true(says(&said.out, "error: busy") && says(&said.out, "error: full"));
 	assert_true(says(&said.out, "CANNOT be migrated"));
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* One document, also of a refusal. */

@@ -31,12 +31,6 @@ static int run(const struct step *script, struct said *said, const char *option)
 	return played(script, said, option ? 6 : 5, argv);
 }
 
-static void said_free(struct said *said)
-{
-	buf_free(&said->out);
-	buf_free(&said->err);
-}
-
 static const struct step refused[] = {
 	{LIST, 200, .body = VMS},
 	{POST("one"), 409, .body = REFUSED("one")},
