@@ -59,14 +59,22 @@ def _host_back(arena, host):
                                                         check=False)[1] for h in OTHER), 40)
 
 
-def _owner(arena):
-    """The host that runs it, when both have made up their minds."""
+def _place(arena, how=("running", "stopped")):
+    """Where it is, and how, when both have made up their minds."""
     def decided():
         states = {h: arena.state(h) for h in OTHER}
-        runs = [h for h, state in states.items() if state == "running"]
-        must(len(runs) < 2, f"two run it: {states}")
-        return runs and states[OTHER[runs[0]]] in NOT_HERE and runs[0]
-    return arena.cluster.wait("one host runs it, and the other has nothing of it", decided, 60)
+        must(list(states.values()).count("running") < 2, f"two run it: {states}")
+        for host, other in OTHER.items():
+            if states[host] in how and states[other] in NOT_HERE:
+                return host, states[host]
+        return None
+    return arena.cluster.wait(f"it is {' or '.join(how)} on one host, and the other has nothing of it",
+                              decided, 60)
+
+
+def _owner(arena):
+    """The host that runs it, when both have made up their minds."""
+    return _place(arena, ("running",))[0]
 
 
 def _stays(arena):
@@ -368,18 +376,6 @@ def _process_killed(arena):
 def _host_killed(arena):
     arena.lab("kill", host="hosta")
     _host_back(arena, "hosta")
-
-
-def _place(arena):
-    """Where it is, and how, when both have made up their minds."""
-    def decided():
-        states = {h: arena.state(h) for h in OTHER}
-        must(list(states.values()).count("running") < 2, f"two run it: {states}")
-        for host, other in OTHER.items():
-            if states[host] in ("running", "stopped") and states[other] in NOT_HERE:
-                return host, states[host]
-        return None
-    return arena.cluster.wait("one host has it, and the other has nothing of it", decided, 60)
 
 
 def _lost_unless_whole(arena):
