@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two hosts or more on one machine: a polluxd each, its VM processes, and `pollux` to rule them."""
+import itertools
 import json
 import os
 import re
@@ -132,6 +133,10 @@ peers = ( {", ".join(self.peer(p, hosts.way(name, p)) for p in ports if p != nam
         p = self.pollux("status", name, "--json")
         return json.loads(p.stdout) if p.returncode == 0 else {"state": "none", "timeline": []}
 
+    def stats(self):
+        """What its VM process counts; {} while it says nothing."""
+        return self.vm().get("stats") or {}
+
     def wait(self, state, seconds=20):
         vm = {}
 
@@ -158,9 +163,11 @@ peers = ( {", ".join(self.peer(p, hosts.way(name, p)) for p in ports if p != nam
             f.write(" ".join(map(str, pids)))
         return pids
 
+    def vms(self):
+        return json.loads(self.do("list", "--json"))["vms"]
+
     def vm_pids(self):
-        vms = json.loads(self.do("list", "--json"))["vms"]
-        return [vm["pid"] for vm in vms if vm["pid"]]
+        return [vm["pid"] for vm in self.vms() if vm["pid"]]
 
     def end_dead(self):
         """What a fence would do to a host that was killed."""
@@ -214,8 +221,8 @@ peers = ( {", ".join(self.peer(p, hosts.way(name, p)) for p in ports if p != nam
 
 class Hosts:
     def __init__(self, t, heartbeat_ms=50, loss_ms=3000, extra="", own_disks=False,
-                 names=("hosta", "hostb"), proxied=False):
-        """proxied: hosta reaches hostb through self.proxy."""
+                 names=("hosta", "hostb"), proxied=False, faults=()):
+        """proxied: hosta reaches hostb through self.proxy. faults: of each host's first polluxd."""
         self.own_disks, self.proxy = own_disks, None
         self.t, self.heartbeat_ms, self.loss_ms, self.extra = t, heartbeat_ms, loss_ms, extra
         t.cleanup(reap_all)
@@ -230,9 +237,9 @@ class Hosts:
             t.cleanup(self.proxy.close)
         self.all = [Host(self, name, ports) for name in names]
         self.a, self.b = self.all[:2]
-        for host in self.all:
+        for host, points in itertools.zip_longest(self.all, faults, fillvalue=""):
             t.cleanup(host.close)
-            host.up()
+            host.up(points)
         t.cleanup(lambda: self.fence(1))  # hosts end one after the other: no cause to fence
         self.wait_connected()
 
@@ -295,3 +302,14 @@ def heard(host, seconds=20, least=1, find=passes):
         return len(found) >= least
     wait_until(look, seconds, "the guest says something")
     return found
+
+
+def goes_on(host, find=passes, seconds=20):
+    """The guest tells of more passes, and has found nothing wrong."""
+    before, text = max(heard(host, seconds, find=find)), []
+
+    def more():
+        text[:] = [host.console()]
+        return max(find(text[0]), default=0) > before
+    wait_until(more, seconds, "the guest goes on")
+    assert "FAIL" not in text[0] + host.console()

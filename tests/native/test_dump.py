@@ -11,7 +11,7 @@ import subprocess
 from case import case
 from core import Core
 from director import Refused
-from hosts import Hosts, heard, passes, wait_until
+from hosts import Hosts, goes_on, passes, wait_until
 from pair import Pair
 
 FIRST_PAGE, PAGES = 0x800000, 200  # tests/guests/dirtier.h
@@ -50,12 +50,6 @@ def check_gdb(t, path, core, guest="dirtier"):
     assert len(re.findall(r"LWP \d+", re.search(r"Id.*?\n((?:.*LWP.*\n)+)", out).group(1))) == \
         len(core.cpus), out
     assert f"{core.word(dirtier_word(7)):#018x}" in out, out
-
-
-def goes_on(host):
-    before = max(heard(host))
-    wait_until(lambda: max(passes(host.console()), default=0) > before, 20, "the guest goes on")
-    assert "FAIL" not in host.console()
 
 
 def started(t, **vm):
@@ -120,7 +114,7 @@ def refused(t):
     hosts.a.refuses(2, "dump-core", "demo")
     hosts.a.do("dump-core", "demo", t.path("there"), "--force")
     check_dirtier(Core(t.path("there")))
-    wait_until(lambda: '"connected": true' in hosts.a.do("list", "--peers", "--json"), 20, "peers")
+    hosts.wait_connected()
     hosts.a.do("protect", "demo", "--to", "hostb")
     assert "protected" in hosts.a.refuses(3, "dump-core", "demo", t.path("b.core"))
     hosts.b.wait("standby")

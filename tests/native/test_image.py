@@ -8,15 +8,8 @@ import time
 
 from case import case
 from core import Core
-from hosts import Hosts, heard, passes, wait_until
+from hosts import Hosts, goes_on, heard, passes, wait_until
 from test_dump import dirtier_word
-
-
-def guest_goes_on(host):
-    """It keeps counting its passes, and has found no page wrong."""
-    before = max(heard(host))
-    wait_until(lambda: max(passes(host.console()), default=0) > before, 20, "the guest goes on")
-    assert "FAIL" not in host.console()
 
 
 def runs_for_a_while(host):
@@ -41,7 +34,7 @@ def save_and_restore(t, compression):
         hosts.a.do("restore", image)
         assert hosts.a.vm()["state"] == "running"
         assert min(heard(hosts.a, 20)) > before, "it has begun anew"
-        guest_goes_on(hosts.a)
+        goes_on(hosts.a)
     hosts.a.refuses(3, "restore", image)
 
 
@@ -49,7 +42,7 @@ def stop_saving(host):
     """Whatever ended a save: the VM runs on, and there is no file."""
     host.wait("running")
     assert not [n for n in os.listdir(host.t.folder) if "image" in n], os.listdir(host.t.folder)
-    guest_goes_on(host)
+    goes_on(host)
 
 
 @case("image-cannot-be-named")
@@ -87,7 +80,7 @@ def encrypted(t):
     assert hosts.a.vm()["state"] == "stopped" and hosts.a.vm()["term"] == 1
     hosts.a.do("restore", image, "--key-file", key)
     assert min(heard(hosts.a, 20)) > before
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("image-damaged")
@@ -109,7 +102,7 @@ def damaged(t):
         hosts.a.wait("stopped")
         assert not hosts.a.vm_pids()
     hosts.a.do("restore", image)
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("image-disks-that-are-newer")
@@ -128,7 +121,7 @@ def newer(t):
     assert "--force" in hosts.a.refuses(3, "restore", image)
     assert hosts.a.vm()["state"] == "stopped"
     hosts.a.do("restore", image, "--force")
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     hosts.a.do("stop", "demo", "--force")
     hosts.a.do("start", hosts.vm_file(disk="demo.img"))
     hosts.a.refuses(3, "save", "nobody", image)
@@ -142,12 +135,12 @@ def keep_running(t):
     hosts.a.do("start", hosts.vm_file())
     before = runs_for_a_while(hosts.a)
     assert "runs on" in hosts.a.do("save", "demo", image, "--keep-running")
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     assert "there already" in hosts.a.refuses(3, "save", "demo", image)
     hosts.a.do("stop", "demo", "--force")
     hosts.a.do("restore", image)
     assert min(heard(hosts.a, 20)) > before
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("image-interrupted")
@@ -202,10 +195,10 @@ def restarts(t):
         hosts.a.wait("stopped")
     else:
         hosts.a.wait("running")
-        guest_goes_on(hosts.a)
+        goes_on(hosts.a)
         hosts.a.do("save", "demo", image)
     hosts.a.do("restore", image)
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 def saved_large(t, *options):
@@ -232,10 +225,10 @@ def lazy(t, fault=None):
     wait_until(lambda: "memory read" in hosts.a.whats(), 30, "all of its memory is there")
     if fault:  # in the run through the file, or for a page that the guest waits for
         assert re.search("can be read again|waits for: cannot read", open(hosts.a.log).read())
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     hosts.a.do("save", "demo", image, "--overwrite")
     hosts.a.do("restore", image)
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 def stats_after(host, boottime_ns):
@@ -243,7 +236,7 @@ def stats_after(host, boottime_ns):
     stats = [{}]
 
     def later():
-        stats[0] = host.vm().get("stats", {})
+        stats[0] = host.stats()
         return stats[0].get("at_ns", 0) > boottime_ns
     wait_until(later, 20, "the VM process counts")
     return stats[0]
@@ -266,7 +259,7 @@ def lazy_runs_first(t, engine):
     a.wait("stopped")
     a.do("restore", image, "--lazy")
     assert min(heard(a)) > before
-    guest_goes_on(a)
+    goes_on(a)
     ran_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     stats = stats_after(a, ran_at)
     assert stats.get("image", {}).get("what") == "memory", stats
@@ -280,7 +273,7 @@ def lazy_runs_first(t, engine):
     core = Core(t.path("a.core"))
     for page in range(used, used + fill):
         assert core.word(dirtier_word(page)) == 1 << 32 | page, page
-    guest_goes_on(a)
+    goes_on(a)
 
 
 @case("image-lazy-damaged")

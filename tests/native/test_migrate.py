@@ -3,96 +3,13 @@
 anything fails before it is handed over, here."""
 import json
 import os
-import re
 import signal
 import time
 
 from case import case
-from hosts import SILENCE, Hosts, heard, passes, wait_until
-
-SLOW = ("--bandwidth", "1", "--compression", "none")  # a first round of seconds, for what is to happen meanwhile
-
-
-def goes_on(host):
-    before = max(heard(host))
-    wait_until(lambda: max(passes(host.console()), default=0) > before, 20, "the guest goes on")
-    assert "FAIL" not in host.console()
-
-
-def connected(hosts):
-    wait_until(lambda: '"connected": true' in hosts.a.do("list", "--peers", "--json"), 20,
-               "the peers are connected")
-
-
-def started(t, faults_a="", faults_b="", own_disks=False, loss=None, **vm):
-    hosts = Hosts(t, own_disks=own_disks, **(loss or {}))
-    for host, faults in ((hosts.a, faults_a), (hosts.b, faults_b)):
-        if faults:
-            host.down()
-            host.up(faults)
-    connected(hosts)
-    vm.setdefault("cmdline", "pages=1500 rate=20000 report=5")
-    hosts.a.do("start", hosts.vm_file(**vm))
-    goes_on(hosts.a)
-    return hosts
-
-
-def copying(hosts, *options):
-    """A migration that is in its first round."""
-    command = hosts.a.pollux("migrate", "demo", "hostb", *SLOW, *options, background=True)
-    hosts.a.wait("migrating")
-    def sent():  # by this session, and not by a protection before it
-        stats = hosts.a.vm().get("stats") or {}
-        return stats["replication"]["bytes_sent"] if stats.get("handover") else 0
-    wait_until(lambda: sent() > 1 << 17, 20, "memory is being copied")
-    return command
-
-
-def ended(command, code, text=""):
-    out, err = command.communicate(timeout=60)
-    assert command.returncode == code, (command.returncode, out, err)
-    assert text in err, err
-    return out
-
-
-def locked(pid, image):
-    """Whether that process has the lock of an image of that name."""
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        if os.path.basename(os.readlink(f"/proc/{pid}/fd/{fd}")) == image:
-            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
-                if any(line.startswith("lock:") for line in f):
-                    return True
-    return False
-
-
-def unburdened(host):
-    """At full speed, nothing logged, and its disks its own."""
-    def settled():
-        stats = host.vm().get("stats") or {}
-        return (stats.get("throttle"), stats.get("log_dirty")) == (0, False)
-    wait_until(settled, 10,
-               lambda: f"log-dirty is off, and no throttle: {host.vm().get('stats')}")
-    with open(host.t.path("demo.cfg")) as f:
-        image = re.search(r'disks = \( { path = "[^"]*/([^"/]+)"', f.read())
-    assert not image or locked(host.vm()["pid"], image[1]), f"{image[1]} is not locked"
-
-
-def stays(hosts):
-    """On the source, alone, as if nothing had been tried."""
-    hosts.a.wait("running")
-    hosts.b.wait("none")
-    goes_on(hosts.a)
-    unburdened(hosts.a)
-    assert not hosts.fenced()
-    wait_until(lambda: hosts.b.vm_pids() == [], 10, "the twin's process has ended")
-
-
-def moves(hosts, *options):
-    print(hosts.a.do("migrate", "demo", "hostb", *options).strip())
-    hosts.b.wait("running")
-    hosts.a.wait("none")
-    goes_on(hosts.b)
-    assert hosts.a.vm_pids() == []
+from hosts import SILENCE, Hosts, goes_on, passes, wait_until
+from moves import (FOLLOWS, POSTCOPY, SLOW, arrived, copying, ended, migration, moves, pulling,
+                   started, stays)
 
 
 @case("migrate-there-and-back")
@@ -105,15 +22,8 @@ def there_and_back(t, options=(), vm=None):
     here, there = hosts.a, hosts.b
     for _ in range(4):
         print(here.do("migrate", "demo", there.name, *options).strip())
-        there.wait("running")
-        here.wait("none")
-        goes_on(there)
-        assert json.loads(here.do("list", "--json"))["vms"] == []
+        arrived(here, there)
         here, there = there, here
-    assert not hosts.fenced()
-
-
-POSTCOPY = ("--postcopy", "--downtime", "0")  # no precopy is so good
 
 
 @case("migrate-postcopy", needs=("kvm", "root"))
@@ -128,13 +38,9 @@ def postcopy(t, options=(), vm=None):
         later = here.whats()[-2:] == ["serving", "served"]
         assert ("memory that followed the guest" in text) == later, text
         followed += later
-        there.wait("running")
-        here.wait("none")
-        goes_on(there)
-        assert here.vm_pids() == []
+        arrived(here, there)
         here, there = there, here
     assert followed, "one round was good enough, each time"
-    assert not hosts.fenced()
 
 
 @case("migrate-16-streams-differences")
@@ -142,16 +48,14 @@ def differences(t):
     """A guest that writes a word of each page, over and over: what goes again goes as what has
     changed, on each of the streams, and so takes hardly any bytes."""
     hosts = started(t, cmdline="pages=1000 report=50")
-    lines = hosts.a.do("migrate", "demo", "hostb", "--streams", "16", "--downtime", "0", "--stuck",
-                       "stop", "--most-downtime", "60000", "--json", *SLOW).splitlines()
-    vm = json.loads(lines[-1])["vm"]
-    sent = vm["migration"]["sent"]
+    out = hosts.a.do("migrate", "demo", "hostb", "--streams", "16", "--downtime", "0", "--stuck",
+                     "stop", "--most-downtime", "60000", "--json", *SLOW)
+    sent = migration(out)["sent"]
     print(sent)
     whole = sent["pages"] - sent["delta_pages"]
     assert sent["delta_pages"] >= 1000, sent
     assert sent["bytes"] < 1.05 * 4096 * whole + 128 * sent["delta_pages"] + (1 << 20), sent
-    hosts.b.wait("running")
-    goes_on(hosts.b)
+    arrived(hosts.a, hosts.b)
 
 
 @case("migrate-postcopy-only", needs=("kvm", "root"))
@@ -163,15 +67,12 @@ def postcopy_only(t, options=(), vm=None):
     hosts = started(t, cmdline="pages=2000 rate=20000 report=5", **(vm or {}))
     out = hosts.a.do("migrate", "demo", "hostb", "--postcopy", "--rounds", "0", "--compression",
                      "none", "--json", *options)
-    sent = json.loads(out.strip().splitlines()[-1])["vm"]["migration"]["sent"]
+    sent = migration(out)["sent"]
     print(sent)
     assert sent["postcopy_bytes"] > 1500 * 4096, sent
     assert sent["bytes"] - sent["postcopy_bytes"] - sent["disk_bytes"] < 1 << 20, sent
     assert hosts.a.whats()[-2:] == ["serving", "served"], hosts.a.whats()
-    hosts.b.wait("running")
-    hosts.a.wait("none")
-    goes_on(hosts.b)
-    assert hosts.a.vm_pids() == [] and not hosts.fenced()
+    arrived(hosts.a, hosts.b)
     hosts.b.refuses(2, "migrate", "demo", "hosta", "--rounds", "2")
 
 
@@ -254,10 +155,7 @@ def source_polluxd_dies(t):
     vm = hosts.a.vm()
     assert vm["operation"]["state"] == "running", vm
     assert "to hostb since" in hosts.a.do("status", "demo")
-    hosts.b.wait("running", 40)
-    hosts.a.wait("none")
-    goes_on(hosts.b)
-    assert not hosts.fenced()
+    arrived(hosts.a, hosts.b, 40)
 
 
 @case("migrate-cancel-unheard")
@@ -332,7 +230,7 @@ def target_cannot_load(t):
     stays(hosts)
     hosts.b.down()
     hosts.b.up()
-    connected(hosts)
+    hosts.wait_connected()
     moves(hosts)
 
 
@@ -378,21 +276,8 @@ def source_cannot_yield(t, away=False):
     stays(hosts)
     assert "could not be handed over" in hosts.a.vm()["why"]
     assert "goes on" in hosts.a.whats()
-    connected(hosts)
+    hosts.wait_connected()
     moves(hosts)
-
-
-# What is left after the one round of 8 s takes seconds to follow.
-FOLLOWS = "pages=2000 rate=250 report=1"
-
-
-def pulling(hosts):
-    """Postcopy whose push takes long: the guest runs there, its memory is here."""
-    command = hosts.a.pollux("migrate", "demo", "hostb", *POSTCOPY, "--bandwidth", "1",
-                             "--compression", "none", background=True)
-    hosts.b.wait("running", 60)
-    hosts.a.wait("serving")
-    return command
 
 
 def cut(hosts):
@@ -411,9 +296,7 @@ def postcopy_link_comes_back(t):
     cut(hosts)
     hosts.b.wait("running")
     ended(command, 0)
-    hosts.a.wait("none")
-    goes_on(hosts.b)
-    assert not hosts.fenced()
+    arrived(hosts.a, hosts.b)
 
 
 @case("migrate-postcopy-link-cut", restart=False, needs=("kvm", "root"))
@@ -431,7 +314,7 @@ def postcopy_link_cut(t, restart):
         for host in (hosts.a, hosts.b):
             host.down()
             host.up()
-        connected(hosts)
+        hosts.wait_connected()
     hosts.a.wait("memory-held")
     for host, side in ((hosts.a, "held here, and hostb lacks"), (hosts.b, "held by hosta")):
         wait_until(lambda: host.vm()["postcopy"].get("pages"), 10, "pages are counted")
@@ -446,10 +329,7 @@ def postcopy_link_cut(t, restart):
     assert hosts.b.vm()["state"] == "memory-missing"
     assert "holds its memory" in hosts.b.refuses(3, "migrate", "demo", "--recover")
     hosts.a.do("migrate", "demo", "--recover")
-    hosts.a.wait("none")
-    hosts.b.wait("running")
-    goes_on(hosts.b)
-    assert not hosts.fenced()
+    arrived(hosts.a, hosts.b)
 
 
 @case("migrate-postcopy-source-dies", needs=("kvm", "root"))
@@ -539,10 +419,7 @@ def while_protected_restarted(t):
 @case("migrate-while-protected-fails")
 def while_protected_fails(t):
     """It stays, and is protected again."""
-    hosts = Hosts(t, extra="protect_again_s = 1;")
-    hosts.b.down()
-    hosts.b.up("replica.load:1")
-    connected(hosts)
+    hosts = Hosts(t, extra="protect_again_s = 1;", faults=("", "replica.load:1"))
     hosts.protected()
     assert hosts.a.pollux("migrate", "demo", "hostb").returncode == 1
     hosts.a.wait("protected", 40)
@@ -551,156 +428,14 @@ def while_protected_fails(t):
     assert not hosts.fenced()
 
 
-@case("migrate-check", needs=("kvm", "root"))
-def check(t):
-    """All that is in the way, and nothing is begun."""
-    hosts = started(t, own_disks=True, disk="demo.img")
-    with open(t.path("disks-hostb/demo.img"), "wb") as f:
-        f.truncate(8 << 20)
-    copied = ("migrate", "demo", "hostb", "--with-disks")
-    assert "can be migrated" in hosts.a.do(*copied, "--overwrite", "--check")
-    assert json.loads(hosts.a.do(*copied, "--overwrite", "--dry-run", "--json"))["possible"]
-    p = hosts.a.pollux(*copied, "--check")
-    assert p.returncode == 3 and "CANNOT" in p.stdout and "is there already" in p.stdout, p.stdout
-    assert "forecast: about" in p.stdout, p.stdout
-    why = hosts.a.refuses(3, *copied)
-    assert "CANNOT" in why and "is there already" in why and "--overwrite" in why, why
-    stays(hosts)
-
-
-@case("migrate-warned", needs=("root",))
-def warned(t):
-    """A migration that begins tells what it warns of; one that does not, all that is in its way."""
-    hosts = started(t, faults_b="lazy.open:1,lazy.open:2")
-    p = hosts.a.pollux("migrate", "demo", "nowhere", "--check", "--json")
-    assert p.returncode == 3 and "is not a peer" in json.loads(p.stdout)["error"], p.stdout
-    command = copying(hosts, "--stuck", "postcopy")
-    why = hosts.a.refuses(3, "migrate", "demo", "nowhere", "--check")
-    assert "under way" in why and "is not a peer" in why, why
-    hosts.a.do("migrate", "demo", "--cancel")
-    out, err = command.communicate(timeout=60)
-    assert "warning: postcopy is not possible there" in err, err
-    stays(hosts)
-
-
-@case("migrate-postcopy-cannot", needs=("root",))
-def postcopy_cannot(t):
-    """A host without a userfaultfd: refused when asked for, said when it is the last resort."""
-    hosts = started(t, faults_b="lazy.open:1,lazy.open:2,lazy.open:3")
-    p = hosts.a.pollux("migrate", "demo", "hostb", "--postcopy", "--check")
-    assert p.returncode == 3 and "postcopy is not possible there" in p.stdout, p.stdout
-    p = hosts.a.pollux("migrate", "demo", "hostb", "--postcopy")
-    assert p.returncode and "postcopy is not possible there" in p.stderr, p.stderr
-    stays(hosts)
-    text = hosts.a.do("migrate", "demo", "hostb", "--stuck", "postcopy", "--check")
-    assert "can be migrated" in text and "postcopy is not possible there" in text, text
-    moves(hosts)
-
-
-class Pool:
-    """The host's pool of huge pages of 2 MiB."""
-
-    def __init__(self, t):
-        self.had = self.number("nr")
-        t.cleanup(lambda: self.set(self.had))
-
-    def number(self, name):
-        with open(f"/sys/kernel/mm/hugepages/hugepages-2048kB/{name}_hugepages") as f:
-            return int(f.read())
-
-    def set(self, pages):
-        with open("/proc/sys/vm/nr_hugepages", "w") as f:
-            f.write(str(pages))
-        return self.number("nr")
-
-    def free(self):
-        return self.number("free") - self.number("resv")
-
-    def leave(self, free):
-        """As many free ones, whatever others have."""
-        self.set(self.number("nr") + free - self.free())
-        assert self.free() == free, f"the kernel made {self.free()} huge pages of {free}"
-
-
-@case("migrate-huge-pages", needs=("kvm", "root"))
-def huge_pages(t):
-    """A VM of 8 huge pages: where fewer are free it does not go."""
-    pool = Pool(t)
-    pool.leave(8)
-    hosts = started(t, hugepages=True)
-    assert pool.free() == 0, "the guest's memory is not in huge pages"
-    for wanted in (0, 7):
-        pool.leave(wanted)
-        p = hosts.a.pollux("migrate", "demo", "hostb", "--check", "--json")
-        assert p.returncode == 3 and '"hugepages"' in p.stdout, p.stdout
-    assert "huge pages" in hosts.a.pollux("migrate", "demo", "hostb").stderr
-    stays(hosts)
-    pool.leave(8)
-    moves(hosts)
-    assert pool.free() == 8, "the source has kept its huge pages"
-    hosts.b.do("migrate", "demo", "hosta")
-    hosts.a.wait("running")
-    goes_on(hosts.a)
-
-
-def forecast(host, *options):
-    answer = json.loads(host.do("migrate", "demo", "hostb", "--check", "--json", *options))
-    assert answer["possible"], answer
-    print(answer["forecast"])
-    return answer["forecast"]
-
-
-@case("migrate-forecast")
-@case("migrate-forecast-soft", vm={"engine": "soft"}, needs=())
-def forecasts(t, vm=None):
-    """What is measured, and that nothing of the measuring stays."""
-    hosts = started(t, cmdline="pages=1500 rate=600 report=1", **(vm or {}))
-    for _ in range(3):
-        f = forecast(hosts.a)
-        assert f["measured"] and not f["of_session"] and f["end"] == "precopy", f
-        assert f["pages"] >= 1500 and 0 < f["dirty_pages_per_second"] < 20000, f
-        assert f["link_bytes_per_second"] > 0 and 0 < f["downtime_ns"] < f["total_ns"], f
-    slow = forecast(hosts.a, "--bandwidth", "1", "--compression", "none")
-    assert slow["total_ns"] > 5e9, slow  # 6 MB at 1 MB/s
-    text = hosts.a.do("migrate", "demo", "hostb", "--check")
-    assert "forecast: about" in text and "pages to send" in text and "the link carries" in text, text
-    stays(hosts)
-    moves(hosts)
-
-
-@case("migrate-forecast-not-measured", faults={"faults_a": "measure.sample:1"}, what="the VM")
-@case("migrate-forecast-no-burst", faults={"faults_b": "burst.receive:1"}, what="the link")
-def no_forecast(t, faults, what):
-    """It is said, and the migration goes on without."""
-    hosts = started(t, **faults)
-    text = hosts.a.do("migrate", "demo", "hostb", "--check")
-    assert f"not measured: {what}" in text and "can be migrated" in text, text
-    assert forecast(hosts.a)["measured"]
-    moves(hosts)
-
-
-@case("migrate-forecast-protected")
-def forecast_protected(t):
-    """Its session logs what it writes: that is asked, and goes on."""
-    hosts = Hosts(t)
-    connected(hosts)
-    hosts.protected()
-    f = forecast(hosts.a)
-    assert f["measured"] and f["of_session"] and f["dirty_pages_per_second"] > 0, f
-    assert hosts.a.vm()["state"] == "protected"
-    goes_on(hosts.a)
-
-
 @case("migrate-limit-is-not-of-the-pause")
 def limit_not_of_pause(t):
     """At 1 MB/s what is dirty would take seconds, and the last epoch does not keep to that."""
     hosts = started(t, cmdline="pages=1500 rate=600 report=1")
-    lines = hosts.a.do("migrate", "demo", "hostb", "--json", "--downtime", "1000", *SLOW).splitlines()
-    m = json.loads(lines[-1])["vm"]["migration"]
+    m = migration(hosts.a.do("migrate", "demo", "hostb", "--json", "--downtime", "1000", *SLOW))
     print({k: m[k] for k in ("elapsed_ms", "forecast_ns", "downtime_ns")})
     assert m["elapsed_ms"] > 4000 and m["forecast_ns"] < 1e9, m
-    hosts.b.wait("running")
-    goes_on(hosts.b)
+    arrived(hosts.a, hosts.b)
 
 
 @case("migrate-json")
@@ -732,7 +467,7 @@ def json_disks(t):
     done = [d for d, total in disks if total]
     assert done and {total for _, total in disks if total} == {8 << 20}, disks
     assert done == sorted(done) and done[0] < done[-1], disks
-    goes_on(hosts.b)
+    arrived(hosts.a, hosts.b)
 
 
 @case("migrate-json-fails")

@@ -8,25 +8,12 @@ import statistics
 import time
 
 from case import case
-from hosts import Hosts, wait_until
-from test_migrate import connected, ended, goes_on, stays
+from hosts import Hosts, goes_on, wait_until
+from moves import SLOW, copies, ended, stats, stays
 from test_migrate_stuck import STUCK, WRITER
 
 WITHIN_S = 1
-SLOW = ("--bandwidth", "1", "--compression", "none")
 LONG_PAUSE = ("--bandwidth", "4", "--compression", "none", "--downtime", "20000")
-
-
-def stats(hosts):
-    """Of this migration's session; {} until it has begun."""
-    found = hosts.a.vm().get("stats") or {}
-    return found if found.get("handover") else {}
-
-
-def copies(hosts):
-    """Until its memory is being copied."""
-    wait_until(lambda: stats(hosts).get("replication", {}).get("bytes_sent", 0) > 1 << 17, 20,
-               "memory is being copied")
 
 
 def copies_disk(hosts):
@@ -75,7 +62,7 @@ def cancelled(hosts, options, until, how):
         hosts.proxy.delay["forward"] = 0
     ended(command, 1, "cancelled" if how is by_command else "the VM runs on here")
     stays(hosts)
-    connected(hosts)
+    hosts.wait_connected()
     return took
 
 

@@ -7,8 +7,8 @@ import os
 import re
 
 from case import case
-from hosts import Hosts, heard, wait_until
-from test_migrate import SLOW, connected, ended, locked
+from hosts import Hosts, goes_on, wait_until
+from moves import SLOW, ended, locked, migration, stats
 
 SIZE = 8 << 20
 KINDS = ("local.img", "shared.img")
@@ -18,33 +18,22 @@ def done(text):
     return [int(n) for n in re.findall(r"blk: done (\d+)\s", text)]
 
 
-def goes_on(host):
-    before, text = max(heard(host, find=done)), []
-
-    def more():
-        text[:] = [host.look()]
-        return max(done(text[0]), default=0) > before
-    wait_until(more, 40, "the guest goes on")  # it flushes its disk again and again
-    assert "FAIL" not in text[0]
+def guest_goes_on(host):
+    goes_on(host, done, 40)  # it flushes its disk again and again
 
 
 class Disks:
     """Two hosts, a VM on the first of them, and where its disks are."""
     def __init__(self, t, first, faults_a="", faults_b=""):
-        self.t, self.hosts = t, Hosts(t, own_disks=True)
+        self.t, self.hosts = t, Hosts(t, own_disks=True, faults=(faults_a, faults_b))
         self.a, self.b = self.hosts.a, self.hosts.b
-        for host, faults in ((self.a, faults_a), (self.b, faults_b)):
-            if faults:
-                host.down()
-                host.up(faults)
-        connected(self.hosts)
         self.noise = os.urandom(SIZE)
         for name in KINDS:
             with open(self.file(self.a, name), "wb") as f:
                 f.write(self.noise)
         self.a.do("start", self.vm_file(first))
         self.second = KINDS[first == KINDS[0]]
-        goes_on(self.a)
+        guest_goes_on(self.a)
 
     def file(self, host, name):
         return self.t.path(name if name == "shared.img" else f"disks-{host.name}/{name}")
@@ -60,7 +49,7 @@ class Disks:
     def has_both(self, host):
         """The guest runs there, with both disks and their locks, and nobody else has one."""
         host.wait("running")
-        goes_on(host)
+        guest_goes_on(host)
         pid = host.vm()["pid"]
         for name in KINDS:
             assert locked(pid, name), f"{name} is not locked on {host.name}"
@@ -72,20 +61,19 @@ class Disks:
         assert not self.hosts.fenced()
 
     def moves(self, here, there):
-        lines = [json.loads(line) for line in
-                 here.do("migrate", "demo", there.name, "--with-disks", "--json").splitlines()]
-        totals = {e["disk_total"] for e in lines
+        out = here.do("migrate", "demo", there.name, "--with-disks", "--json")
+        totals = {e["disk_total"] for e in map(json.loads, out.splitlines())
                   if e["event"] == "progress" and e["phase"] == "copying"}
         assert totals <= {None, 0, SIZE}, totals  # None: not known yet
-        sent = lines[-1]["vm"]["migration"]["sent"]["disk_bytes"]
-        assert SIZE // 2 <= sent < SIZE * 3 // 2, lines[-1]
+        sent = migration(out)["sent"]
+        assert SIZE // 2 <= sent["disk_bytes"] < SIZE * 3 // 2, sent
         self.has_both(there)
 
     def copying(self):
         command = self.a.pollux("migrate", "demo", "hostb", "--with-disks", *SLOW, background=True)
         self.a.wait("migrating")
-        wait_until(lambda: any(d["copied"] for d in (self.a.vm().get("stats") or {}).get("disks", [])),
-                   20, "a disk is being copied")
+        wait_until(lambda: any(d["copied"] for d in stats(self.hosts).get("disks", [])), 20,
+                   "a disk is being copied")
         return command
 
 

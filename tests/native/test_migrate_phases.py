@@ -5,8 +5,8 @@ import os
 import signal
 
 from case import case
-from hosts import Hosts, reaped, wait_until
-from test_migrate import FOLLOWS, connected, copying, ended, goes_on, moves, pulling, started, stays
+from hosts import Hosts, goes_on, reaped, wait_until
+from moves import FOLLOWS, arrived, copying, ended, moves, pulling, started, stays
 
 
 def in_phase(hosts, phase):
@@ -24,7 +24,7 @@ def goes_nowhere(hosts, command):
     """It runs on here, and goes when it is tried again."""
     ended(command, 1, "the VM runs on here")
     hosts.b.up()
-    connected(hosts)
+    hosts.wait_connected()
     stays(hosts)
     moves(hosts)
 
@@ -109,10 +109,7 @@ def target_polluxd_dies_connecting(t):
 def handed(t):
     """RELEASED is said, and the target's polluxd has not heard it: it stands still itself. Returns
     the hosts, the command, and the target's process."""
-    hosts = Hosts(t, loss_ms=20000)
-    connected(hosts)
-    hosts.a.do("start", hosts.vm_file(cmdline="pages=2000 rate=200 report=1"))
-    goes_on(hosts.a)
+    hosts = started(t, loss={"loss_ms": 20000}, cmdline="pages=2000 rate=200 report=1")
     command = copying(hosts, "--downtime", "2000")
     pid = hosts.b.vm_pids()[0]
     t.cleanup(lambda: os.kill(hosts.b.daemon.pid, signal.SIGCONT))
@@ -139,10 +136,7 @@ def source_process_dies_handed(t):
     os.kill(hosts.a.vm_pids()[0], signal.SIGKILL)
     os.kill(hosts.b.daemon.pid, signal.SIGCONT)
     command.communicate(timeout=60)
-    hosts.b.wait("running")
-    hosts.a.wait("none")
-    goes_on(hosts.b)
-    assert not hosts.fenced()
+    arrived(hosts.a, hosts.b)
 
 
 @case("migrate-target-disk-full-at-the-end", needs=("kvm", "root"))

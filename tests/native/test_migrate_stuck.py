@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest that writes faster than the link carries: it is throttled step by step, and then the
 policy decides. Whatever that is, it is at full speed afterwards, wherever it runs."""
-import json
 import time
 
 from case import case
-from test_migrate import ended, goes_on, started, stays, unburdened
+from moves import arrived, ended, migration, started, stays
 
 # More pages than the last versions of are kept, by one stream: each goes whole, each round. No
 # precopy is good enough, and a round takes six seconds:
@@ -20,7 +19,7 @@ def burdened(host, command):
     the guest writes was logged."""
     most, logged = 0, False
     while command.poll() is None:
-        stats = host.vm().get("stats") or {}
+        stats = host.stats()
         most = max(most, stats.get("throttle", 0))
         logged |= stats.get("log_dirty", False)
         time.sleep(0.03)
@@ -70,11 +69,7 @@ def foreseen(t):
 
 def moved(hosts, command):
     print(ended(command, 0).strip())
-    hosts.b.wait("running", 60)
-    hosts.a.wait("none")
-    goes_on(hosts.b)
-    unburdened(hosts.b)
-    assert hosts.a.vm_pids() == [] and not hosts.fenced()
+    arrived(hosts.a, hosts.b, 60)
 
 
 @case("migrate-stuck-stop", seconds=300)
@@ -120,14 +115,10 @@ def late_follows(t):
     """What the round has not sent follows the guest."""
     hosts, command = late(t, 4, "--stuck", "postcopy")
     out = ended(command, 0)
-    sent = json.loads(out.strip().splitlines()[-1])["vm"]["migration"]["sent"]
+    sent = migration(out)["sent"]
     print(sent)
     assert sent["rounds"] == 1 and sent["postcopy_bytes"] > 50 << 20, sent
-    hosts.b.wait("running", 60)
-    hosts.a.wait("none")
-    goes_on(hosts.b)
-    unburdened(hosts.b)
-    assert hosts.a.vm_pids() == [] and not hosts.fenced()
+    arrived(hosts.a, hosts.b, 60)
 
 
 @case("migrate-not-throttled", seconds=300)

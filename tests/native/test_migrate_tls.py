@@ -9,8 +9,7 @@ import time
 
 from case import case
 from hosts import wait_until
-from test_migrate import (FOLLOWS, SLOW, connected, ended, goes_on, moves, pulling, started,
-                          stays)
+from moves import FOLLOWS, SLOW, arrived, ended, moves, pulling, started, stays
 
 
 # ---- certificates ------------------------------------------------------------------------------
@@ -81,7 +80,7 @@ def refused(t, bad, word, of="b"):
         assert word in error and "hostb is not connected" in error, error
     stays(hosts)
     identify(host, good)
-    connected(hosts)
+    hosts.wait_connected()
     moves(hosts)
 
 
@@ -90,7 +89,7 @@ def signed_again(t):
     """What the expired one above is made with makes good ones as well."""
     hosts = started(t)
     identify(hosts.b, until(1)(t, "hostb"))
-    connected(hosts)
+    hosts.wait_connected()
     moves(hosts)
 
 
@@ -119,7 +118,7 @@ def anew(hosts, host):
     """The other one, which goes on, is connected to with what it has read."""
     host.down()
     host.up()
-    connected(hosts)
+    hosts.wait_connected()
 
 
 @case("migrate-certificates-replaced", seconds=200)
@@ -137,15 +136,13 @@ def replaced(t):
     assert all("new connections use" in told(h) for h in (hosts.a, hosts.b))
     assert hosts.a.vm_pids() == pids
     ended(command, 0)
-    hosts.b.wait("running")
-    goes_on(hosts.b)
+    arrived(hosts.a, hosts.b)
     anew(hosts, hosts.b)  # hosta has the new ones
     placed(t, "newer")
     assert all("new connections use" in told(h) for h in (hosts.a, hosts.b))
     anew(hosts, hosts.a)  # hostb has
     hosts.b.do("migrate", "demo", "hosta")
-    hosts.a.wait("running")
-    goes_on(hosts.a)
+    arrived(hosts.b, hosts.a)
 
 
 @case("migrate-refused-replaced", seconds=200)
@@ -171,7 +168,7 @@ def old_refused(t):
     stays(hosts)
     placed(t, "new")
     assert "new connections use" in told(hosts.b)
-    connected(hosts)
+    hosts.wait_connected()
     moves(hosts)
 
 
@@ -228,9 +225,7 @@ def keys_renewed(t, streams):
         if event.get("phase") == "copying" and event["bytes_sent"] is not None:
             looks.append((time.monotonic(), event["bytes_sent"]))
     ended(command, 0)
-    hosts.b.wait("running")
-    hosts.a.wait("none")
-    goes_on(hosts.b)
+    arrived(hosts.a, hosts.b)
     migration = event["vm"]["migration"]
     seen = migration["last"]["replication"]["key_updates"]
     print(f"{seen} key updates, downtime {migration['downtime_ns'] / 1e6:.1f} ms")
@@ -246,15 +241,14 @@ def postcopy_keys_renewed(t):
     seen, looks = [0], []
 
     def over():
-        stats = (hosts.a.vm().get("stats") or {}).get("postcopy") or {}
+        stats = hosts.a.stats().get("postcopy") or {}
         seen.append(stats.get("key_updates", 0))
         if stats.get("state") == "running":
             looks.append((time.monotonic(), stats["bytes"]))
         return command.poll() is not None
     wait_until(over, 60, "all memory has followed")
     assert command.returncode == 0, command.communicate()
-    hosts.b.wait("running")
-    goes_on(hosts.b)
+    arrived(hosts.a, hosts.b)
     print(f"{max(seen)} key updates while memory followed")
     assert max(seen) >= 3, max(seen)
     no_stall(looks)

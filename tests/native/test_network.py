@@ -242,7 +242,7 @@ def standby_daemon_dies(t):
     net.observer.wait_replies(30)
     b.up()
     b.wait("none")
-    wait_until(lambda: '"connected": true' in a.do("list", "--peers", "--json"), 30, "the peers")
+    net.hosts.wait_connected()
     a.do("protect", "demo", "--to", "hostb")
     net.there = net.port()
     net.observer.wait_replies(20)

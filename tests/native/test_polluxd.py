@@ -7,14 +7,7 @@ import subprocess
 import time
 
 from case import case
-from hosts import SILENCE, Hosts, heard, passes, wait_until
-
-
-def guest_goes_on(host):
-    """It keeps counting its passes, and has found no page wrong."""
-    before = max(heard(host))
-    wait_until(lambda: max(passes(host.console()), default=0) > before, 20, "the guest goes on")
-    assert "FAIL" not in host.console()
+from hosts import SILENCE, Hosts, goes_on, passes, wait_until
 
 
 @case("polluxd-host-dies", mode="event")
@@ -31,7 +24,7 @@ def host_dies(t, mode):
              ("loss detected", "fence asked", "fenced", "promoting", "running")]
     assert order == sorted(order), whats
     print(f"loss to running: {hosts.b.between('loss detected', 'running'):.1f} ms")
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
     wait_until(lambda: all(not os.path.exists(f"/proc/{p}") or "Z" in open(
         f"/proc/{p}/stat").read().split()[2] for p in pids), 10, "the old host is dead")
     hosts.a.daemon.wait()
@@ -40,7 +33,7 @@ def host_dies(t, mode):
     hosts.a.refuses(3, "start", hosts.vm_file())
     hosts.b.do("protect", "demo", "--to", "hosta")
     hosts.a.wait("standby")
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
 
 
 @case("polluxd-vm-process-dies")
@@ -52,7 +45,7 @@ def vm_process_dies(t):
     hosts.b.wait("running")
     hosts.a.wait("none")
     assert not hosts.fenced()
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
 
 
 @case("polluxd-vm-process-hangs")
@@ -64,7 +57,7 @@ def vm_process_hangs(t):
     hosts.b.wait("running")
     hosts.a.wait("none")
     assert not hosts.fenced()
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
 
 
 @case("polluxd-standby-process-dies")
@@ -75,7 +68,7 @@ def standby_process_dies(t):
     hosts.a.wait("running")
     hosts.b.wait("none")
     assert not hosts.fenced()
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("polluxd-standby-host-dies")
@@ -85,7 +78,7 @@ def standby_host_dies(t):
     hosts.b.kill()
     hosts.a.wait("running")
     assert hosts.fenced() == ["hostb"]
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("polluxd-standby-host-dies-stall")
@@ -98,7 +91,7 @@ def standby_host_dies_stall(t):
     assert hosts.a.vm()["state"] == "asking" and not hosts.fenced()
     hosts.a.refuses(3, "unprotect", "demo")
     hosts.a.do("failover", "demo", "--force")
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     hosts.b.end_dead()
 
 
@@ -116,7 +109,7 @@ def fence_fails(t):
     assert hosts.b.vm()["state"] == "deciding"
     hosts.a.end_dead()
     hosts.b.do("failover", "demo", "--force")
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
 
 
 @case("polluxd-restarts")
@@ -129,7 +122,7 @@ def restarts(t):
     hosts.a.up()
     hosts.a.wait("running")
     assert hosts.a.vm_pids() == pid
-    wait_until(lambda: '"connected": true' in hosts.a.do("list", "--peers", "--json"), 20, "peers")
+    hosts.wait_connected()
     hosts.a.do("protect", "demo", "--to", "hostb")
     hosts.a.down()
     time.sleep(0.5)
@@ -137,10 +130,10 @@ def restarts(t):
     hosts.a.up()
     hosts.a.wait("protected")
     assert hosts.a.vm_pids() == pid
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     hosts.a.do("unprotect", "demo")
     hosts.b.wait("none")
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("polluxd-killed-then-host-dies")
@@ -155,7 +148,7 @@ def daemon_killed(t):
     os.kill(hosts.a.vm_pids()[0], signal.SIGKILL)
     hosts.b.wait("running")
     assert not hosts.fenced()
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
 
 
 @case("polluxd-stop-protected")
@@ -167,7 +160,7 @@ def stop_protected(t):
     hosts.b.wait("none")
     assert not hosts.a.vm_pids() and not hosts.b.vm_pids() and not hosts.fenced()
     hosts.a.do("start", hosts.vm_file())
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("polluxd-disks")
@@ -181,7 +174,7 @@ def disks(t):
     message = hosts.a.refuses(1, "protect", "demo", "--to", "hostb", "--overwrite")
     assert "demo.img" in message and "used by process" in message, message
     assert hosts.a.vm()["state"] == "running"
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("polluxd-protect-interrupted")
@@ -214,7 +207,7 @@ def ten_hops(t):
         there.wait("running")
         here.wait("none")
         here, there = there, here
-        guest_goes_on(here)
+        goes_on(here)
     assert not hosts.fenced()
 
 

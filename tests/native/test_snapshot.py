@@ -5,7 +5,7 @@ import os
 import re
 
 from case import case
-from hosts import Hosts, heard, wait_until
+from hosts import Hosts, goes_on, heard
 
 
 def reports(text):
@@ -13,9 +13,7 @@ def reports(text):
 
 
 def guest_goes_on(host):
-    before = max(heard(host, 30, find=reports))
-    wait_until(lambda: max(reports(host.console()), default=0) > before, 30, "the guest goes on")
-    assert "FAIL" not in host.console()
+    goes_on(host, reports, 30)
 
 
 def started(t):

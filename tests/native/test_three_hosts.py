@@ -4,8 +4,8 @@ saying so as long as it is not."""
 import threading
 
 from case import case
-from hosts import Hosts
-from test_migrate import POSTCOPY, goes_on
+from hosts import Hosts, goes_on
+from moves import POSTCOPY
 
 
 class Watch(threading.Thread):
@@ -35,8 +35,8 @@ class Watch(threading.Thread):
         assert self.looks > 5 and not self.silent, (self.looks, self.silent[:3])
 
 
-def three(t):
-    hosts = Hosts(t, extra="protect_again_s = 1;", names=("hosta", "hostb", "hostc"))
+def three(t, faults=()):
+    hosts = Hosts(t, extra="protect_again_s = 1;", names=("hosta", "hostb", "hostc"), faults=faults)
     hosts.protected()
     return hosts
 
@@ -90,11 +90,8 @@ def standby_moves(t):
 @case("migrate-protected-to-a-third-host-fails")
 def third_host_fails(t):
     """It stays, and its old standby protects it again."""
-    hosts = three(t)
+    hosts = three(t, faults=("", "", "replica.load:1"))
     a, b, c = hosts.all
-    c.down()
-    c.up("replica.load:1")
-    hosts.wait_connected()
     assert a.pollux("migrate", "demo", "hostc").returncode == 1
     protected(hosts, a, b)
     fails_over(hosts, a, b)

@@ -12,9 +12,8 @@ import subprocess
 import time
 
 from case import case
-from hosts import Hosts, heard, passes, wait_until
+from hosts import Hosts, goes_on, heard, passes, wait_until
 from test_network import Network
-from test_polluxd import guest_goes_on
 
 
 def processes(host):
@@ -69,7 +68,7 @@ def goes_on_here(host):
     """There is one, polluxd knows it, and nothing is left of the attempt."""
     host.wait("running")
     wait_until(lambda: processes(host) == host.vm_pids(), 15, "there is one process")
-    guest_goes_on(host)
+    goes_on(host)
     left = [n for n in os.listdir(host.run) if re.fullmatch(r"demo\.[0-9a-f]{7}", n)]
     assert not left, left
 
@@ -80,9 +79,9 @@ def thin(t, engine):
     """Its memory is checked by the guest itself, pass by pass; all that it said is kept."""
     hosts = Hosts(t)
     hosts.a.do("start", hosts.vm_file(engine=engine))
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     upgraded(hosts.a)
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     said = heard(hosts.a, least=2)[:-1]  # the last one may be cut short
     assert said == list(range(5, said[-1] + 1, 5)), said
     assert re.search(r"^build +\S", hosts.a.do("status", "demo"), re.M)
@@ -96,7 +95,7 @@ def many(t, engine):
     hosts.a.do("start", hosts.vm_file(engine=engine))
     for _ in range(20):
         upgraded(hosts.a)
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     hosts.a.do("stop", "demo", "--force")
     hosts.a.wait("stopped")
     wait_until(lambda: not processes(hosts.a), 10, "the last one has ended")
@@ -179,7 +178,7 @@ def then_protect(t):
     hosts.a.kill()
     hosts.b.wait("running")
     upgraded(hosts.b)
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
     hosts.a.daemon.wait()
 
 
@@ -194,10 +193,10 @@ def protected(t):
     assert hosts.a.vm()["state"] == "protected" and not set(old) & set(hosts.a.vm_pids())
     assert hosts.b.vm()["state"] == "standby", hosts.b.vm()
     assert hosts.a.whats().count("upgraded") == 1 and not hosts.fenced()
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
     hosts.a.kill()
     hosts.b.wait("running")
-    guest_goes_on(hosts.b)
+    goes_on(hosts.b)
     hosts.a.daemon.wait()
 
 
