@@ -209,17 +209,25 @@ def target_disk_full(t):
     stays(hosts)
 
 
-@case("migrate-source-cannot-store", nth=4)
-def source_cannot_store(t, nth):
+def stored_late(host, state):
+    """The record was tried again."""
+    with open(host.log) as log:
+        assert f"{state}: the ownership record could not be stored" in log.read()
+
+
+@case("migrate-source-cannot-store")
+def source_cannot_store(t):
     """The record that gives the VM away: tried again, while the guest stands still."""
-    hosts = started(t, faults_a=f"file.replace.fsync:{nth}")
+    hosts = started(t, faults_a="record.sync:3")
     moves(hosts)
+    stored_late(hosts.a, "handed under term 2")
 
 
 @case("migrate-target-cannot-store")
 def target_cannot_store(t):
     hosts = started(t, faults_b="guest.store:2")
     moves(hosts)
+    stored_late(hosts.b, "none under term 1")
 
 
 @case("migrate-target-cannot-load")
