@@ -357,7 +357,7 @@ static void kvm_keeps_debug_control(void **state)
 	bus_locks = own_leaf(g.vm, 7)->words[2] & HAS_BUS_LOCK;
 	guest_freeze(&g, &full);
 	debug_control = bus_locks ? BUS_LOCKS : BTF;
-	state_edit(&full, STATE_VCPU, debug_control_set, &set);
+	state_edit(&full, STATE_VCPU, EACH_INSTANCE, debug_control_set, &set);
 	guest_take(&twin, &g, &set);
 	feature_read(&twin);
 	guest_freeze(&twin, &again);
