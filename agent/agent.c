@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -179,11 +180,24 @@ static int api_open(struct agent *a, struct error *e)
 }
 
 /* The port opens when the records are known, the peers are dialed when the port is open. */
+/* Not from where a polluxd before this one began: its questions may still be answered. */
+static int questions_open(struct agent *a, struct error *e)
+{
+	uint32_t first;
+
+	if (getrandom(&first, sizeof(first), 0) != sizeof(first))
+		return error_set(e, -EIO, "the kernel has no random numbers");
+	a->last_check = first;
+	return 0;
+}
+
 static int agent_open(struct agent *a, struct error *e)
 {
 	int rc;
 
-	rc = folders_make(&a->config, e);
+	rc = questions_open(a, e);
+	if (!rc)
+		rc = folders_make(&a->config, e);
 	if (!rc && (rc = jobs_create(a->loop, &a->jobs)))
 		error_set(e, rc, "cannot watch jobs: %s", strerror(-rc));
 	if (!rc && (rc = marks_create(&a->marks)))
@@ -232,8 +246,8 @@ void agent_destroy(struct agent *a)
 	http_destroy(a->http);
 	acceptor_destroy(a->acceptor);
 	host_fences_end(a);
-	jobs_destroy(a->jobs);
-	marks_destroy(a->marks);
+	if (jobs_destroy(a->jobs))
+		marks_destroy(a->marks);
 	explicit_bzero(a->bursts, sizeof(a->bursts));
 	while ((g = LIST_FIRST(&a->guests)))
 		guest_free(g);

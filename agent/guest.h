@@ -104,6 +104,7 @@ struct guest_dump {
 /* What the other host is asked before a migration. */
 struct question {
 	uint64_t number; /* of the one that waits for its answer; 0 = none */
+	char to[AGENT_NAME_MAX + 1];
 	struct loop_timer *timer;
 	json_t *copied;   /* the offer that was asked about, if disks are to be copied */
 	json_t *refusals; /* of this host: [reason]; or NULL */

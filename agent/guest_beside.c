@@ -53,6 +53,7 @@ int guest_beside_begin(struct guest *g, const char *to, const struct migrate_opt
 	json_decref(g->beside.q.refusals);
 	g->beside.q.refusals = guest_migrate_refusals(g, to);
 	g->beside.q.number = g->agent->last_check;
+	snprintf(g->beside.q.to, sizeof(g->beside.q.to), "%s", to);
 	g->beside.operation = (struct operation){
 		.id = ++g->agent->last_operation, .what = "check", .state = OPERATION_RUNNING};
 	guest_question_wait(&g->beside.q);

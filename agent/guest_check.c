@@ -113,11 +113,11 @@ static void describe_run(struct job *j)
 	d->offer = preflight_describe(d->about, &d->options, &d->error);
 }
 
-/* Which of them has that number. */
+/* Which of them has that number, and waits for its answer still. */
 static struct question *question_find(struct guest *g, uint64_t number)
 {
 	if (guest_check_is(g, number))
-		return &g->check.q;
+		return g->check.answered ? NULL : &g->check.q;
 	return guest_beside_is(g, number) ? &g->beside.q : NULL;
 }
 
@@ -276,6 +276,7 @@ int guest_check_begin(struct guest *g, const char *to, const struct migrate_opti
 	g->check.q.refusals = guest_migrate_refusals(g, to);
 	g->check.answered = false;
 	g->check.q.number = ++g->agent->last_check;
+	snprintf(g->check.q.to, sizeof(g->check.q.to), "%s", to);
 	rc = guest_describe(g, to, o, g->check.q.number);
 	if (rc) {
 		guest_answer_came(g);
@@ -463,6 +464,7 @@ static void check_fail(struct guest *g, int rc, const char *text, const char *hi
 		guest_operation_fail(g, rc, text, hint);
 		return;
 	}
+	json_decref(g->check.q.result);
 	g->check.q.result = guest_unanswered_json(text, hint);
 	guest_refusals_join(g->check.q.refusals, g->check.q.result);
 	check_over(g);
@@ -536,9 +538,6 @@ static void answer_take(struct guest *g, const struct peer *from, const json_t *
 	const json_t *result = json_object_get(message, "result");
 	char text[192];
 
-	if (!guest_check_is(g, (uint64_t)json_integer_of(message, "number", 0)) ||
-	    g->check.answered)
-		return;
 	if (!json_is_object(result)) {
 		guest_answer_lacks(message, text, sizeof(text));
 		check_fail(g, -EBADMSG, text, "see its log");
@@ -559,13 +558,17 @@ static void answer_take(struct guest *g, const struct peer *from, const json_t *
 void guest_check_message(struct agent *a, struct peer *from, const json_t *message)
 {
 	struct guest *g = guest_find(a, json_text_of(message, "vm"));
+	uint64_t number = (uint64_t)json_integer_of(message, "number", 0);
+	const struct question *q = question_find(g, number);
 
 	if (!strcmp(json_text_of(message, "type"), "check"))
 		check_answer(a, from, message);
-	else if (guest_beside_is(g, (uint64_t)json_integer_of(message, "number", 0)))
-		guest_beside_answer(g, from, message);
-	else if (g)
+	else if (!q || strcmp(q->to, peer_config(from)->name) != 0)
+		log_debug("an answer of %s to no question", peer_config(from)->name);
+	else if (q == &g->check.q)
 		answer_take(g, from, message);
+	else
+		guest_beside_answer(g, from, message);
 }
 
 void guest_question_free(struct question *q)

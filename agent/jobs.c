@@ -130,14 +130,14 @@ int jobs_start(struct jobs *all, struct job *j)
 	return rc;
 }
 
-void jobs_destroy(struct jobs *all)
+bool jobs_destroy(struct jobs *all)
 {
 	uint64_t deadline = clock_ns() + END_NS;
 	struct job *j;
 	bool idle;
 
 	if (!all)
-		return;
+		return true;
 	pthread_mutex_lock(&all->lock);
 	while ((j = waiting_take(all)))
 		j->drop(j);
@@ -149,4 +149,5 @@ void jobs_destroy(struct jobs *all)
 	pthread_mutex_unlock(&all->lock);
 	if (idle)
 		jobs_free(all);
+	return idle;
 }

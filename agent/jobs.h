@@ -27,7 +27,7 @@ int jobs_create(struct loop *l, struct jobs **out) MUST_CHECK;
  * still. */
 int jobs_start(struct jobs *all, struct job *j) MUST_CHECK;
 /* Drops those that wait. Waits for those that run, for a few seconds; whoever takes longer ends
- * alone. */
-void jobs_destroy(struct jobs *all);
+ * alone: then false, and what it uses must stay. */
+bool jobs_destroy(struct jobs *all);
 
 #endif

@@ -310,6 +310,10 @@ static void test_not_understood(void **state)
 	assert_int_equal(g->beside.operation.state, OPERATION_DONE);
 	reason = json_array_get(json_object_get(g->beside.q.result, "reasons"), 1);
 	assert_string_equal(json_text_of(reason, "sentence"), text);
+	snprintf(g->check.q.to, sizeof(g->check.q.to), "hostc");
+	not_understood_by_the_other("vm1", g->check.q.number);
+	assert_int_equal(g->operation.state, OPERATION_RUNNING); /* it was not asked */
+	snprintf(g->check.q.to, sizeof(g->check.q.to), "hostb");
 	not_understood_by_the_other("vm1", g->check.q.number);
 	assert_int_equal(g->operation.state, OPERATION_FAILED);
 	assert_string_equal(g->operation.error, text);
