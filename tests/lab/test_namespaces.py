@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hosts that are namespaces: they see each other, die silently and wholly, are cut off and frozen,
 and leave nothing. `lab` from the command line, with the real programs and no guest."""
-import json
 import os
 import pathlib
 import re

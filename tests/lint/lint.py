@@ -160,12 +160,7 @@ def check_shell(tree):
 
 
 def check_python(tree):
-    for name, kind in tree.scripts.items():
-        if kind == "py":
-            try:
-                compile("\n".join(tree.lines(name)) + "\n", name, "exec")
-            except SyntaxError as e:
-                yield f"{name}:{e.lineno}: {e.msg}"
+    return tool(tree, ["pyflakes3"], [n for n, kind in tree.scripts.items() if kind == "py"])
 
 
 def check_tidy(tree):

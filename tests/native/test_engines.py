@@ -56,7 +56,7 @@ def refused(t, primary, standby):
     pair = Pair(t, **primary)
     pair.load()
     pair.add_standby(**standby)
-    terms = pair.protect_begin()
+    pair.protect_begin()
     pair.board.pass_on(pair.standby.process, 1)
     event = pair.primary.process.wait_state("unprotected", "lost", "syncing", "protected")
     assert event["state"] == "unprotected", event

@@ -48,17 +48,15 @@ def stop_saving(host):
 @case("image-cannot-be-named")
 @case("image-cannot-be-named-kept", options=("--keep-running",))
 def cannot_be_named(t, options=()):
-    hosts = Hosts(t)
+    hosts = Hosts(t, faults=("image.rename:1:5",))
     image = t.path("demo.image")
-    hosts.a.down()
-    hosts.a.up(faults="image.rename:1:5")
     hosts.a.do("start", hosts.vm_file())
     runs_for_a_while(hosts.a)
     assert "Input/output error" in hosts.a.refuses(1, "save", "demo", image, *options)
     stop_saving(hosts.a)
     hosts.a.do("save", "demo", image)
     hosts.a.do("restore", image)
-    guest_goes_on(hosts.a)
+    goes_on(hosts.a)
 
 
 @case("image-encrypted")

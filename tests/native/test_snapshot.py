@@ -5,7 +5,7 @@ import os
 import re
 
 from case import case
-from hosts import Hosts, goes_on, heard
+from hosts import Hosts, goes_on, heard, wait_until
 
 
 def reports(text):

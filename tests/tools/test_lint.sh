@@ -100,6 +100,8 @@ verdict refuses-an-unquoted-word shell FAILED "SC2086"
 tree_make
 printf '#!/usr/bin/env python3\ndef f(:\n' >tool
 verdict refuses-broken-python python FAILED "tool:2"
+printf '#!/usr/bin/env python3\ndef f():\n    return g()\n' >tool
+verdict refuses-unknown-names python FAILED "undefined name 'g'"
 
 tree_make
 printf 'unsigned long base_size(int *p)\n{\n\treturn sizeof(sizeof(*p));\n}\n' >>base/answer.c
