@@ -179,7 +179,6 @@ static int api_open(struct agent *a, struct error *e)
 	return http_create(a->loop, fd, api_handle, a, &a->http, e);
 }
 
-/* The port opens when the records are known, the peers are dialed when the port is open. */
 /* Not from where a polluxd before this one began: its questions may still be answered. */
 static int questions_open(struct agent *a, struct error *e)
 {
@@ -191,6 +190,7 @@ static int questions_open(struct agent *a, struct error *e)
 	return 0;
 }
 
+/* The port opens when the records are known, the peers are dialed when the port is open. */
 static int agent_open(struct agent *a, struct error *e)
 {
 	int rc;

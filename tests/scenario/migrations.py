@@ -123,7 +123,7 @@ def _there_and_back(arena, *options):
         still.append(still_ms)
         followed += bytes_late
         here = OTHER[here]
-    must(followed, "no memory has ever followed the guest")
+    must(followed or len(still) < 3, "no memory has ever followed the guest")
     must(min(still) < 1000, f"it never stood still for less than {min(still):.0f} ms")
     guest_well(arena, sum(still))
     client_content(arena, here)

@@ -323,8 +323,7 @@ static void test_checked_as_json(void **state)
 	assert_non_null(answer);
 	assert_true(json_is_false(json_object_get(answer, "possible")));
 	json_decref(answer);
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 /* Another operation may be under way, beside which it was asked: that is not to be cancelled. */
@@ -339,19 +338,24 @@ static void test_check_interrupted(void **state)
 
 	assert_int_equal(run(script, &said, "--check"), EXIT_FAILED);
 	assert_true(says(&said.err, "interrupted; nothing was begun"));
-	buf_free(&said.out);
-	buf_free(&said.err);
+	said_free(&said);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_json_failure), /* first: what was complained of stays */
-		cmocka_unit_test(test_checked_as_json), cmocka_unit_test(test_check_interrupted),
-		cmocka_unit_test(test_interrupted),     cmocka_unit_test(test_interrupted_too_late),
-		cmocka_unit_test(test_cancel),          cmocka_unit_test(test_terminal),
-		cmocka_unit_test(test_refused),         cmocka_unit_test(test_warned),
-		cmocka_unit_test(test_refused_here),    cmocka_unit_test(test_asked_beside),
+		/* These first: what was complained of, and that it was told, stays. */
+		cmocka_unit_test(test_checked_as_json),
+		cmocka_unit_test(test_json_failure),
+		cmocka_unit_test(test_check_interrupted),
+		cmocka_unit_test(test_interrupted),
+		cmocka_unit_test(test_interrupted_too_late),
+		cmocka_unit_test(test_cancel),
+		cmocka_unit_test(test_terminal),
+		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_warned),
+		cmocka_unit_test(test_refused_here),
+		cmocka_unit_test(test_asked_beside),
 		cmocka_unit_test(test_rounds_alone),
 	};
 

@@ -61,6 +61,7 @@ struct post {
 	unsigned relay_count;
 	_Atomic int64_t bytes_left; /* until a cut; less than 0 = none is planned */
 	atomic_bool silent, cut_one;
+	atomic_bool half_open; /* the target does not hear of the source's end */
 	/* What memory has to be. */
 	uint8_t *ram;
 	uint64_t *missing;
@@ -173,7 +174,7 @@ static inline void *relay_main(void *ctx)
 	while ((n = read(r->from, data, sizeof(data))) > 0)
 		if (!relay_give(r, data, (size_t)n))
 			break;
-	if (n <= 0 && atomic_load(&r->post->silent))
+	if (n <= 0 && atomic_load(&r->post->half_open))
 		return NULL;
 	if (n > 0)
 		shutdown(r->from, SHUT_RDWR);

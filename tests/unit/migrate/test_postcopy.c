@@ -260,6 +260,7 @@ static void test_source_is_cut_off(void **state)
 	post_connect(p);
 	post_switch(p);
 	postcopy_target_go(p->target);
+	atomic_store(&p->half_open, true);
 	atomic_store(&p->silent, true);
 	post_cut_source(p);
 	post_wait(&p->at_source, POSTCOPY_CUT);

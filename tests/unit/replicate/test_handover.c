@@ -361,7 +361,7 @@ static void what_comes_while_it_waits_is_counted(void **state)
 	c.handover = true;
 	c.next = count_after_wait;
 	c.next_ctx = &k;
-	t = k.t = twin_make(&c, &c, false, 8 * MEMORY, 3);
+	t = k.t = twin_make(&c, &c, false, 32 * MEMORY, 3);
 	twin_protect(t);
 	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
 	assert_int_equal(k.asked, 3);
