@@ -4,6 +4,18 @@
 
 #define MEMORY (UINT64_C(1) << 20)
 
+typedef enum replicate_next next_fn(void *ctx, const struct replicate_round *round);
+
+static struct replicate_config handing_over(next_fn *next, void *ctx)
+{
+	struct replicate_config c = twin_config();
+
+	c.handover = true;
+	c.next = next;
+	c.next_ctx = ctx;
+	return c;
+}
+
 /* ---- a migration that is cancelled, while the target does not answer ------------- */
 
 #define CANCELS 3u
@@ -31,12 +43,9 @@ static enum replicate_next cancel_next(void *ctx, const struct replicate_round *
 
 static struct twin *cancel_begin(struct cancel *k)
 {
-	struct replicate_config c = twin_config();
+	struct replicate_config c = handing_over(cancel_next, k);
 
-	c.handover = true;
 	c.loss_ns = 60 * NS_PER_SEC; /* 240 s to answer */
-	c.next = cancel_next;
-	c.next_ctx = k;
 	k->t = twin_make(&c, &c, false, MEMORY, 3);
 	return k->t;
 }
@@ -157,14 +166,11 @@ static void a_cancel_counts_until_the_border_is_drawn(void **state)
 	static const enum replicate_next ways[] = {NEXT_SEAL, NEXT_POSTCOPY};
 
 	for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
-		struct replicate_config c = twin_config();
+		struct replicate_config c = handing_over(seal_synced, (void *)&ways[i]);
 		struct disk_backend_ops ops;
 		struct twin *t;
 		uint64_t left;
 
-		c.handover = true;
-		c.next = seal_synced;
-		c.next_ctx = (void *)&ways[i];
 		t = twin_make(&c, &c, true, MEMORY, 3);
 		drain.ops = t->primary.disk->ops;
 		ops = *drain.ops;
@@ -230,13 +236,10 @@ static void all_arrived(struct twin *t)
 /* At a page a second this one would take long: what it has not sent is dirty still. */
 static void round_ends_in_time(void **state)
 {
-	struct replicate_config c = twin_config();
 	struct rounds k = {0};
+	struct replicate_config c = handing_over(first_keep, &k);
 	struct twin *t;
 
-	c.handover = true;
-	c.next = first_keep;
-	c.next_ctx = &k;
 	c.bytes_per_second = VM_PAGE_SIZE;
 	c.most_ns = 200 * NS_PER_MS;
 	t = twin_make(&c, &c, false, 8 * MEMORY, 3);
@@ -258,13 +261,10 @@ static enum replicate_next seal_noted(void *ctx, const struct replicate_round *r
 /* On a link that was too slow for the first round, and takes none of it for so long. */
 static struct twin *hand_over_slowly(atomic_bool *asked, unsigned seconds)
 {
-	struct replicate_config c = twin_config();
+	struct replicate_config c = handing_over(seal_noted, asked);
 	struct twin *t;
 
 	atomic_store(asked, false);
-	c.handover = true;
-	c.next = seal_noted;
-	c.next_ctx = asked;
 	c.bytes_per_second = VM_PAGE_SIZE;
 	c.most_ns = 100 * NS_PER_MS;
 	c.loss_ns = 60 * NS_PER_SEC;
@@ -311,13 +311,10 @@ static void that_wait_is_no_cancels_delay(void **state)
 static void nothing_is_copied_first(void **state)
 {
 	for (int disk = 0; disk < 2; disk++) {
-		struct replicate_config c = twin_config();
 		struct rounds k = {0};
+		struct replicate_config c = handing_over(first_keep, &k);
 		struct twin *t;
 
-		c.handover = true;
-		c.next = first_keep;
-		c.next_ctx = &k;
 		c.copy_none = true;
 		t = twin_make(&c, &c, disk, MEMORY, 3);
 		guest_writes(t, MEMORY / 2);
@@ -354,13 +351,10 @@ static enum replicate_next count_after_wait(void *ctx, const struct replicate_ro
 
 static void what_comes_while_it_waits_is_counted(void **state)
 {
-	struct replicate_config c = twin_config();
 	struct waiting k = {0};
+	struct replicate_config c = handing_over(count_after_wait, &k);
 	struct twin *t;
 
-	c.handover = true;
-	c.next = count_after_wait;
-	c.next_ctx = &k;
 	t = k.t = twin_make(&c, &c, false, 32 * MEMORY, 3);
 	twin_protect(t);
 	twin_wait_primary(t, BIT_OF(REPLICATOR_HANDED));
@@ -384,11 +378,8 @@ static enum replicate_next always(void *ctx, const struct replicate_round *round
 /* Until it has ended one way or the other. */
 static void hand_over(struct twin **t, unsigned *asked)
 {
-	struct replicate_config c = twin_config();
+	struct replicate_config c = handing_over(seal_at_once, asked);
 
-	c.handover = true;
-	c.next = seal_at_once;
-	c.next_ctx = asked;
 	*t = twin_make(&c, &c, false, MEMORY, 3);
 	twin_protect(*t);
 	twin_wait_primary(*t, BIT_OF(REPLICATOR_HANDED) | BIT_OF(REPLICATOR_LOST) |
@@ -463,12 +454,9 @@ static const enum replicate_next seal_ways[] = {NEXT_SEAL, NEXT_POSTCOPY};
 /* There are 1 ms to copy it all. */
 static struct twin *hand_over_late(const enum replicate_next *way)
 {
-	struct replicate_config c = twin_config();
+	struct replicate_config c = handing_over(always, (void *)way);
 	struct twin *t;
 
-	c.handover = true;
-	c.next = always;
-	c.next_ctx = (void *)way;
 	c.most_ns = NS_PER_MS;
 	t = twin_make(&c, &c, false, MEMORY, 3);
 	twin_protect(t);
