@@ -74,6 +74,9 @@ bool log_wants(enum log_level level);
 /* ---- time ------------------------------------------------------------ */
 
 uint64_t clock_ns(void); /* CLOCK_BOOTTIME: also counts a suspended host */
+/* For how long this host's CPUs have had nothing to do since it started, all of them together, to
+ * about 10 ms; 0: not known. And how many there are. */
+uint64_t cpus_idle_ns(unsigned *cpus);
 
 /* ---- bytes -----------------------------------------------------------
  * A buffer that grows; integers are written little-endian. Running out of
