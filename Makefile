@@ -248,9 +248,9 @@ scenario-migrate: export POLLUX_MIGRATIONS = $(MOVES)
 scenario-migrate: scenario-programs
 	$(RUN_TESTS) --live --timeout $$(($(MOVES) * 150 + 1200)) "tests/scenario/run-all \
 		--lab $(HOSTS) --jobs 2 linux_migrates_with_its_disk linux_migrates_on_shared_storage"
-# Those that take long there: a CPU in software inside of an emulated host.
+# Those that take long there: a CPU in software inside of an emulated host, mishaps under KVM.
 scenario-lab-long: scenario-programs
-	$(RUN_TESTS) --live --timeout 3600 "tests/scenario/run-all --lab emulated --long"
+	$(RUN_TESTS) --live --timeout 7200 "tests/scenario/run-all --lab emulated --long"
 
 # ---- lint, packages, the whole check ------------------------------------------------
 
@@ -324,7 +324,7 @@ help:
 	@echo 'make cpu-diff   instructions in the software CPU and on this processor;  make cpu-diff-long: 10 million'
 	@echo 'make native-test the end-to-end tests on this machine (after make native-programs)'
 	@echo 'make scenario   the end-to-end tests of protection;  make scenario-lab: in emulated hosts;'
-	@echo '                make scenario-lab-long: Linux from engine to engine there;'
+	@echo '                make scenario-lab-long: there what takes long: from engine to engine, and mishaps;'
 	@echo '                make scenario-migrate MOVES=50 HOSTS=namespaces|emulated: so many migrations in a row'
 	@echo 'make linux-test Linux kernels in the engine without KVM;  make linux-test-long: all of it;'
 	@echo '                LINUX_ARGS=--list, or the names of some'

@@ -17,8 +17,7 @@
 #define LINK_REST_NS   NS_PER_MS
 #define AGAIN_NS       (300 * NS_PER_MS)
 #define AGAIN_MOST_NS  (2 * NS_PER_SEC)
-#define MARK_NS        (3 * NS_PER_SEC)
-#define MARK_CUT_NS    (30 * NS_PER_SEC)
+#define MARK_NS        (30 * NS_PER_SEC)
 #define TIMER_SLACK_NS 1000ul
 #define RESERVE_SPARE  64u
 
@@ -275,15 +274,9 @@ static void round_next(struct replicator *r)
 	round_decided(r);
 }
 
-/* For the first answer to a mark: of a standby that knows none there is none. A round that was cut
- * proves that the link is slow, so that what lies in buffers takes long. */
-static uint64_t mark_patience(const struct replicator *r)
-{
-	return r->round_cut ? MARK_CUT_NS : MARK_NS;
-}
-
 /* A round of a migration is over when the target has it, and not when it lies in buffers on the
- * way: there the last epoch would wait behind it, with the guest standing still. */
+ * way: there the last epoch would wait behind it, with the guest standing still. What fills them
+ * takes long on a slow link; but of a standby that knows no marks there is no answer ever. */
 static uint64_t round_due(struct replicator *r)
 {
 	uint64_t done = atomic_load(&r->round_done);
@@ -293,7 +286,7 @@ static uint64_t round_due(struct replicator *r)
 	if (done >= r->round.mark)
 		return 0;
 	if (!r->mark_until)
-		r->mark_until = done ? UINT64_MAX : clock_ns() + mark_patience(r);
+		r->mark_until = done ? UINT64_MAX : clock_ns() + MARK_NS;
 	return r->mark_until;
 }
 

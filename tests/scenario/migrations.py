@@ -151,7 +151,7 @@ FLAGS = "grep -m1 ^flags /proc/cpuinfo"
 
 def _checked(arena, here, vm="demo"):
     """What `migrate --check` says there."""
-    return arena.cluster.pollux(here, "migrate", vm, OTHER[here], "--check", timeout=60,
+    return arena.cluster.pollux(here, "migrate", vm, OTHER[here], "--check", *COPIED, timeout=60,
                                 check=False)
 
 
@@ -161,17 +161,16 @@ def linux_keeps_the_cpu_it_began_with(arena):
     flags = {h: set(arena.cluster.run(h, FLAGS)[1].split()) for h in OTHER}
     more = sorted(flags["hostb"] - flags["hosta"])
     must(more, "the hosts' CPUs are equal")
-    up_shared(arena)
+    up(arena)
     for here in ("hosta", "hostb"):
         code, text = _checked(arena, here)
         must(code == 0, f"{here} is told {text}")
-        move(arena, here)
+        move(arena, here, *COPIED)
     arena.cluster.pollux("hosta", "protect", "demo", "--to", "hostb", timeout=120)
     arena.cluster.pollux("hosta", "unprotect", "demo", timeout=60)
     guest_well(arena)
     client_content(arena, "hosta")
-    arena.guest_stop("hosta")
-    arena.cluster.guest_start("hostb", vm="other", disk=SHARED_DISK)
+    arena.cluster.guest_start("hostb", vm="other")
     arena.cluster.guest_wait()
     code, text = _checked(arena, "hostb", "other")
     must(code, "a guest of the better CPU may go to the lesser host")

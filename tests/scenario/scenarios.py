@@ -177,7 +177,7 @@ def shutdown_is_no_failure(arena):
 
 def primary_dies_in_first_copy(arena):
     """The guest is lost, as any unprotected one; the standby must not resume rubbish."""
-    arena.cluster.times_ms = mishaps.PATIENT_MS
+    arena.cluster.times_ms = mishaps.PATIENT_MS[arena.cluster.kind]
     arena.guest_up()
     arena.lab("delay", net="repl", host="*", usec=300000)
     arena.cluster.pollux("hosta", "protect", "demo", "--to", "hostb", "--detach")
@@ -484,7 +484,14 @@ EMULATED = {name: ALL[name] for name in (
     "there_and_back", "link_cut_with_fence", "linux_migrates_with_its_disk")}
 EMULATED["privileged_behaviour_equals_kvm"] = privileged_behaviour_equals_kvm
 
-# Likewise, but too slow for every day: most with a CPU in software inside of an emulated host.
-LONG = {f.__name__: f for f in (linux_changes_engines, failover_from_kvm_to_soft_and_back,
-                                migrations.linux_migrates_on_shared_storage,
-                                migrations.linux_keeps_the_cpu_it_began_with)}
+# Likewise, but too slow for every day: a CPU in software inside of an emulated host, and what can go
+# wrong with a migration under KVM.
+LONG = {f.__name__: f for f in (
+    linux_changes_engines, failover_from_kvm_to_soft_and_back,
+    migrations.linux_migrates_on_shared_storage, migrations.linux_keeps_the_cpu_it_began_with,
+    migrations.migration_target_dies, migrations.migration_link_cut,
+    migrations.migration_target_frozen, migrations.migration_cut_while_memory_follows,
+    mishaps.migration_fails_in_each_phase, mishaps.migration_source_dies_frozen,
+    mishaps.migration_loses_a_host_in_each_phase,
+    mishaps.migration_loses_a_host_while_memory_follows, mishaps.migration_source_dies_handed,
+    mishaps.migration_target_dies_handed, mishaps.migration_disk_full_once_it_is_copied)}
