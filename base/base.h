@@ -191,6 +191,11 @@ int cond_wait_until(pthread_cond_t *c, pthread_mutex_t *lock, uint64_t until);
  * (SCHED_RR, the least priority) where that is permitted, thread_hasten() elsewhere. */
 void thread_urge(void);
 
+/* Permits that to this process's threads, and no more than that, where its user or CAP_SYS_RESOURCE
+ * can: before capabilities go. A thread that keeps its CPU for 0.5 s without once waiting is an
+ * ordinary one from then on: no fault, and no peer that floods it, takes a CPU from all else. */
+void thread_urge_permit(void);
+
 /* The calling thread works in short bursts that others wait for: where the scheduler
  * knows slices (EEVDF, Linux 6.12), it gets a CPU soon after it wakes. Elsewhere nothing. The
  * threads that it starts are ordinary ones. */

@@ -6,11 +6,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#define SLICE_NS (100 * NS_PER_US) /* the shortest that EEVDF grants */
+#define SLICE_NS   (100 * NS_PER_US) /* the shortest that EEVDF grants */
+#define URGENT_MAX 500000            /* microseconds without a wait: far from little */
 
 /* Signals are for the main thread: a new thread starts with all of them blocked,
  * save those that report its own faults. */
@@ -92,10 +94,36 @@ struct scheduling {
 _Static_assert(sizeof(struct scheduling) == 48, "SCHED_ATTR_SIZE_VER0");
 #define RESET_ON_FORK UINT64_C(1) /* SCHED_FLAG_RESET_ON_FORK */
 
+/* The kernel signals the thread that has the CPU, if that takes the signal. The flag stays, as only
+ * a privileged thread may take it off. */
+static void on_too_long(int number)
+{
+	int before = errno;
+
+	(void)sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &(struct sched_param){0});
+	errno = before;
+}
+
+void thread_urge_permit(void)
+{
+	struct sigaction a = {.sa_handler = on_too_long, .sa_flags = SA_RESTART};
+	struct rlimit time, priority = {1, 1};
+
+	if (sigaction(SIGXCPU, &a, NULL) || getrlimit(RLIMIT_RTTIME, &time))
+		return;
+	time.rlim_cur = URGENT_MAX;
+	if (!setrlimit(RLIMIT_RTTIME, &time)) /* else one that ran on would end the process */
+		(void)setrlimit(RLIMIT_RTPRIO, &priority);
+}
+
 void thread_urge(void)
 {
 	struct sched_param p = {.sched_priority = sched_get_priority_min(SCHED_RR)};
+	sigset_t too_long;
 
+	sigemptyset(&too_long);
+	sigaddset(&too_long, SIGXCPU);
+	pthread_sigmask(SIG_UNBLOCK, &too_long, NULL);
 	if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &p))
 		thread_hasten();
 }

@@ -266,6 +266,7 @@ int measure_begin(struct process *p, const json_t *request, struct error *e) MUS
 void measure_end(struct process *p);
 
 /* ---- sandbox.c --------------------------------------------------------------- */
+/* Of all rights it keeps one: heartbeats may be urgent (thread_urge()). */
 int sandbox_enter(struct error *e) MUST_CHECK;
 
 #endif

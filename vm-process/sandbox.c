@@ -9,6 +9,7 @@
 
 int sandbox_enter(struct error *e)
 {
+	thread_urge_permit();
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return error_set(e, -errno, "no_new_privs: %s", strerror(errno));
 	capng_clear(CAPNG_SELECT_BOTH);

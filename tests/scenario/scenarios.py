@@ -37,8 +37,23 @@ def run_on_a_terminal(arena):
 
 # ---- the primary dies ----------------------------------------------------------------------
 
+ROUND_ROBIN = "2"  # SCHED_RR
+
+
+def _heartbeats_are_urgent(arena):
+    """On hosts of their own, where root may do what root may."""
+    if arena.cluster.kind != "emulated":
+        return
+    for host in ("hosta", "hostb"):
+        _, stat = arena.cluster.run(
+            host, f"grep -h '(heartbeat)' /proc/{arena.vm_pid(host)}/task/*/stat")
+        priority, policy = stat.rpartition(")")[2].split()[37:39]
+        must((priority, policy) == ("1", ROUND_ROBIN), f"{host}: a heartbeat thread is {stat}")
+
+
 def _primary_host_dies(arena, mode):
     arena.protected(mode=mode, load="mem:500")
+    _heartbeats_are_urgent(arena)
     arena.lab("kill", host="hosta")
     arena.replies(20)
     must(arena.state("hostb") == "running", "hostb does not say that it runs the guest")
