@@ -2,6 +2,7 @@
 """A migration is cancelled within a second, whatever it is at, and leaves nothing behind. One that
 takes longer may have been the machine's fault: the median of several is judged. Where the target
 does not answer 0.5 s of it go into waiting for it: there the least is."""
+import contextlib
 import os
 import signal
 import statistics
@@ -11,6 +12,7 @@ from case import case
 from hosts import Hosts, goes_on, wait_until
 from moves import SLOW, copies, ended, stats, stays
 from test_migrate_stuck import STUCK, WRITER
+from wire import BURST
 
 WITHIN_S = 1
 LONG_PAUSE = ("--bandwidth", "4", "--compression", "none", "--downtime", "20000")
@@ -39,6 +41,109 @@ def hangs(hosts):
     os.kill(hosts.b.vm_pids()[0], signal.SIGSTOP)
 
 
+# ---- before anything is copied ---------------------------------------------------------------
+
+def checks(hosts):
+    in_phase(hosts, "checking")
+
+
+def connects(hosts):
+    in_phase(hosts, "connecting")
+
+
+def in_phase(hosts, phase):
+    wait_until(lambda: hosts.a.vm()["operation"].get("phase") == phase, 20, f"the phase is {phase}")
+
+
+def hangs_at_birth(hosts):
+    """The target's process, and so its polluxd has nothing to say."""
+    def stopped(pid):
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] == "T"
+    wait_until(lambda: any(map(stopped, hosts.b.vm_pids())), 20, "the target's process hangs")
+    connects(hosts)
+
+
+def target_falls_silent(hosts):
+    hangs_at_birth(hosts)
+    os.kill(hosts.b.daemon.pid, signal.SIGSTOP)
+
+
+def measures(hosts):
+    """How much the link to the other host carries, of which nothing comes back."""
+    assert hosts.proxy.muted.wait(20), "the link is not measured"
+    checks(hosts)
+
+
+def unheard(hosts):
+    assert hosts.proxy.muted.wait(20), "no stream has been connected"
+    connects(hosts)
+
+
+def unanswered(hosts):
+    wait_until(hosts.proxy.calls, 20, "the source calls the target")
+    connects(hosts)
+
+
+@contextlib.contextmanager
+def no_answer(hosts):
+    """The target's polluxd takes what is asked, and answers later."""
+    os.kill(hosts.b.daemon.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(hosts.b.daemon.pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def no_process(hosts):
+    """The target's process does not get to its program."""
+    program, hold = hosts.t.path("pollux-vm"), hosts.t.path("hold")
+    if not os.path.exists(program):
+        with open(program, "w") as f:
+            f.write(f'#!/bin/sh\n[ -e {hold} ] && kill -STOP $$\n'
+                    f'exec {hosts.t.build}/pollux-vm "$@"\n')
+        os.chmod(program, 0o755)
+        with open(hosts.b.config, "a") as f:
+            f.write(f'vm_program = "{program}";\n')
+        hosts.b.down()
+        hosts.b.up()
+        hosts.wait_connected()
+    with open(hold, "w"):
+        pass
+    try:
+        yield
+    finally:
+        os.unlink(hold)
+        os.kill(hosts.b.daemon.pid, signal.SIGCONT)
+
+
+def mute(stream):
+    @contextlib.contextmanager
+    def muted(hosts):
+        """What connects that stream is accepted, and hears nothing."""
+        hosts.proxy.mute = (stream,)
+        hosts.proxy.muted.clear()
+        try:
+            yield
+        finally:
+            hosts.proxy.mute = ()
+    return muted
+
+
+@contextlib.contextmanager
+def black_hole(hosts):
+    """Once the link has been measured, whoever connects hears nothing, not even a refusal."""
+    hosts.proxy.last = BURST
+    try:
+        yield
+    finally:
+        hosts.proxy.last = None
+        hosts.proxy.hear()
+
+
+# ---- how, and what is left ------------------------------------------------------------------
+
 def by_command(hosts, command):
     assert "it runs on here" in hosts.a.do("migrate", "demo", "--cancel")
     return command
@@ -50,22 +155,41 @@ def by_interrupt(hosts, command):
     return command
 
 
-def cancelled(hosts, options, until, how):
+def cancelled(hosts, options, until, how, trouble):
     """Begins one and cancels it; the seconds until the guest runs on, as if nothing had been tried."""
-    command = hosts.a.pollux("migrate", "demo", "hostb", *options, background=True)
-    until(hosts)
-    began = time.monotonic()
-    how(hosts, command)
-    took = time.monotonic() - began
-    assert hosts.a.vm()["state"] == "running", hosts.a.vm()
-    if hosts.proxy:
-        hosts.proxy.delay["forward"] = 0
-    ended(command, 1, "cancelled" if how is by_command else "the VM runs on here")
+    with trouble(hosts):
+        command = hosts.a.pollux("migrate", "demo", "hostb", *options, background=True)
+        until(hosts)
+        began = time.monotonic()
+        how(hosts, command)
+        took = time.monotonic() - began
+        vm = hosts.a.vm()
+        assert (vm["state"], vm["operation"]["state"]) == ("running", "failed"), vm
+        if hosts.proxy:
+            hosts.proxy.delay["forward"] = 0
+        ended(command, 1, "cancelled" if how is by_command else "the VM runs on here")
     stays(hosts)
     hosts.wait_connected()
     return took
 
 
+@case("migrate-cancel-within-a-second-checking", trouble=no_answer, until=checks, how=by_command)
+@case("migrate-cancel-within-a-second-checking-ctrl-c", trouble=no_answer, until=checks,
+      how=by_interrupt)
+@case("migrate-cancel-within-a-second-measuring", trouble=mute(BURST), until=measures, proxied=True,
+      how=by_command)
+@case("migrate-cancel-within-a-second-target-not-ready", trouble=no_process, until=hangs_at_birth,
+      how=by_command)
+@case("migrate-cancel-within-a-second-target-not-ready-ctrl-c", trouble=no_process,
+      until=hangs_at_birth, how=by_interrupt)
+@case("migrate-cancel-within-a-second-target-silent", trouble=no_process,
+      until=target_falls_silent, how=by_command)
+@case("migrate-cancel-within-a-second-connecting-mute", trouble=mute(0), until=unheard, proxied=True,
+      how=by_command)
+@case("migrate-cancel-within-a-second-connecting-mute-ctrl-c", trouble=mute(0), until=unheard,
+      proxied=True, how=by_interrupt)
+@case("migrate-cancel-within-a-second-connecting-black-hole", trouble=black_hole, until=unanswered,
+      proxied=True, how=by_command)
 @case("migrate-cancel-within-a-second", how=by_command)
 @case("migrate-cancel-within-a-second-ctrl-c", how=by_interrupt)
 @case("migrate-cancel-within-a-second-target-hangs", until=hangs, how=by_command, judged=min)
@@ -81,7 +205,7 @@ def cancelled(hosts, options, until, how):
 @case("migrate-cancel-within-a-second-pausing-ctrl-c", until=stands_still, how=by_interrupt,
       judged=min, slow=LONG_PAUSE, proxied=True)
 def cancel(t, how, until=copies, options=(), slow=SLOW, times=5, vm=None, disk=None, shared=None,
-           proxied=False, judged=statistics.median):
+           proxied=False, judged=statistics.median, trouble=contextlib.nullcontext):
     hosts = Hosts(t, own_disks=bool(disk), proxied=proxied)
     vm = {"cmdline": "pages=1500 rate=20000 report=5", "disk": disk or shared, **(vm or {})}
     hosts.a.do("start", hosts.vm_file(**vm))
@@ -89,6 +213,6 @@ def cancel(t, how, until=copies, options=(), slow=SLOW, times=5, vm=None, disk=N
         with open(t.path(f"disks-hosta/{disk}"), "r+b") as f:
             f.write(os.urandom(8 << 20))
     goes_on(hosts.a)
-    took = [cancelled(hosts, (*slow, *options), until, how) for _ in range(times)]
-    print("cancelled within", " ".join(f"{s:.3f}" for s in took), "s")
+    took = [cancelled(hosts, (*slow, *options), until, how, trouble) for _ in range(times)]
+    print("# cancelled within", " ".join(f"{s:.3f}" for s in took), "s")
     assert judged(took) < WITHIN_S, took

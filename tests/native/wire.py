@@ -15,6 +15,8 @@ GUEST_MAC = bytes.fromhex("525400000001")
 CLIENT_MAC = bytes.fromhex("525400000002")
 TYPE_ECHO, TYPE_RARP = b"\x88\xb5", b"\x80\x35"
 FNV_PRIME = 0x100000001b3
+PREAMBLE_SIZE, PREAMBLE_DATA = 32, 2
+BURST = 64  # the stream that measures a link
 REPLY_PATIENCE = 0.25  # seconds after which a request no longer counts as under way
 GAP_CHOICES_MAX = 200000
 QUIET_LOOKS = 30  # one each 10 ms; requests are made more often
@@ -24,12 +26,17 @@ class Proxy:
     """A TCP proxy to `port`. `forward` is from the primary to the standby, `back` the other way.
 
     A direction that is held passes nothing on and closes nothing: to the ends it is silence.
-    With a quota it is held after so many bytes, and nothing more is read.
+    With a quota it is held after so many bytes, and nothing more is read. A connection for one of
+    the streams `mute` is taken and goes nowhere. After one for the stream `last` nothing is taken
+    any more, until hear(): who connects gets no answer.
     """
 
     def __init__(self, port):
         self.target, self.socks, self.delay = port, [], {"forward": 0.0, "back": 0.0}
         self.harm, self.quota = set(), {"forward": None, "back": None}
+        self.mute, self.muted, self.last = (), threading.Event(), None
+        self.hears, self.queue = threading.Event(), []
+        self.hears.set()
         self.open = {"forward": threading.Event(), "back": threading.Event()}
         self.release()
         self.sock = socket.create_server(("127.0.0.1", 0))
@@ -37,12 +44,57 @@ class Proxy:
         self.port = self.sock.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
+    def _stream(self, near):
+        """As its preamble says (docs/protocol.md); None: it is for no stream."""
+        try:
+            head = near.recv(PREAMBLE_SIZE, socket.MSG_PEEK | socket.MSG_WAITALL)
+        except OSError:
+            return None
+        if len(head) < PREAMBLE_SIZE:
+            return None
+        kind, stream = struct.unpack_from("<HH", head, 10)
+        return stream if kind == PREAMBLE_DATA else None
+
+    def _deafen(self):
+        """The queue of connections that nobody accepts is full: the kernel drops who comes next."""
+        self.hears.clear()
+        self.sock.listen(0)
+        while True:
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex(self.sock.getsockname())
+            if not select.select([], [s], [], 0.2)[1]:
+                s.close()
+                return
+            self.queue.append(s)
+
+    def hear(self):
+        for s in self.queue:
+            s.close()
+        self.queue.clear()
+        self.sock.listen()
+        self.hears.set()
+
+    def calls(self):
+        """Whether somebody connects, and has no answer yet."""
+        with open("/proc/net/tcp") as f:
+            fields = [line.split()[2:4] for line in f]
+        return [f"0100007F:{self.port:04X}", "02"] in fields  # SYN_SENT
+
     def _serve(self):
         while True:
+            self.hears.wait()
             try:
                 near, _ = self.sock.accept()
             except OSError:
                 return
+            stream = self._stream(near) if self.mute or self.last is not None else None
+            if stream in self.mute:
+                self.socks.append(near)
+                self.muted.set()
+                continue
+            if self.last is not None and stream == self.last:
+                self._deafen()
             try:
                 far = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
@@ -117,6 +169,7 @@ class Proxy:
 
     def close(self):
         self.sock.shutdown(socket.SHUT_RDWR)
+        self.hears.set()
         self.sock.close()
         self.release()
         self.reset()
