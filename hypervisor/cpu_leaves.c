@@ -9,16 +9,26 @@
 #include "hypervisor/cpu_model.h"
 #include "hypervisor/engine_kvm.h"
 
-static int kvm_model(enum vm_cpu cpu, struct state_model *model, struct error *e)
+static int kvm_open(struct error *e)
 {
 	int rc, kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
 	if (kvm < 0)
 		return error_set(e, -errno, "cannot open /dev/kvm: %s", strerror(errno));
 	rc = kvm_requirements_check(kvm, e);
-	if (!rc)
-		rc = cpu == VM_CPU_BASE ? kvm_base_make(kvm, model, e)
-					: kvm_cpuid_make(kvm, model->vcpus, &model->cpuid, e);
+	if (rc)
+		close(kvm);
+	return rc ? rc : kvm;
+}
+
+static int kvm_model(enum vm_cpu cpu, struct state_model *model, struct error *e)
+{
+	int rc, kvm = kvm_open(e);
+
+	if (kvm < 0)
+		return kvm;
+	rc = cpu == VM_CPU_BASE ? kvm_base_make(kvm, model, e)
+				: kvm_cpuid_make(kvm, model->vcpus, &model->cpuid, e);
 	close(kvm);
 	return rc;
 }
@@ -47,6 +57,21 @@ int vm_cpu_leaves(const char *engine, enum vm_cpu cpu, unsigned vcpus, struct vm
 	if (!rc)
 		rc = (int)state_cpuid_leaves(model.cpuid, out, most);
 	free(model.cpuid);
+	return rc;
+}
+
+int vm_cpu_limits(const char *engine, enum vm_cpu cpu, struct vm_cpu_limits *out, struct error *e)
+{
+	int rc, kvm;
+
+	*out = (struct vm_cpu_limits){0};
+	if (cpu != VM_CPU_HOST || strcmp(engine, "kvm") != 0)
+		return 0;
+	kvm = kvm_open(e);
+	if (kvm < 0)
+		return kvm;
+	rc = kvm_limits_probe(kvm, out, e);
+	close(kvm);
 	return rc;
 }
 

@@ -98,6 +98,8 @@ struct engine_ops {
 	int (*state_load)(struct engine *en, const struct state_view *state, struct error *e);
 	/* See vm_cpu_own(). */
 	unsigned (*cpu_own)(const struct engine *en, struct vm_cpu_leaf *out, unsigned most);
+	/* See vm_cpu_limits_own(): on any thread, also while vCPUs run. */
+	void (*cpu_limits)(const struct engine *en, struct vm_cpu_limits *out);
 	/* A long one, before this vCPU runs again: KVM_KVMCLOCK_CTRL and the like. On its thread.
 	 */
 	int (*vcpu_after_pause)(struct engine *en, unsigned vcpu);

@@ -228,8 +228,8 @@ static int kvm_engine_create(const struct engine_params *p, struct engine **out,
 		rc = vcpus_setup(en, e);
 	if (!rc)
 		rc = xsave_setup(en, e);
-	if (!rc)
-		kvm_limits_find(en);
+	if (!rc && !en->base)
+		kvm_limits_find(en->kvm, en->vcpu[0].fd, &en->model.limits);
 	if (!rc)
 		rc = kvm_msrs_choose(en, e);
 	if (!rc)
@@ -238,6 +238,7 @@ static int kvm_engine_create(const struct engine_params *p, struct engine **out,
 		kvm_engine_destroy(en);
 		return rc;
 	}
+	kvm_limits_note(en);
 	*out = en;
 	return 0;
 }
@@ -257,6 +258,7 @@ const struct engine_ops engine_kvm = {
 	.state_load = kvm_state_load,
 	.vcpu_after_pause = kvm_vcpu_after_pause,
 	.cpu_own = kvm_cpu_own,
+	.cpu_limits = kvm_cpu_limits,
 	.irq_line = kvm_irq_line,
 	.msi = kvm_msi,
 	.doorbell = kvm_doorbell,

@@ -34,7 +34,8 @@ struct engine {
 	size_t run_size;
 
 	struct state_model model;
-	bool base; /* CPU model pollux-base, not the host's */
+	struct vm_cpu_limits own; /* the guest's: a vCPU that runs cannot be asked */
+	bool base;                /* CPU model pollux-base, not the host's */
 	bool xsave2;
 	uint32_t clock_flags;
 	uint64_t clock_lead; /* state_clock_lead() */
@@ -74,12 +75,20 @@ int kvm_base_make(int kvm, struct state_model *model, struct error *e) MUST_CHEC
 
 /* engine_kvm_msr.c: which MSRs are guest state, in the order in which to load them. */
 int kvm_msrs_choose(struct engine *en, struct error *e) MUST_CHECK;
-/* What this host's CPU promises in MSRs, and the TSC if it cannot be scaled. */
-void kvm_limits_find(struct engine *en);
-/* From the image: the vCPU keeps those that it has. A guest cannot write them. */
-void kvm_promises_drop(struct engine *en);
 int kvm_msrs_get(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
 int kvm_msrs_set(struct engine *en, unsigned vcpu, struct error *e) MUST_CHECK;
+
+/* engine_kvm_limits.c: what this host's CPU promises in MSRs, as /dev/kvm says and as a vCPU begins
+ * with; and the TSC if it cannot be scaled. For guests with the host's CPU: pollux-base has neither
+ * such MSRs nor a rate that it insists on. */
+void kvm_limits_find(int kvm, int vcpu, struct vm_cpu_limits *out);
+/* The same without a VM: by one that ends with it. */
+int kvm_limits_probe(int kvm, struct vm_cpu_limits *out, struct error *e) MUST_CHECK;
+/* Asks vCPU 0 what its guest has of that, while it stands still. */
+void kvm_limits_note(struct engine *en);
+void kvm_cpu_limits(const struct engine *en, struct vm_cpu_limits *out);
+/* From the image: the vCPU keeps those that it has. A guest cannot write them. */
+void kvm_promises_drop(struct engine *en);
 
 /* engine_kvm_run.c */
 int vcpu_signal(void);

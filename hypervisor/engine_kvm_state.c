@@ -127,6 +127,7 @@ int kvm_state_load(struct engine *en, const struct state_view *state, struct err
 
 	for (unsigned i = 0; !rc && i < en->model.vcpus; i++)
 		rc = vcpu_load(en, state, i, e);
+	kvm_limits_note(en);
 	return rc ? rc : kvm_chips_load(en, &chips, e);
 }
 

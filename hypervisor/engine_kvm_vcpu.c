@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define LOG_MODULE "kvm"
+#include "hypervisor/cpu_limits.h"
 #include "hypervisor/engine_kvm.h"
 
 typedef int vcpu_step(struct engine *en, unsigned vcpu, struct error *e);
@@ -81,12 +82,11 @@ static int tsc_khz_get(struct engine *en, unsigned vcpu, struct error *e)
 	return 0;
 }
 
-/* Hosts of one model measure their TSC a little differently. Where the CPU cannot
- * scale, a guest on kvm-clock does not mind a small difference. A guest that may move
- * between engines has to bear a large one: KVM tells kvm-clock the new frequency. */
+/* Where the CPU cannot scale, a guest on kvm-clock does not mind a small difference. A guest that
+ * may move between engines has to bear a large one: KVM tells kvm-clock the new frequency. */
 static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
 {
-	uint32_t want = en->image.tsc_khz, own = tsc_khz_of(en, vcpu), apart;
+	uint32_t want = en->image.tsc_khz, own = tsc_khz_of(en, vcpu);
 
 	if (!want || !own || own == want)
 		return 0;
@@ -94,8 +94,7 @@ static int tsc_khz_set(struct engine *en, unsigned vcpu, struct error *e)
 		en->vcpu[vcpu].tsc_khz = 0;
 		return 0;
 	}
-	apart = own > want ? own - want : want - own;
-	if (apart <= want / 100 * STATE_TSC_TOLERANCE_PERCENT)
+	if (cpu_tsc_near(want, own))
 		return 0;
 	if (en->base) {
 		log_warn("vcpu %u: the guest's TSC ran at %u kHz, here it runs at %u, as this CPU "

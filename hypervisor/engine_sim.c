@@ -230,6 +230,12 @@ static unsigned sim_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, un
 	return 0;
 }
 
+static void sim_cpu_limits(const struct engine *en, struct vm_cpu_limits *out)
+{
+	(void)en;
+	*out = (struct vm_cpu_limits){0};
+}
+
 static int sim_state_load(struct engine *en, const struct state_view *state, struct error *e)
 {
 	const struct state_section *section;
@@ -300,6 +306,7 @@ const struct engine_ops engine_sim = {
 	.state_check = sim_state_check,
 	.state_load = sim_state_load,
 	.cpu_own = sim_cpu_own,
+	.cpu_limits = sim_cpu_limits,
 	.vcpu_after_pause = sim_vcpu_after_pause,
 	.irq_line = sim_irq_line,
 	.msi = sim_msi,

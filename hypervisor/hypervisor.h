@@ -258,6 +258,24 @@ typedef void vm_cpu_lack_fn(void *ctx, bool feature, const char *text);
 unsigned vm_cpu_lacks(const struct vm_cpu_leaf *needed, unsigned needed_count,
 		      const struct vm_cpu_leaf *there, unsigned there_count, vm_cpu_lack_fn *fn,
 		      void *ctx);
+/* What a guest's CPU has beside CPUID, and a host may lack. */
+#define VM_CPU_PROMISES_MAX 8
+struct vm_cpu_promise {
+	uint32_t msr;  /* in which a guest reads what its CPU is safe from, or does */
+	uint64_t bits; /* its value */
+};
+struct vm_cpu_limits {
+	uint32_t tsc_khz; /* a guest's, 0: not known; a host's that cannot scale it, 0: any does */
+	unsigned promise_count;
+	struct vm_cpu_promise promises[VM_CPU_PROMISES_MAX];
+};
+/* Like vm_cpu_leaves(), vm_cpu_own() and vm_cpu_lacks(). Nothing but with VM_CPU_HOST: no other
+ * CPU insists on such things. */
+int vm_cpu_limits(const char *engine, enum vm_cpu cpu, struct vm_cpu_limits *out,
+		  struct error *e) MUST_CHECK;
+void vm_cpu_limits_own(const struct vm *vm, struct vm_cpu_limits *out);
+unsigned vm_cpu_limits_lack(const struct vm_cpu_limits *needed, const struct vm_cpu_limits *there,
+			    vm_cpu_lack_fn *fn, void *ctx);
 /* NULL: it has none. */
 const char *vm_cpu_feature(uint32_t function, uint32_t index, unsigned word, unsigned bit);
 

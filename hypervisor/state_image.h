@@ -12,35 +12,26 @@
 #include "hypervisor/hypervisor.h"
 #include "hypervisor/state.h"
 
-#define STATE_MSRS_MAX              256
-#define STATE_IRQ_PINS              24
-#define STATE_XSAVE_LEGACY          512 /* FXSAVE area, then 64 octets of header */
-#define STATE_XSAVE_LEAST           576
-#define STATE_PROMISES              1u
-#define STATE_CPUID_MOST            256u
+#define STATE_MSRS_MAX     256
+#define STATE_IRQ_PINS     24
+#define STATE_XSAVE_LEGACY 512 /* FXSAVE area, then 64 octets of header */
+#define STATE_XSAVE_LEAST  576
+#define STATE_CPUID_MOST   256u
 
-#define STATE_TSC_TOLERANCE_PERCENT 1u
-#define MSR_TSC                     0x10u
-#define MSR_TSC_DEADLINE            0x6e0u
-
-/* An MSR in which a guest reads what its CPU is safe from, or does: the host must have it. */
-struct state_promise {
-	uint32_t index; /* 0: none */
-	uint64_t mask, offered;
-};
+#define MSR_TSC            0x10u
+#define MSR_TSC_DEADLINE   0x6e0u
 
 /* What all states of one machine have in common. */
 struct state_model {
 	const char *engine; /* its name, for messages */
 	unsigned vcpus;
-	struct kvm_cpuid2 *offered; /* by this host, to vCPU 0; others differ in their APIC id */
-	unsigned leaves_most;       /* that it has room for */
-	struct kvm_cpuid2 *cpuid;   /* the guest's: as offered, or as its state says */
-	uint64_t xcr0;              /* components that the guest has */
-	size_t xsave_used;          /* what these need: this goes into the state */
-	size_t xsave_size;          /* octets of vcpu_image.xsave */
-	uint32_t tsc_khz;           /* of a host that cannot scale it for this guest, or 0 */
-	struct state_promise promises[STATE_PROMISES];
+	struct kvm_cpuid2 *offered;  /* by this host, to vCPU 0; others differ in their APIC id */
+	unsigned leaves_most;        /* that it has room for */
+	struct kvm_cpuid2 *cpuid;    /* the guest's: as offered, or as its state says */
+	uint64_t xcr0;               /* components that the guest has */
+	size_t xsave_used;           /* what these need: this goes into the state */
+	size_t xsave_size;           /* octets of vcpu_image.xsave */
+	struct vm_cpu_limits limits; /* of this host */
 	unsigned msr_count;
 	uint32_t msrs[STATE_MSRS_MAX]; /* guest state, in the order in which to load them */
 };

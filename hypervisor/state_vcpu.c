@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "hypervisor/cpu_limits.h"
 #include "hypervisor/state_image.h"
 
 /* ---- general registers: one table for both directions ---------------------- */
@@ -213,18 +214,13 @@ bool state_msr_known(const struct state_model *model, uint32_t index)
 static int msr_promises_check(const struct state_model *model, unsigned vcpu, uint32_t index,
 			      uint64_t data, struct error *e)
 {
-	for (unsigned i = 0; i < ARRAY_LEN(model->promises); i++) {
-		const struct state_promise *p = &model->promises[i];
-		uint64_t lacks = p->index == index ? data & p->mask & ~p->offered : 0;
+	uint64_t lacks = cpu_promise_lacks(&model->limits, index, data);
 
-		if (lacks)
-			return error_set(
-				e, -EBADMSG,
-				"machine state: vCPU %u: this host lacks what bits %#llx of "
-				"MSR %#x promise the guest",
-				vcpu, (unsigned long long)lacks, index);
-	}
-	return 0;
+	return lacks ? error_set(e, -EBADMSG,
+				 "machine state: vCPU %u: this host lacks what bits %#llx of MSR "
+				 "%#x promise the guest",
+				 vcpu, (unsigned long long)lacks, index)
+		     : 0;
 }
 
 /* One that holds what it came with, and that a guest cannot have changed, tells of the host that
@@ -332,17 +328,14 @@ static int fixed_take(struct cursor *c, const struct state_section *s, struct vc
 	return 0;
 }
 
-/* KVM makes a TSC faster than its CPU's by corrections; slower needs one that scales. */
 static int tsc_check(const struct state_model *model, unsigned vcpu, uint32_t want, struct error *e)
 {
-	uint32_t own = model->tsc_khz;
-
-	if (!want || want >= own || own - want <= want / 100 * STATE_TSC_TOLERANCE_PERCENT)
+	if (cpu_tsc_fits(&model->limits, want))
 		return 0;
 	return error_set(e, -EBADMSG,
 			 "machine state: vCPU %u: the guest's TSC runs at %u kHz, this host's at "
 			 "%u, and this CPU cannot scale it",
-			 vcpu, want, own);
+			 vcpu, want, model->limits.tsc_khz);
 }
 
 int state_vcpu_decode(const struct state_model *model, const struct state_section *s,

@@ -271,6 +271,11 @@ unsigned vm_cpu_own(const struct vm *vm, struct vm_cpu_leaf *out, unsigned most)
 	return vm->engine_ops->cpu_own(vm->engine, out, most);
 }
 
+void vm_cpu_limits_own(const struct vm *vm, struct vm_cpu_limits *out)
+{
+	vm->engine_ops->cpu_limits(vm->engine, out);
+}
+
 unsigned vm_vcpus(const struct vm *vm)
 {
 	return vm->config.vcpus;

@@ -362,6 +362,7 @@ const struct engine_ops engine_soft = {
 	.state_check = soft_state_check,
 	.state_load = soft_state_load,
 	.cpu_own = soft_cpu_own,
+	.cpu_limits = soft_cpu_limits,
 	.vcpu_after_pause = soft_vcpu_after_pause,
 	.irq_line = soft_irq_line,
 	.msi = soft_msi,

@@ -146,6 +146,7 @@ int soft_state_load(struct engine *en, const struct state_view *state, struct er
 void soft_loaded_deliver(struct soft_cpu *cpu);
 
 unsigned soft_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, unsigned most);
+void soft_cpu_limits(const struct engine *en, struct vm_cpu_limits *out);
 
 /* ---- cpuid.c: CPU model pollux-base -------------------------------------------------------- */
 

@@ -48,6 +48,13 @@ unsigned soft_cpu_own(const struct engine *en, struct vm_cpu_leaf *out, unsigned
 	return state_cpuid_leaves(m.state.cpuid, out, most);
 }
 
+/* pollux-base has none: any rate will do, and no such MSR is in its states. */
+void soft_cpu_limits(const struct engine *en, struct vm_cpu_limits *out)
+{
+	(void)en;
+	*out = (struct vm_cpu_limits){0};
+}
+
 /* The guest keeps the CPU that it has, where this engine offers more. */
 static int cpu_take(struct engine *en, const struct state_view *v, struct error *e)
 {

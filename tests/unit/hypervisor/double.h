@@ -86,6 +86,10 @@ static inline unsigned double_cpu_own(const struct engine *en, struct vm_cpu_lea
 {
 	return 0;
 }
+static inline void double_cpu_limits(const struct engine *en, struct vm_cpu_limits *out)
+{
+	*out = (struct vm_cpu_limits){0};
+}
 static inline int double_after(struct engine *en, unsigned vcpu)
 {
 	return 0;
@@ -144,6 +148,7 @@ static const struct engine_ops engine_double = {
 	.state_save = double_save,
 	.state_check = double_check,
 	.cpu_own = double_cpu_own,
+	.cpu_limits = double_cpu_limits,
 	.state_load = double_load,
 	.vcpu_after_pause = double_after,
 	.irq_line = double_irq,

@@ -294,6 +294,27 @@ static void promises_are_dropped(void **state)
 	}
 }
 
+static void lack_refuse(void *ctx, bool feature, const char *text)
+{
+	fail_msg("%s", text);
+}
+
+/* What its process says of it while it runs is what its state says, wherever it has come from; and
+ * this host offers that. */
+static void limits_told(const struct guest *g, const struct buf *state)
+{
+	struct vm_cpu_limits own, here;
+	struct error e = {0};
+
+	vm_cpu_limits_own(g->vm, &own);
+	assert_int_equal(own.tsc_khz, vcpu_khz(state, 0));
+	for (unsigned k = 0; k < ARRAY_LEN(promises); k++)
+		assert_int_equal(k < own.promise_count ? own.promises[k].bits : 0,
+				 vcpu_msr(state, 0, promises[k]));
+	no_error(vm_cpu_limits("kvm", VM_CPU_HOST, &here, &e), &e);
+	assert_int_equal(vm_cpu_limits_lack(&own, &here, lack_refuse, NULL), 0);
+}
+
 /* A reboot does not give it what this host has and the one from which it came has not. */
 static void kvm_keeps_what_was_promised(void **state)
 {
@@ -308,10 +329,13 @@ static void kvm_keeps_what_was_promised(void **state)
 	guest_boot(&g, GUEST_CPUID, 2, MEMORY);
 	feature_read(&g);
 	guest_freeze(&g, &full);
+	limits_told(&g, &full);
 	state_edit(&full, STATE_VCPU, EACH_INSTANCE, vcpu_lessen, &less);
 	guest_take(&twin, &g, &less);
+	limits_told(&twin, &less);
 	guest_reboot(&twin);
 	feature_read(&twin);
+	limits_told(&twin, &less);
 	guest_freeze(&twin, &again);
 	print_message("  %u promises were less, and the TSC %u kHz for %u\n", promises_lessened,
 		      vcpu_khz(&less, 0), vcpu_khz(&full, 0));
@@ -512,16 +536,6 @@ static void msr_judge(const struct state_model *model, const struct buf *state, 
 	buf_free(&edited);
 }
 
-/* Which bits count, as the engine says also where there is no KVM to ask. */
-static struct state_promise arch_promise(uint64_t offered)
-{
-	static struct engine en = {.kvm = -1, .vcpu[0].fd = -1};
-
-	kvm_limits_find(&en);
-	return (struct state_promise){
-		.index = 0x10a, .mask = en.model.promises[0].mask, .offered = offered};
-}
-
 #define ARCH_BIT(n) (UINT64_C(1) << (n))
 
 static void msrs_judge(struct state_model *model, const struct buf *state)
@@ -537,7 +551,8 @@ static void msrs_judge(struct state_model *model, const struct buf *state)
 	msr_judge(model, state, 0xc0000104, 3, "an MSR that this host does not know (0xc0000104)");
 	msr_judge(model, state, 0x10a, 5, "an MSR that this host does not know");
 	model->msrs[model->msr_count++] = 0x10a;
-	model->promises[0] = arch_promise(3);
+	model->limits.promises[0] = (struct vm_cpu_promise){.msr = 0x10a, .bits = 3};
+	model->limits.promise_count = 1;
 	msr_judge(model, state, 0x10a, 3, "");
 	msr_judge(model, state, 0x10a, 1, "");
 	for (unsigned i = 0; i < ARRAY_LEN(no_promises); i++)
@@ -553,7 +568,7 @@ static void tsc_judge(struct state_model *model, const struct buf *state)
 
 	state_edit(state, STATE_VCPU, EACH_INSTANCE, tsc_slower, &edited);
 	model_judge(model, &edited, "");
-	model->tsc_khz = 1000000;
+	model->limits.tsc_khz = 1000000;
 	model_judge(model, &edited, "900000 kHz, this host's at 1000000");
 	state_edit(state, STATE_VCPU, EACH_INSTANCE, tsc_close, &edited);
 	model_judge(model, &edited, "");
