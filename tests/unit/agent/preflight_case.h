@@ -62,7 +62,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-static json_t *item(json_t *o, const char *list)
+static inline json_t *item(json_t *o, const char *list)
 {
 	return json_array_get(json_object_get(o, list), 0);
 }
