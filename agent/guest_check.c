@@ -193,7 +193,9 @@ static int describe_go(struct guest *g, struct describe *d)
 static void cpu_told(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
-	const json_t *cpuid = json_object_get(json_object_get(reply, "stats"), "cpuid");
+	const json_t *stats = json_object_get(reply, "stats");
+	const json_t *cpuid = json_object_get(stats, "cpuid");
+	const json_t *limits = json_object_get(stats, "cpu_limits");
 	struct describe *d;
 
 	if (rc)
@@ -204,6 +206,8 @@ static void cpu_told(void *ctx, int rc, const json_t *reply, const char *text)
 		g->describes = d->next;
 		if (json_array_size(cpuid))
 			json_object_set_new(d->about, "cpuid", json_deep_copy(cpuid));
+		if (limits)
+			json_object_set_new(d->about, "cpu_limits", json_deep_copy(limits));
 		rc = describe_go(g, d);
 		if (rc && q)
 			question_fail(g, q, rc, strerror(-rc));

@@ -156,6 +156,8 @@ static void features_check(struct verdict *v)
 
 	if (rc)
 		verdict_add(v, REASON_CPU, "the CPUs cannot be compared: %s", strerror(-rc));
+	preflight_limits_lack(json_object_get(v->needs, "cpu_limits"),
+			      json_object_get(v->has, "cpu_limits"), others);
 	features_add(v, REASON_CPU_FEATURES, features, "that host's CPU lacks %s");
 	json_texts_join(others, "; ", text, sizeof(text));
 	if (json_array_size(others))
@@ -339,6 +341,7 @@ static json_t *host_json(const json_t *facts)
 	json_t *out = json_copy((json_t *)facts);
 
 	json_object_del(out, "cpuid");
+	json_object_del(out, "cpu_limits");
 	json_object_del(out, "kinds");
 	return out;
 }

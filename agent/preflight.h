@@ -14,11 +14,13 @@
  *
  * What it needs, an offer: "vm", "identity", "term", "config", "origin", "engine", "cpu", "vcpus",
  * "memory", "hugepages": it is in such; "cpuid": what the guest has seen, or if that is not known
- * what its host offers: [[function, index, indexed, EAX, EBX, ECX, EDX]], "sections": [{"id",
- * "version", "name"}], "storage": "mirror" or "shared", "per_disk": with "mirror", what both hosts
- * see is not copied (an older one would), "overwrite", "assume_same", "postcopy": "asked",
- * "if-stuck" or absent, "protect_on": where it shall be protected afterwards, "protected": it is
- * now, "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid", "unique"}].
+ * what its host offers: [[function, index, indexed, EAX, EBX, ECX, EDX]], "cpu_limits": what it
+ * has beside that, if its process says so: {"tsc_khz", "promises": [[MSR, value]]}, "sections":
+ * [{"id", "version", "name"}], "storage": "mirror" or "shared", "per_disk": with "mirror", what
+ * both hosts see is not copied (an older one would), "overwrite", "assume_same", "postcopy":
+ * "asked", "if-stuck" or absent, "protect_on": where it shall be protected afterwards, "protected":
+ * it is now, "disks": [{"path", "size", "readonly", "allocated", "kind", "same", "wwid",
+ * "unique"}].
  *
  * The answer: {"possible": bool, "reasons": [{"code", "severity": "error" or "warning",
  * "sentence", "hint", "override": an option that lets it pass, where there is one, "names": all
@@ -42,7 +44,7 @@ struct preflight_options {
 };
 
 /* {"vm", "identity", "term", "config", "origin", "engine", "sections": if its process says so}; and
- * "cpuid", which is asked for as late as can be. */
+ * "cpuid" and "cpu_limits", which are asked for as late as can be. */
 json_t *preflight_about(const struct guest *g) MUST_CHECK;
 /* NULL: `e` says why. Writes a mark to image files (marks.h), for the other host to find. */
 json_t *preflight_describe(const json_t *about, const struct preflight_options *o,
@@ -89,5 +91,9 @@ json_t *preflight_cpuid(const char *engine, const char *cpu, unsigned vcpus,
  * guest from going on there. */
 int preflight_cpu_lacks(const json_t *needed, const json_t *there, json_t *features,
 			json_t *others) MUST_CHECK;
+/* The same of "cpu_limits": that of this host, and what a guest has and `there` lacks. NULL: of an
+ * older build, and not judged before the state arrives. */
+json_t *preflight_cpu_limits(const char *engine, const char *cpu, struct error *e) MUST_CHECK;
+void preflight_limits_lack(const json_t *needed, const json_t *there, json_t *others);
 
 #endif

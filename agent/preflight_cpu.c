@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* CPUs as lists of CPUID leaves, as control_leaves() makes them. */
+/* CPUs as lists of CPUID leaves, as control_leaves() makes them, and control_limits() beside. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,4 +99,67 @@ int preflight_cpu_lacks(const json_t *needed, const json_t *there, json_t *featu
 	struct lacking l = {.features = features, .others = others};
 
 	return features && others ? lacks_find(needed, there, &l) : -ENOMEM;
+}
+
+/* ---- beside CPUID --------------------------------------------------------------------------- */
+
+json_t *preflight_cpu_limits(const char *engine, const char *cpu, struct error *e)
+{
+	struct vm_cpu_limits limits;
+	json_t *out;
+
+	if (vm_cpu_limits(engine, cpu_of(cpu), &limits, e))
+		return NULL;
+	out = control_limits(&limits);
+	if (!out)
+		error_set(e, -ENOMEM, "out of memory");
+	return out;
+}
+
+static bool is_u32(const json_t *o)
+{
+	json_int_t n = json_integer_value(o);
+
+	return json_is_integer(o) && n >= 0 && n <= UINT32_MAX;
+}
+
+static bool promise_well(const json_t *p)
+{
+	return json_array_size(p) == 2 && is_u32(json_array_get(p, 0)) &&
+	       json_is_integer(json_array_get(p, 1));
+}
+
+/* A newer build may tell of more than there is room for; those that both know come first. */
+static bool limits_take(const json_t *in, struct vm_cpu_limits *out)
+{
+	const json_t *promises = json_object_get(in, "promises");
+
+	if (!is_u32(json_object_get(in, "tsc_khz")) || !json_is_array(promises))
+		return false;
+	*out = (struct vm_cpu_limits){
+		.tsc_khz = (uint32_t)json_integer_value(json_object_get(in, "tsc_khz"))};
+	for (size_t i = 0; i < json_array_size(promises); i++) {
+		const json_t *p = json_array_get(promises, i);
+
+		if (!promise_well(p))
+			return false;
+		if (out->promise_count < VM_CPU_PROMISES_MAX)
+			out->promises[out->promise_count++] = (struct vm_cpu_promise){
+				.msr = number_at(p, 0),
+				.bits = (uint64_t)json_integer_value(json_array_get(p, 1))};
+	}
+	return true;
+}
+
+void preflight_limits_lack(const json_t *needed, const json_t *there, json_t *others)
+{
+	struct lacking l = {.others = others};
+	struct vm_cpu_limits ours, theirs;
+
+	if (!needed || !there)
+		return;
+	if (limits_take(needed, &ours) && limits_take(there, &theirs))
+		(void)vm_cpu_limits_lack(&ours, &theirs, lack_note, &l);
+	else
+		lack_note(&l, false, "what is said of TSC and MSRs is damaged");
 }

@@ -194,19 +194,23 @@ static void engine_put(const char *wanted, json_t *out)
 	json_object_set_new(out, "engine_why", json_string("there is none such"));
 }
 
-static void cpuid_put(const json_t *offer, const struct vm_config *c, json_t *out)
+static void cpu_put(const json_t *offer, const struct vm_config *c, json_t *out)
 {
-	const char *engine = json_text_of(out, "engine");
+	const char *engine = json_text_of(out, "engine"), *cpu = json_text_of(offer, "cpu");
+	json_t *cpuid, *limits;
 	struct error e = {0};
-	json_t *cpuid;
 
 	if (!*engine)
 		return;
-	cpuid = preflight_cpuid(engine, json_text_of(offer, "cpu"), c->vcpus, &e);
-	if (cpuid)
-		json_object_set_new(out, "cpuid", cpuid);
-	else
+	cpuid = preflight_cpuid(engine, cpu, c->vcpus, &e);
+	limits = cpuid ? preflight_cpu_limits(engine, cpu, &e) : NULL;
+	if (!limits) {
+		json_decref(cpuid);
 		json_object_set_new(out, "cpuid_why", json_text(e.text));
+		return;
+	}
+	json_object_set_new(out, "cpuid", cpuid);
+	json_object_set_new(out, "cpu_limits", limits);
 }
 
 static json_t *kinds_json(void)
@@ -321,7 +325,7 @@ static void config_put(const json_t *offer, json_t *out)
 		return;
 	}
 	engine_put(c->engine, out);
-	cpuid_put(offer, c, out);
+	cpu_put(offer, c, out);
 	readable_put("kernel_lacking", c->kernel, out);
 	readable_put("initrd_lacking", c->initrd, out);
 	for (unsigned i = 0; i < c->disk_count; i++)

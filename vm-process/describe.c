@@ -18,6 +18,16 @@ json_t *control_sections(void)
 	return out;
 }
 
+json_t *control_limits(const struct vm_cpu_limits *l)
+{
+	json_t *promises = json_array();
+
+	for (unsigned i = 0; i < l->promise_count; i++)
+		json_array_append_new(promises, json_pack("[I, I]", (json_int_t)l->promises[i].msr,
+							  (json_int_t)l->promises[i].bits));
+	return json_pack("{s:I, s:o}", "tsc_khz", (json_int_t)l->tsc_khz, "promises", promises);
+}
+
 json_t *control_leaves(const struct vm_cpu_leaf *leaves, unsigned n)
 {
 	json_t *out = json_array();

@@ -276,7 +276,7 @@ static int do_stats(struct process *p, struct request *q, struct error *e)
 		program_put(stats);
 	/* Until it has started, a state may be loaded by another thread. */
 	if (json_is_true(json_object_get(q->body, "cpuid")) && p->vm_started)
-		json_object_set_new(stats, "cpuid", cpuid_json(p->vm));
+		cpu_put(p->vm, stats);
 	json_object_set_new(q->reply, "stats", stats);
 	return 0;
 }

@@ -208,8 +208,8 @@ void postcopy_close(struct process *p);
 
 /* ---- stats.c ------------------------------------------------------------- */
 json_t *stats_json(struct process *p);
-/* The guest's CPU: [[function, index, indexed, EAX, EBX, ECX, EDX]]. */
-json_t *cpuid_json(const struct vm *vm);
+/* The guest's CPU: "cpuid" and "cpu_limits". */
+void cpu_put(const struct vm *vm, json_t *out);
 const char *replicator_state_name(enum replicator_state s);
 const char *replica_state_name(enum replica_state s);
 

@@ -84,11 +84,15 @@ static void vm_put(const struct vm *vm, json_t *out)
 	json_object_set_new(out, "log_dirty", json_boolean(vm_is_logging_dirty(vm)));
 }
 
-json_t *cpuid_json(const struct vm *vm)
+void cpu_put(const struct vm *vm, json_t *out)
 {
 	struct vm_cpu_leaf leaves[VM_CPU_LEAVES_MAX];
+	unsigned n = vm_cpu_own(vm, leaves, VM_CPU_LEAVES_MAX);
+	struct vm_cpu_limits limits;
 
-	return control_leaves(leaves, vm_cpu_own(vm, leaves, VM_CPU_LEAVES_MAX));
+	vm_cpu_limits_own(vm, &limits);
+	json_object_set_new(out, "cpuid", control_leaves(leaves, n));
+	json_object_set_new(out, "cpu_limits", control_limits(&limits));
 }
 
 json_t *stats_json(struct process *p)

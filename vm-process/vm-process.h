@@ -57,7 +57,7 @@
  *                -> see replicate_stats, netbuf, mirror; and what the last event "state" said;
  *                and, as in the reply to create, the "sections" of a state that this program
  *                writes, and "shared_disks": true, it heeds that; "cpuid": what CPU a guest that
- *                has started has
+ *                has started has, and beside it "cpu_limits"
  *   echo         {}
  *                nothing: how long does an answer take?
  *   forecast     {"fixed_us": n, "rehearsed": bool}
@@ -147,5 +147,8 @@ json_t *control_sections(void);
 /* "cpuid": [[function, index, indexed, EAX, EBX, ECX, EDX]]. */
 struct vm_cpu_leaf;
 json_t *control_leaves(const struct vm_cpu_leaf *leaves, unsigned n);
+/* "cpu_limits": {"tsc_khz", "promises": [[MSR, value]]}. */
+struct vm_cpu_limits;
+json_t *control_limits(const struct vm_cpu_limits *l);
 
 #endif

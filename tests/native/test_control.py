@@ -130,6 +130,28 @@ def of_standby(t):
     pair.observer.wait_replies(20)
 
 
+def told(side):
+    stats = side.process.ask("stats", cpuid=True)["stats"]
+    return {key: stats[key] for key in ("cpuid", "cpu_limits") if key in stats}
+
+
+@case("control-cpu")
+@case("control-cpu-soft", engine="soft", needs=())
+def cpu(t, engine="kvm"):
+    """What CPU the guest has is told while it runs, also where it has come to."""
+    pair = Pair(t, engine=engine)
+    pair.load()
+    first = told(pair.primary)
+    limits = first["cpu_limits"]
+    assert first["cpuid"] and (limits["tsc_khz"] > 0) == (engine == "kvm"), limits
+    assert all(msr == 0x10a for msr, _ in limits["promises"]), limits
+    pair.protect()
+    assert told(pair.standby) == {}, "it is no guest's yet"
+    pair.failover()
+    pair.observer.wait_replies(20)
+    assert told(pair.primary) == first
+
+
 @case("pause-and-resume")
 def pause(t):
     pair = Pair(t)

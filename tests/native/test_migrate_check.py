@@ -25,6 +25,20 @@ def check(t):
     stays(hosts)
 
 
+@case("migrate-faster-host", needs=("kvm", "root"))
+def faster_host(t):
+    """A TSC slower than one that cannot be scaled: said before anything is copied."""
+    hosts = started(t, faults_b="kvm.faster:1,kvm.faster:2")
+    p = hosts.a.pollux("migrate", "demo", "hostb", "--check", "--json")
+    reason, = json.loads(p.stdout)["reasons"]
+    assert p.returncode == 3 and reason["code"] == "cpu-differs", p.stdout
+    assert "its TSC runs at 4294967295 kHz" in reason["sentence"], p.stdout
+    why = hosts.a.refuses(3, "migrate", "demo", "hostb")
+    assert "CANNOT" in why and "its TSC runs at 4294967295 kHz" in why, why
+    stays(hosts)
+    moves(hosts)
+
+
 @case("migrate-warned", needs=("root",))
 def warned(t):
     """A migration that begins tells what it warns of; one that does not, all that is in its way."""

@@ -514,6 +514,60 @@ static void real_cpu(const struct real *r)
 	json_decref(o);
 }
 
+static bool kvm_usable(void)
+{
+	struct engine_report reports[8];
+	unsigned n = engine_probe_all(reports, ARRAY_LEN(reports));
+
+	for (unsigned i = 0; i < n; i++)
+		if (!strcmp(reports[i].name, "kvm"))
+			return reports[i].usable;
+	return false;
+}
+
+static json_t *real_limits(struct real *r, const json_t *limits)
+{
+	json_t *about = preflight_about(&r->guest), *o;
+	struct error e = {0};
+
+	json_object_set(about, "cpu_limits", (json_t *)limits);
+	o = preflight_describe(about, &r->options, &e);
+	if (!o)
+		fail_msg("%s", e.text);
+	assert_true(json_equal(json_object_get(o, "cpu_limits"), limits));
+	json_decref(about);
+	return o;
+}
+
+/* What this host offers, a guest that has it takes; and one that was promised all there is does
+ * not, as no CPU has all of it. */
+static void what_is_found_of_limits(void **state)
+{
+	struct error e = {0};
+	struct real r;
+	json_t *limits, *o;
+
+	if (!kvm_usable()) {
+		print_message("KVM cannot be used here\n");
+		skip();
+	}
+	real_make(&r, "kvm", "");
+	real_disk(&r, MIB);
+	r.options.assume_same = true;
+	limits = preflight_cpu_limits("kvm", "host", &e);
+	if (!limits)
+		fail_msg("%s", e.text);
+	o = real_limits(&r, limits);
+	real_check(&r, o, "");
+	set(o, "cpu_limits", parsed("{\"tsc_khz\": 0, \"promises\": [[266, -1]]}"));
+	real_check(&r, o, "cpu-differs");
+	json_object_del(o, "cpu_limits");
+	real_check(&r, o, "");
+	real_end(&r);
+	json_decref(limits);
+	json_decref(o);
+}
+
 static void what_is_found_of_machines(void **state)
 {
 	struct real r;
@@ -562,6 +616,7 @@ int main(void)
 		T(what_is_found_of_memory),
 		T(what_is_found_of_userfaultfd),
 		T(what_is_found_of_owners),
+		T(what_is_found_of_limits),
 		T(what_is_found_of_machines),
 		T(what_its_process_writes_is_told),
 		T(what_is_found_of_nics),

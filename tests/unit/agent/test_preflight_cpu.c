@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Whether a VM can go on at another host with its CPU: what that lacks of CPUID. */
+/* Whether a VM can go on at another host with its CPU: what that lacks of CPUID, and beside it. */
 #include <stdlib.h>
 
 #include "tests/unit/agent/preflight_case.h"
@@ -27,6 +27,98 @@ static void cpus(void **state)
 	refused("cpu-differs", "another one: it is of another vendor: ");
 	json_array_append_new(here, parsed("[22]"));
 	refused("cpu-differs", "damaged");
+}
+
+static void limits_set(const char *here, const char *there)
+{
+	set(offer, "cpu_limits", parsed(here));
+	set(facts, "cpu_limits", parsed(there));
+}
+
+/* What a guest has beside CPUID, as far as both say it. */
+static void limits_of_cpus(void **state)
+{
+	static const char guest[] = "{\"tsc_khz\": 2000000, \"promises\": [[266, 257]]}",
+			  host[] = "{\"tsc_khz\": 2020000, \"promises\": [[266, 259]]}",
+			  less[] = "{\"tsc_khz\": 2600000, \"promises\": [[266, 1]]}",
+			  any[] = "{\"tsc_khz\": 0, \"promises\": [[1, 1], [266, -1]]}";
+
+	limits_set(guest, host);
+	judge_all("", true, "");
+	limits_set(guest, any);
+	judge_all("", true, "");
+	limits_set(guest, "{\"tsc_khz\": 2600000, \"promises\": [[266, 257]]}");
+	refused("cpu-differs", "that host's CPU is another one: its TSC runs at 2600000 kHz and "
+			       "cannot be scaled, the guest's at 2000000");
+	limits_set(guest, "{\"tsc_khz\": 0, \"promises\": []}");
+	refused("cpu-differs", "another one: it lacks what bits 0x101 of MSR 0x10a promise");
+	limits_set(guest, less);
+	refused("cpu-differs", "at 2000000; it lacks what bits 0x100 of MSR 0x10a promise");
+	json_array_append_new(json_object_get(offer, "cpuid"), parsed("[20, 1, true, 7, 0, 0, 0]"));
+	refused("cpu-differs", "leaf 0x14.1 differs; its TSC runs at 2600000 kHz and cannot be "
+			       "scaled, the guest's at 2000000; it lacks what bits 0x100 of MSR");
+}
+
+/* Of an older build: not judged, whatever the other one says. */
+static void limits_untold(void **state)
+{
+	limits_set("{\"tsc_khz\": 1, \"promises\": [[266, 257]]}",
+		   "{\"tsc_khz\": 2600000, \"promises\": []}");
+	refused("cpu-differs", "2600000");
+	json_object_del(facts, "cpu_limits");
+	judge_all("", true, "");
+	set(facts, "cpu_limits", json_deep_copy(json_object_get(offer, "cpu_limits")));
+	json_object_del(offer, "cpu_limits");
+	judge_all("", true, "");
+}
+
+static void limits_damaged(void **state)
+{
+	static const char whole[] = "{\"tsc_khz\": 5, \"promises\": [[266, 1]]}";
+	json_t *damaged = parsed("[null, 7, \"x\", [], {},"
+				 " {\"tsc_khz\": 5}, {\"promises\": []},"
+				 " {\"tsc_khz\": -1, \"promises\": []},"
+				 " {\"tsc_khz\": 4294967296, \"promises\": []},"
+				 " {\"tsc_khz\": 5.0, \"promises\": []},"
+				 " {\"tsc_khz\": \"5\", \"promises\": []},"
+				 " {\"tsc_khz\": 5, \"promises\": {}},"
+				 " {\"tsc_khz\": 5, \"promises\": 3},"
+				 " {\"tsc_khz\": 5, \"promises\": [266, 1]},"
+				 " {\"tsc_khz\": 5, \"promises\": [[266]]},"
+				 " {\"tsc_khz\": 5, \"promises\": [[266, 1, 2]]},"
+				 " {\"tsc_khz\": 5, \"promises\": [[-1, 1]]},"
+				 " {\"tsc_khz\": 5, \"promises\": [[266, 1], [267, \"1\"]]},"
+				 " {\"tsc_khz\": 5, \"promises\": [{\"a\": 1, \"b\": 2}]}]");
+	json_t *limits;
+	size_t i;
+
+	limits_set(whole, whole);
+	judge_all("", true, "");
+	json_array_foreach(damaged, i, limits)
+	{
+		limits_set(whole, whole);
+		set(offer, "cpu_limits", json_incref(limits));
+		refused("cpu-differs", "damaged");
+		limits_set(whole, whole);
+		set(facts, "cpu_limits", json_incref(limits));
+		refused("cpu-differs", "damaged");
+	}
+	json_decref(damaged);
+}
+
+/* A newer build's: those that this one does not know say nothing to it. */
+static void limits_without_end(void **state)
+{
+	json_t *promises = parsed("[[266, 1]]");
+
+	for (int i = 0; i < 100; i++)
+		json_array_append_new(promises, json_pack("[i, i]", i, 1));
+	limits_set("{\"tsc_khz\": 5, \"promises\": []}",
+		   "{\"tsc_khz\": 5, \"promises\": [[266, 1]]}");
+	json_object_set_new(json_object_get(offer, "cpu_limits"), "promises", promises);
+	judge_all("", true, "");
+	set(facts, "cpu_limits", parsed("{\"tsc_khz\": 5, \"promises\": []}"));
+	refused("cpu-differs", "bits 0x1 of MSR 0x10a");
 }
 
 /* The sentence of a host that lacks very many says how many it does not name. */
@@ -70,6 +162,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(cpus),
 		T(features_without_end),
+		T(limits_of_cpus),
+		T(limits_untold),
+		T(limits_damaged),
+		T(limits_without_end),
 		T(each_reason_was_seen),
 	};
 
