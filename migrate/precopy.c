@@ -66,7 +66,7 @@ static void cpu_note(struct precopy *p, struct converge_round *r)
 		.idle_ns = cpus_idle_ns(&cpus), .guest_ns = vm_cpu_ns(p->vm), .at_ns = clock_ns()};
 
 	p->counted = now;
-	if (!before.idle_ns || !now.idle_ns)
+	if (!before.idle_ns || now.idle_ns < before.idle_ns) /* the kernel guesses at times */
 		return;
 	r->cpus = (struct converge_cpus){
 		.all = (now.at_ns - before.at_ns) * cpus,

@@ -20,19 +20,20 @@ PATIENT_MS = {"namespaces": {"heartbeat": 100, "loss": 2500, "fence_delay": 4000
 # For a guest that begins anew, now here, now there: emulated hosts differ in their CPUs.
 ANYWHERE = "pollux-base"
 NOT_HERE = ("none", "unknown")
+WITHIN_S = 150  # also on emulated hosts
 
 
-def _once(condition, line, meanwhile=":", within_s=60):
-    """A shell line that runs another one when the condition holds, which it does within that time."""
+def _once(condition, line, meanwhile=":"):
+    """A shell line that runs another one when the condition holds, which it does in so many seconds."""
     wait = f"until {condition}; do {meanwhile}; done"
-    return f"timeout {within_s} sh -c {shlex.quote(wait)} && {line}"
+    return f"timeout {WITHIN_S} sh -c {shlex.quote(wait)} && {line}"
 
 
 def _state_seen(arena, host, ownership):
     """Looks as often as it can, on that host, and tells the others."""
     status = f"{arena.cluster.programs}/pollux status demo --json 2>/dev/null"
     seen = f"{status} | grep -Eq '\"ownership\": *\"{ownership}\"'"
-    arena.cluster.run(host, _once(seen, f"touch {SEEN}"), timeout=90)
+    arena.cluster.run(host, _once(seen, f"touch {SEEN}"), timeout=WITHIN_S + 30)
 
 
 def _stretched(arena, on=True):
@@ -207,8 +208,8 @@ def migration_disk_full_once_it_is_copied(arena):
     arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *COPIED, *POSTCOPY,
                          *SLOWER[arena.cluster.kind])
     copied = f"[ $(stat -c %b {folder}/demo.img 2>/dev/null || echo 0) -ge 16384 ]"
-    arena.cluster.run("hostb", _once(copied, f"{{ {_fill(folder)}; true; }}", "sleep 0.02",
-                                     within_s=150), timeout=180)
+    arena.cluster.run("hostb", _once(copied, f"{{ {_fill(folder)}; true; }}", "sleep 0.02"),
+                      timeout=WITHIN_S + 30)
     must(arena.state("hosta") == "migrating", f"hosta is {arena.state('hosta')} already")
     arena.wait_state("hosta", "none", timeout=150)
     must(arena.happened("hosta", "serving"),
