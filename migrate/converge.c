@@ -61,11 +61,12 @@ uint64_t converge_page_ns(const struct converge_view *v)
 	return pages ? ns / pages : 0;
 }
 
-/* The guest's CPUs are of use as far as there were none to be had. */
+/* The guest's CPUs are of use where there were hardly any to be had. What little is idle is so
+ * because one part of the copy waits for another, which waits for a CPU. */
 double converge_still_share(const struct converge_view *v)
 {
 	struct converge_cpus sum = {0};
-	double share;
+	double share, wanted;
 
 	for (unsigned i = v->count; i > 0 && sum.all < SHARE_TELLING_NS; i--) {
 		const struct converge_cpus *c = &v->rounds[i - 1].cpus;
@@ -74,9 +75,10 @@ double converge_still_share(const struct converge_view *v)
 		sum.guest += c->guest;
 		sum.idle += c->idle;
 	}
-	if (!sum.all)
+	if (!sum.all || sum.idle >= sum.guest)
 		return 1;
-	share = 1 - (double)less(sum.guest, sum.idle) / (double)sum.all;
+	wanted = sum.idle <= sum.guest / 2 ? 1 : 2 - 2 * (double)sum.idle / (double)sum.guest;
+	share = 1 - wanted * (double)sum.guest / (double)sum.all;
 	return share > SHARE_LEAST ? share : SHARE_LEAST;
 }
 

@@ -13,7 +13,7 @@
  * together, without what they waited for a limit of bandwidth. Of a round of few pages that is not
  * most of its time: after greater ones it tells what a round takes besides, the trip, which no
  * other round makes shorter. The share is what is left of that time when the guest stands still:
- * where no CPU was idle, the copy has the guest's as well. While rounds shrink, they go on.
+ * where hardly a CPU was idle, the copy has the guest's as well. While rounds shrink, they go on.
  * When they do not, the guest is throttled, step by step, as each step has proven too little; at
  * the last step the policy decides: postcopy, one longer pause within its own limit, or giving up.
  * Private to migrate/.

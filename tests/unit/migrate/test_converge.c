@@ -461,7 +461,9 @@ static void test_share(void **state)
 
 	assert_int_equal(share_of(0, 0, 0) * 1000 + 0.5, 1 * 1000);
 	assert_int_equal(share_of(all, all / 4, 0) * 1000 + 0.5, 0.75 * 1000);
-	assert_int_equal(share_of(all, all / 4, all / 8) * 1000 + 0.5, 0.875 * 1000);
+	assert_int_equal(share_of(all, all / 4, all / 8) * 1000 + 0.5, 0.75 * 1000);
+	assert_int_equal(share_of(all, all / 4, all / 16 * 3) * 1000 + 0.5, 0.875 * 1000);
+	assert_int_equal(share_of(all, all / 4, all / 4) * 1000 + 0.5, 1 * 1000);
 	assert_int_equal(share_of(all, all / 4, all / 2) * 1000 + 0.5, 1 * 1000);
 	assert_int_equal(share_of(all, all, 0) * 1000 + 0.5, 0.25 * 1000);
 	look_begin(&l, 1);
