@@ -74,9 +74,6 @@ bool log_wants(enum log_level level);
 /* ---- time ------------------------------------------------------------ */
 
 uint64_t clock_ns(void); /* CLOCK_BOOTTIME: also counts a suspended host */
-/* For how long this host's CPUs have had nothing to do since it started, all of them together, to
- * about 10 ms; 0: not known. And how many there are. */
-uint64_t cpus_idle_ns(unsigned *cpus);
 
 /* ---- bytes -----------------------------------------------------------
  * A buffer that grows; integers are written little-endian. Running out of
@@ -193,7 +190,7 @@ void thread_urge(void);
 
 /* Permits that to this process's threads, and no more than that, where its user or CAP_SYS_RESOURCE
  * can: before capabilities go. A thread that keeps its CPU for 0.5 s without once waiting is an
- * ordinary one from then on: no fault, and no peer that floods it, takes a CPU from all else. */
+ * ordinary one from then on, lest a fault take a CPU from all else. */
 void thread_urge_permit(void);
 
 /* The calling thread works in short bursts that others wait for: where the scheduler

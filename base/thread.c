@@ -94,12 +94,17 @@ struct scheduling {
 _Static_assert(sizeof(struct scheduling) == 48, "SCHED_ATTR_SIZE_VER0");
 #define RESET_ON_FORK UINT64_C(1) /* SCHED_FLAG_RESET_ON_FORK */
 
-/* The kernel signals the thread that has the CPU, if that takes the signal. The flag stays, as only
- * a privileged thread may take it off. */
+/* The kernel prefers the thread that has the CPU, if that takes the signal, and raises the limit by a
+ * second. The flag stays, as only a privileged thread may take it off. */
 static void on_too_long(int number)
 {
 	int before = errno;
+	struct rlimit time;
 
+	if (!getrlimit(RLIMIT_RTTIME, &time)) {
+		time.rlim_cur = URGENT_MAX;
+		(void)setrlimit(RLIMIT_RTTIME, &time);
+	}
 	(void)sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &(struct sched_param){0});
 	errno = before;
 }

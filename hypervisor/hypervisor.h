@@ -320,8 +320,6 @@ void vm_unstall(struct vm *vm, enum vm_stall_by who);
  * calls vm_step() sets the pace. */
 void vm_throttle(struct vm *vm, unsigned percent);
 unsigned vm_throttle_now(const struct vm *vm); /* percent */
-/* Processor time that its vCPUs have taken. */
-uint64_t vm_cpu_ns(struct vm *vm);
 bool vm_is_running(const struct vm *vm);
 bool vm_has_ended(const struct vm *vm); /* powered off or crashed */
 

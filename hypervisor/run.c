@@ -639,28 +639,6 @@ void run_throttle(struct vm *vm, bool on)
 	pthread_mutex_unlock(&vm->run->lock);
 }
 
-static uint64_t thread_cpu_ns(pthread_t thread)
-{
-	struct timespec t;
-	clockid_t clock;
-
-	if (pthread_getcpuclockid(thread, &clock) || clock_gettime(clock, &t))
-		return 0;
-	return (uint64_t)t.tv_sec * NS_PER_SEC + (uint64_t)t.tv_nsec;
-}
-
-uint64_t vm_cpu_ns(struct vm *vm)
-{
-	struct run_state *run = vm->run;
-	uint64_t ns = 0;
-
-	pthread_mutex_lock(&run->lock);
-	for (unsigned i = 0; i < run->threads; i++)
-		ns += thread_cpu_ns(run->vcpus[i].thread);
-	pthread_mutex_unlock(&run->lock);
-	return ns;
-}
-
 /* Keeps a stepped engine's guest still for a moment; in a pause it is still already. */
 bool run_still_begin(struct vm *vm)
 {

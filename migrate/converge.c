@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migrate/converge.h"
 
-#define STUCK_ROUNDS     2u /* before the first step; one is proven too little by one round */
-#define THROTTLE_FIRST   20u
-#define THROTTLE_STEP    15u
-#define PAGES_TELLING    512u /* a round of fewer says little about speed */
-#define IDLE_LEAST_NS    (100 * NS_PER_MS)
-#define SHARE_TELLING_NS (100 * NS_PER_MS) /* of processor time: idle time is counted in ticks */
-#define SHARE_LEAST      0.25
-#define UNKNOWN_NS       (UINT64_C(1) << 60) /* more than any limit */
+#define STUCK_ROUNDS   2u /* before the first step; one is proven too little by one round */
+#define THROTTLE_FIRST 20u
+#define THROTTLE_STEP  15u
+#define PAGES_TELLING  512u /* a round of fewer says little about speed */
+#define IDLE_LEAST_NS  (100 * NS_PER_MS)
+#define UNKNOWN_NS     (UINT64_C(1) << 60) /* more than any limit */
 
 void migrate_config_defaults(struct migrate_config *c)
 {
@@ -61,27 +59,6 @@ uint64_t converge_page_ns(const struct converge_view *v)
 	return pages ? ns / pages : 0;
 }
 
-/* The guest's CPUs are of use where there were hardly any to be had. What little is idle is so
- * because one part of the copy waits for another, which waits for a CPU. */
-double converge_still_share(const struct converge_view *v)
-{
-	struct converge_cpus sum = {0};
-	double share, wanted;
-
-	for (unsigned i = v->count; i > 0 && sum.all < SHARE_TELLING_NS; i--) {
-		const struct converge_cpus *c = &v->rounds[i - 1].cpus;
-
-		sum.all += c->all;
-		sum.guest += c->guest;
-		sum.idle += c->idle;
-	}
-	if (!sum.all || sum.idle >= sum.guest)
-		return 1;
-	wanted = sum.idle <= sum.guest / 2 ? 1 : 2 - 2 * (double)sum.idle / (double)sum.guest;
-	share = 1 - wanted * (double)sum.guest / (double)sum.all;
-	return share > SHARE_LEAST ? share : SHARE_LEAST;
-}
-
 static uint64_t bytes_ns(uint64_t bytes, uint64_t per_second)
 {
 	return per_second ? (uint64_t)((double)bytes * 1e9 / (double)per_second) : 0;
@@ -103,9 +80,7 @@ static uint64_t pages_ns(const struct converge_view *v)
 {
 	uint64_t dirty = newest(v)->dirty, page = converge_page_ns(v);
 
-	if (dirty && !page)
-		return UNKNOWN_NS;
-	return (uint64_t)((double)(dirty * page) * converge_still_share(v));
+	return dirty && !page ? UNKNOWN_NS : dirty * page;
 }
 
 /* What the recent rounds made of the link; 0 = not known. */

@@ -3,7 +3,7 @@
  * When a precopy has converged, and what to do when it does not: a pure function of
  * the rounds so far. No clock, no I/O; tests feed it recorded traces of dirty rates.
  *
- *   forecast = fixed + dirty x time a page x share + queued / link + trip   (if it paused now)
+ *   forecast = fixed + dirty x time a page + queued / link + trip   (were the pause to come now)
  *
  * A precopy has converged when pages and what is queued fit what the rest leaves of the limit, and
  * in any case a share of it. Queued is what the guest has written to its disks and the link has not
@@ -12,8 +12,7 @@
  * The time a page takes is that of the recent rounds: encoding, encryption and the link
  * together, without what they waited for a limit of bandwidth. Of a round of few pages that is not
  * most of its time: after greater ones it tells what a round takes besides, the trip, which no
- * other round makes shorter. The share is what is left of that time when the guest stands still:
- * where hardly a CPU was idle, the copy has the guest's as well. While rounds shrink, they go on.
+ * other round makes shorter. While rounds shrink, they go on.
  * When they do not, the guest is throttled, step by step, as each step has proven too little; at
  * the last step the policy decides: postcopy, one longer pause within its own limit, or giving up.
  * Private to migrate/.
@@ -25,19 +24,12 @@
 
 #define CONVERGE_RECENT 4u /* rounds that are looked at */
 
-/* Processor time of this host: all that there was, what of it the guest's vCPUs took, and what
- * nobody did; in nanoseconds, all 0 where it is not known. */
-struct converge_cpus {
-	uint64_t all, guest, idle;
-};
-
 struct converge_round {
 	uint64_t pages, ns, bytes; /* sent, taken, on the wire */
 	uint64_t dirty;            /* pages written meanwhile */
 	unsigned throttle;         /* percent, while it ran */
 	uint64_t paced_ns; /* of `ns`: lost to a limit of bandwidth, which no pause keeps to */
 	uint64_t queued;   /* bytes of disks that waited to be sent when it was over */
-	struct converge_cpus cpus;
 };
 
 struct converge_view {
@@ -67,8 +59,6 @@ void converge_decide(const struct migrate_config *c, const struct converge_view 
  * time, so that only the rate of the link, measured before, tells what they take without a
  * pause between them; where that is not known, 0: the limit is taken for the link. */
 uint64_t converge_paced_ns(const struct migrate_config *c, const struct replicate_round *r);
-/* Of a page's time in the recent rounds, what it takes when the guest stands still: 0..1. */
-double converge_still_share(const struct converge_view *view);
 /* Nanoseconds that a page takes, of the recent rounds; 0 = not known yet. */
 uint64_t converge_page_ns(const struct converge_view *view);
 

@@ -26,9 +26,6 @@ struct precopy {
 	unsigned count, stuck, settled, throttle;
 	enum rehearsal rehearsal;
 	uint64_t rehearsal_ns; /* when it began */
-	struct cpu_count {
-		uint64_t at_ns, guest_ns, idle_ns;
-	} counted; /* by then */
 	void (*rehearse)(void *ctx);
 	void *rehearse_ctx;
 	pthread_mutex_t lock;
@@ -57,24 +54,6 @@ int precopy_create(struct vm *vm, const struct migrate_config *c, struct postcop
 	return 0;
 }
 
-/* Who had this host's CPUs since it was counted last. */
-static void cpu_note(struct precopy *p, struct converge_round *r)
-{
-	unsigned cpus;
-	struct cpu_count before = p->counted;
-	struct cpu_count now = {
-		.idle_ns = cpus_idle_ns(&cpus), .guest_ns = vm_cpu_ns(p->vm), .at_ns = clock_ns()};
-
-	p->counted = now;
-	if (!before.idle_ns || now.idle_ns < before.idle_ns) /* the kernel guesses at times */
-		return;
-	r->cpus = (struct converge_cpus){
-		.all = (now.at_ns - before.at_ns) * cpus,
-		.guest = now.guest_ns - before.guest_ns,
-		.idle = now.idle_ns - before.idle_ns,
-	};
-}
-
 /* A wait is no round: what was written meanwhile is added to the last one's. */
 static void round_keep(struct precopy *p, const struct replicate_round *in)
 {
@@ -86,7 +65,6 @@ static void round_keep(struct precopy *p, const struct replicate_round *in)
 				   .paced_ns = converge_paced_ns(&p->config, in),
 				   .queued = in->queued};
 
-	cpu_note(p, &r);
 	if (p->count && p->progress.round == in->round) {
 		p->rounds[p->count - 1].dirty = in->dirty;
 		p->rounds[p->count - 1].queued = in->queued;
@@ -287,9 +265,8 @@ static enum replicate_next round_decide(struct precopy *p, const struct replicat
 		log_info("the guest is throttled by %u %%", verdict.throttle);
 	p->throttle = verdict.throttle;
 	vm_throttle(p->vm, p->throttle);
-	log_debug("round %u: %lu pages in %.1f ms, %lu dirty, forecast %.1f ms, share %.2f",
-		  in->round, in->pages, (double)in->ns / 1e6, in->dirty,
-		  (double)verdict.forecast_ns / 1e6, converge_still_share(&view));
+	log_debug("round %u: %lu pages in %.1f ms, %lu dirty, forecast %.1f ms", in->round,
+		  in->pages, (double)in->ns / 1e6, in->dirty, (double)verdict.forecast_ns / 1e6);
 	p->last = verdict;
 	if (verdict.postcopy)
 		return link_next(p, in);

@@ -262,7 +262,10 @@ static void round_next(struct replicator *r)
 {
 	int rc = vm_dirty_harvest(r->vm, r->dirty);
 
-	r->marks_off |= atomic_load(&r->round_done) < r->round.mark;
+	if (!r->marks_off && atomic_load(&r->round_done) < r->round.mark) {
+		r->marks_off = true;
+		r->round_began += MARK_NS; /* nothing was sent meanwhile */
+	}
 	if (rc) {
 		replicator_lost(r, rc, "harvest dirty pages");
 		r->sync = SYNC_OFF;

@@ -36,7 +36,7 @@ def of_heartbeats(t):
     for role, side in (("primary", pair.primary), ("standby", pair.standby)):
         pid = side.process.child.pid
         wait_until(lambda pid=pid, role=role: scheduled(pid).get((RR, 1), set()) >= URGENT[role],
-                   20, f"{role}: {scheduled(pid)}")
+                   20, f"{role}: its heartbeats are not urgent")
         print(role, scheduled(pid))
         threads = scheduled(pid)
         assert threads.pop((RR, 1)) == URGENT[role], threads

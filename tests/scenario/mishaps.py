@@ -434,12 +434,12 @@ def _handed_unheard(arena):
 
 
 # All that process $p had open is closed then: what is sent to it does not pass for heard.
-ENDED = "grep -q '^State:.Z' /proc/$p/status"
+ENDED = "[ ! -e /proc/$p ] || grep -q '^State:.Z' /proc/$p/status"
 
 
 def _target_process_dies_handed(arena):
     _handed_unheard(arena)
-    arena.cluster.run("hostb", f"p=$(pidof pollux-vm); kill -9 $p; until {ENDED}; do sleep 0.05; done; "
+    arena.cluster.run("hostb", f"p=$(pidof -s pollux-vm); kill -9 $p; until {ENDED}; do sleep 0.05; done; "
                                "killall -CONT polluxd")
 
 

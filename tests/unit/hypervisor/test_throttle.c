@@ -148,28 +148,6 @@ static void test_power_off(void **state)
 	}
 }
 
-/* A guest that computes takes processor time, one that stands still none. */
-static void test_cpu_time(void **state)
-{
-	for (unsigned i = 0; guest_engine_next(&i);) {
-		struct guest g = {.param = {1}};
-		uint64_t began, stood;
-
-		guest_boot(&g, GUEST_SMP, 2, MEMORY);
-		guest_wait_count(&g, COUNT_ONLINE, 1);
-		began = vm_cpu_ns(g.vm);
-		while (vm_cpu_ns(g.vm) < began + 20 * NS_PER_MS)
-			usleep(1000);
-		assert_int_equal(vm_pause(g.vm), 0);
-		usleep(10000); /* until they sleep */
-		stood = vm_cpu_ns(g.vm);
-		usleep(50000);
-		assert_true(vm_cpu_ns(g.vm) < stood + 5 * NS_PER_MS);
-		assert_int_equal(vm_resume(g.vm), 0);
-		guest_end(&g);
-	}
-}
-
 static void *hurry(void *ctx)
 {
 	struct guest *g = ctx;
@@ -226,10 +204,10 @@ static void test_sim_keeps_its_pace(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_slows_down),       cmocka_unit_test(test_pauses_and_stalls),
-		cmocka_unit_test(test_paused_is_paused), cmocka_unit_test(test_resets),
-		cmocka_unit_test(test_power_off),        cmocka_unit_test(test_cpu_time),
-		cmocka_unit_test(test_many_at_once),     cmocka_unit_test(test_sim_keeps_its_pace),
+		cmocka_unit_test(test_slows_down),         cmocka_unit_test(test_pauses_and_stalls),
+		cmocka_unit_test(test_paused_is_paused),   cmocka_unit_test(test_resets),
+		cmocka_unit_test(test_power_off),          cmocka_unit_test(test_many_at_once),
+		cmocka_unit_test(test_sim_keeps_its_pace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,7 +50,7 @@ static void course_add(struct course *k, const struct migrate_config *c, uint64_
 	if (k->count == CONVERGE_RECENT)
 		memmove(k->rounds, k->rounds + 1, --k->count * sizeof(*k->rounds));
 	k->rounds[k->count++] =
-		(struct converge_round){pages, ns, bytes, dirty, k->v.throttle, 0, 0, {0}};
+		(struct converge_round){pages, ns, bytes, dirty, k->v.throttle, 0, 0};
 	k->round++;
 	k->elapsed += ns;
 	view = (struct converge_view){k->rounds,  k->count,   k->round, k->round,
@@ -91,7 +91,7 @@ static struct outcome play(const struct migrate_config *c, const struct trace *t
 /* One round or two, looked at when the last of them is over, and what was decided then. */
 struct look {
 	struct migrate_config c;
-	struct converge_round r[3];
+	struct converge_round r[2];
 	struct converge_view view;
 	struct converge_verdict v;
 };
@@ -225,7 +225,7 @@ static void test_disks_are_late(void **state)
 	static const enum migrate_stuck policies[] = {STUCK_GIVE_UP, STUCK_STOP, STUCK_POSTCOPY};
 
 	for (size_t i = 0; i < ARRAY_LEN(policies); i++) {
-		struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0, {0}}}};
+		struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0}}};
 
 		look_begin(&l, 1);
 		look_at_disks(&l);
@@ -245,7 +245,7 @@ static void test_disks_are_late(void **state)
 /* Of a round that was cut short most is dirty. */
 static void test_time_is_up_in_a_round(void **state)
 {
-	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 1u << 20, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 1u << 20, 0, 0, 0}}};
 
 	look_begin(&l, 1);
 	l.view.elapsed_ns = 5 * NS_PER_SEC;
@@ -267,7 +267,7 @@ static void test_time_is_up_in_a_round(void **state)
 /* A disk that is still being copied keeps the guest from being stopped, whatever the policy. */
 static void test_waits_for_disks(void **state)
 {
-	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0}}};
 
 	look_begin(&l, 1);
 	look_at_disks(&l);
@@ -284,8 +284,8 @@ static void test_waits_for_disks(void **state)
  * throttle is tried, no page is to blame, and it goes all the same. */
 static void test_postcopy_only_with_a_busy_disk(void **state)
 {
-	struct look l = {.r = {{0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096, {0}},
-			       {0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096, {0}}},
+	struct look l = {.r = {{0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096},
+			       {0, NS_PER_MS, 4096, 1u << 20, 0, 0, 4096}},
 			 .v = {.next = NEXT_ROUND}};
 	unsigned round;
 
@@ -312,7 +312,7 @@ static void test_postcopy_only_with_a_busy_disk(void **state)
 /* Nothing is copied: it waits for disks, but for no page. */
 static void test_postcopy_only(void **state)
 {
-	struct look l = {.r = {{0, NS_PER_MS, 0, 1u << 20, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{0, NS_PER_MS, 0, 1u << 20, 0, 0, 0}}};
 
 	look_begin(&l, 1);
 	look_at_disks(&l);
@@ -330,7 +330,7 @@ static void test_postcopy_only(void **state)
 /* Time was up before any page was sent: what they take is not known, and is not nothing. */
 static void test_nothing_was_sent(void **state)
 {
-	struct look l = {.r = {{0, NS_PER_SEC, 0, 1000, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{0, NS_PER_SEC, 0, 1000, 0, 0, 0}}};
 
 	look_begin(&l, 1);
 	l.view.elapsed_ns = NS_PER_SEC;
@@ -413,7 +413,7 @@ static void test_recorded(void **state)
 /* A limit of bandwidth makes a round long, and not the pause. */
 static void test_paced(void **state)
 {
-	struct look l = {.r = {{5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{5000, 5000 * 10 * PAGE_NS, 5000 * 4096, 3000, 0, 0, 0}}};
 
 	look_begin(&l, 1);
 	l.view.elapsed_ns = l.r[0].ns;
@@ -427,8 +427,8 @@ static void test_paced(void **state)
 /* Few pages after many: what a page takes is known from those, and the rest is the trip. */
 static void test_trip(void **state)
 {
-	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0, {0}},
-			       {100, 100 * PAGE_NS, 0, 20, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
+			       {100, 100 * PAGE_NS, 0, 20, 0, 0, 0}}};
 
 	look_begin(&l, 2);
 	decide(&l);
@@ -445,51 +445,12 @@ static void test_trip(void **state)
 	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 20 * PAGE_NS);
 }
 
-static double share_of(uint64_t all, uint64_t guest, uint64_t idle)
-{
-	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0, {all, guest, idle}}}};
-
-	look_begin(&l, 1);
-	return converge_still_share(&l.view);
-}
-
-/* A guest that stands still leaves its CPUs to the copy, where that had to wait for one. */
-static void test_share(void **state)
-{
-	const uint64_t all = 200 * NS_PER_MS;
-	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 5000, 0, 0, 0, {all, all / 4, 0}}}};
-
-	assert_int_equal(share_of(0, 0, 0) * 1000 + 0.5, 1 * 1000);
-	assert_int_equal(share_of(all, all / 4, 0) * 1000 + 0.5, 0.75 * 1000);
-	assert_int_equal(share_of(all, all / 4, all / 8) * 1000 + 0.5, 0.75 * 1000);
-	assert_int_equal(share_of(all, all / 4, all / 16 * 3) * 1000 + 0.5, 0.875 * 1000);
-	assert_int_equal(share_of(all, all / 4, all / 4) * 1000 + 0.5, 1 * 1000);
-	assert_int_equal(share_of(all, all / 4, all / 2) * 1000 + 0.5, 1 * 1000);
-	assert_int_equal(share_of(all, all, 0) * 1000 + 0.5, 0.25 * 1000);
-	look_begin(&l, 1);
-	decides(&l, NEXT_SEAL);
-	assert_int_equal(l.v.forecast_ns, l.c.fixed_ns + 5000 * PAGE_NS * 3 / 4);
-}
-
-/* So little processor time is not counted exactly: that of the rounds before tells, too, and none
- * that is long past. */
-static void test_share_of_short_rounds(void **state)
-{
-	const uint64_t some = 80 * NS_PER_MS;
-	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0, {some, some, 0}},
-			       {10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0, {some, some / 2, 0}},
-			       {10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0, {some, 0, 0}}}};
-
-	look_begin(&l, 3);
-	assert_int_equal(converge_still_share(&l.view) * 1000 + 0.5, 0.75 * 1000);
-}
-
 /* No round makes a trip shorter: a long one does not keep the guest from being stopped. Where
  * there is nothing but few pages, they tell all there is. */
 static void test_long_trip(void **state)
 {
-	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0, {0}},
-			       {100, 80 * NS_PER_MS, 0, 20, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{10000, 10000 * PAGE_NS, 0, 100, 0, 0, 0},
+			       {100, 80 * NS_PER_MS, 0, 20, 0, 0, 0}}};
 
 	look_begin(&l, 2);
 	decides(&l, NEXT_SEAL);
@@ -502,8 +463,8 @@ static void test_long_trip(void **state)
 /* With a trip less is left for pages, as long as that is more than their share. */
 static void test_trip_takes_from_the_limit(void **state)
 {
-	struct look l = {.r = {{10000, 10000 * 50 * NS_PER_US, 0, 480, 0, 0, 0, {0}},
-			       {480, 32 * NS_PER_MS, 0, 320, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{10000, 10000 * 50 * NS_PER_US, 0, 480, 0, 0, 0},
+			       {480, 32 * NS_PER_MS, 0, 320, 0, 0, 0}}};
 
 	look_begin(&l, 2);
 	decides(&l, NEXT_SEAL); /* 5 + 8 + 16 ms */
@@ -575,8 +536,8 @@ static void test_what_disks_may_take(void **state)
 /* What a guest has written to its disks goes before its last pages. */
 static void test_queue_of_disks(void **state)
 {
-	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0, {0}},
-			       {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20, {0}}}};
+	struct look l = {.r = {{1000, 1000 * PAGE_NS, 4096000, 10, 0, 0, 0},
+			       {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}}};
 
 	look_begin(&l, 2);
 	decides(&l, NEXT_SEAL); /* 16 ms, as the rounds went */
@@ -598,8 +559,8 @@ static void test_queue_of_disks(void **state)
 /* Few pages behind much of disks: what these took is no trip. */
 static void test_flushed_is_no_trip(void **state)
 {
-	struct look l = {.r = {{10000, 10000 * PAGE_NS, 40960000, 100, 0, 0, 25000000, {0}},
-			       {100, 201 * NS_PER_MS + 100 * PAGE_NS, 25000000, 20, 0, 0, 0, {0}}}};
+	struct look l = {.r = {{10000, 10000 * PAGE_NS, 40960000, 100, 0, 0, 25000000},
+			       {100, 201 * NS_PER_MS + 100 * PAGE_NS, 25000000, 20, 0, 0, 0}}};
 
 	look_begin(&l, 2);
 	l.c.link_bytes_per_second = 125000000; /* 200 ms for them */
@@ -618,8 +579,8 @@ static void test_flushed_is_no_trip(void **state)
  * queue is worked off is not. */
 static void test_queue_that_stays(void **state)
 {
-	struct look l = {.r = {{10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20, {0}},
-			       {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20, {0}}}};
+	struct look l = {.r = {{10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20},
+			       {10, 10 * PAGE_NS, 40960, 10, 0, 0, 16u << 20}}};
 
 	look_begin(&l, 2);
 	l.view.stuck = 1;
@@ -652,8 +613,6 @@ int main(void)
 		cmocka_unit_test(test_recorded),
 		cmocka_unit_test(test_paced),
 		cmocka_unit_test(test_trip),
-		cmocka_unit_test(test_share),
-		cmocka_unit_test(test_share_of_short_rounds),
 		cmocka_unit_test(test_long_trip),
 		cmocka_unit_test(test_trip_takes_from_the_limit),
 		cmocka_unit_test(test_trips_end),
