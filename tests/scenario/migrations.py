@@ -181,9 +181,12 @@ def linux_keeps_the_cpu_it_began_with(arena):
 # ---- what can go wrong in the midst of it ------------------------------------------------------
 
 def begin(arena, *options):
-    """A migration from hosta that is copying."""
+    """A migration from hosta that is copying. What it has sent is told of the one before, until its
+    own streams are there."""
+    before = _sent(arena)
     arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *COPIED, *options)
-    arena.cluster.wait("memory is being copied", lambda: _sent(arena) > 1 << 20, 60)
+    arena.cluster.wait("memory is being copied",
+                       lambda: _sent(arena) > 1 << 20 and _sent(arena) != before, 60)
 
 
 def _sent(arena):
