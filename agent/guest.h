@@ -425,6 +425,8 @@ void guest_postcopy_event(struct guest *g, const json_t *message);
 void guest_postcopy_found(struct guest *g, const json_t *stats);
 /* Which pages are where, and what to do about it. */
 json_t *guest_postcopy_json(const struct guest *g);
+/* The link was cut: it stands still here until its memory comes. */
+bool guest_memory_missing(const struct guest *g);
 void guest_serving_lost(struct guest *g, const char *how);
 /* An operator gives up what it serves. */
 void guest_serving_give_up(struct guest *g);

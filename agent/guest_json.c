@@ -32,7 +32,7 @@ const char *guest_state_name(const struct guest *g)
 
 	if (g->child_role == CHILD_SERVING)
 		return strcmp(g->postcopy, "cut") ? "serving" : "memory-held";
-	if (s == OWN_ALONE && !strcmp(g->postcopy, "cut"))
+	if (guest_memory_missing(g))
 		return "memory-missing";
 
 	if (s == OWN_ALONE && g->vm_ended)

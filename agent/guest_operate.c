@@ -583,6 +583,13 @@ int guest_stop(struct guest *g, bool forced, unsigned timeout_s, struct error *e
 				    "%s does not run on this host", g->name);
 	if (forced)
 		return stop_by_force(g, e, hint);
+	/* The guest cannot heed it now, and must not later, when its memory has come. */
+	if (guest_memory_missing(g))
+		return guest_refuse(e, hint, -EPERM, "`pollux status` says how much is missing",
+				    "%s stands still, for a part of its memory is missing here, "
+				    "and the link to %s was cut: `pollux migrate %s --recover` on "
+				    "%s goes on; if that is lost, `pollux stop %s --force` here",
+				    g->name, g->peer, g->name, g->peer, g->name);
 	rc = stop_timer_set(g, timeout_s);
 	if (rc)
 		return error_set(e, rc, "cannot make a timer: %s", strerror(-rc));

@@ -19,6 +19,11 @@
 #define QUICK_NS   (15 * NS_PER_SEC)
 #define HINT       "`pollux migrate VM --recover` on the source's host goes on from there"
 
+bool guest_memory_missing(const struct guest *g)
+{
+	return g->own.state == OWN_ALONE && !strcmp(g->postcopy, "cut");
+}
+
 /* ---- what processes say ----------------------------------------------------------- */
 
 /* A record that still says so would find no process. One that is being stored says it not. */

@@ -336,6 +336,8 @@ def postcopy_link_cut(t, restart):
     assert seen[-1] == seen[-2], f"it stands still: {seen}"
     assert hosts.b.vm()["state"] == "memory-missing"
     assert "holds its memory" in hosts.b.refuses(3, "migrate", "demo", "--recover")
+    text = hosts.b.refuses(3, "stop", "demo")
+    assert "`pollux migrate demo --recover` on hosta" in text and "stop demo --force" in text, text
     hosts.a.do("migrate", "demo", "--recover")
     arrived(hosts.a, hosts.b)
 

@@ -396,6 +396,29 @@ static void test_recovered_before(void **state)
 	assert_true(vm_says(0, "tail-1", "migration", SENT));
 }
 
+static void cut_while_it_follows(const char *vm)
+{
+	run_alone(vm);
+	migrate_ask(0, vm);
+	WAIT_STATE(1, vm, "running");
+	WAIT_STATE(0, vm, "serving");
+	for (int host = 0; host < 2; host++)
+		kill(vm_pid(host, vm), SIGUSR2);
+	WAIT_STATE(0, vm, "memory-held");
+	WAIT_STATE(1, vm, "memory-missing");
+}
+
+/* A guest that stands still heeds no power button: none is kept for later. */
+static void test_stopped_without_its_memory(void **state)
+{
+	const char *vm = "tail-1";
+
+	cut_while_it_follows(vm);
+	assert_int_not_equal(vm_call(1, vm, "stop", NULL), 202);
+	assert_int_equal(timeline_has(1, vm, "stop asked"), 0);
+	assert_string_equal(state_at(1, vm), "memory-missing");
+}
+
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 static bool is_all(const uint8_t *bytes, size_t n, uint8_t value)
@@ -465,6 +488,7 @@ int main(int argc, char **argv)
 		FLOW(test_late_answer),
 		FLOW(test_recovered_when_all_has_come),
 		FLOW(test_recovered_before),
+		FLOW(test_stopped_without_its_memory),
 		FLOW(test_keys_are_wiped),
 		FLOW(test_recover_refused),
 	};
