@@ -34,7 +34,7 @@ struct operation {
 	enum operation_state state;
 	int code;
 	char error[512];
-	const char *hint;     /* static */
+	char hint[512];       /* "": none */
 	uint64_t downtime_ns; /* of an upgrade that is done */
 };
 
@@ -182,6 +182,7 @@ struct guest {
 	unsigned postcopy_streams; /* as the process says */
 	bool late;                 /* the session's streams come to a VM that runs here already */
 	bool complete;             /* ...and all of its memory has come */
+	bool gone;                 /* such a VM is off, or was stopped */
 	struct session recovery;   /* of a link that was cut, until the process has its keys */
 	char postcopy[16];         /* how its process says that goes; "" = all memory is here */
 	struct migration migration;
@@ -427,6 +428,8 @@ void guest_postcopy_found(struct guest *g, const json_t *stats);
 json_t *guest_postcopy_json(const struct guest *g);
 /* The link was cut: it stands still here until its memory comes. */
 bool guest_memory_missing(const struct guest *g);
+/* It has ended here in good order: what is still held of its memory is of no use any more. */
+void guest_late_ended(struct guest *g);
 void guest_serving_lost(struct guest *g, const char *how);
 /* An operator gives up what it serves. */
 void guest_serving_give_up(struct guest *g);

@@ -69,7 +69,7 @@ static json_t *operation_json(const struct operation *o)
 	if (json && o->state == OPERATION_FAILED) {
 		json_object_set_new(json, "code", json_integer(o->code));
 		json_object_set_new(json, "error", json_text(o->error));
-		json_object_set_new(json, "hint", json_string(o->hint ? o->hint : ""));
+		json_object_set_new(json, "hint", json_text(o->hint));
 	}
 	return json;
 }

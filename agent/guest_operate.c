@@ -56,7 +56,7 @@ void guest_operation_fail(struct guest *g, int code, const char *text, const cha
 	g->chain.what = CHAIN_NONE;
 	o->state = OPERATION_FAILED;
 	o->code = code;
-	o->hint = hint;
+	snprintf(o->hint, sizeof(o->hint), "%s", hint ? hint : "");
 	snprintf(o->error, sizeof(o->error), "%s", text);
 	log_warn("%s: %s failed: %s", g->name, o->what, text);
 }

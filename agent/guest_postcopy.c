@@ -17,7 +17,22 @@
 
 #define LOG_MODULE "postcopy"
 #define QUICK_NS   (15 * NS_PER_SEC)
-#define HINT       "`pollux migrate VM --recover` on the source's host goes on from there"
+
+/* asked: the other host was, in vain. */
+static void link_failed(struct guest *g, int rc, bool asked)
+{
+	char hint[sizeof(g->operation.hint)];
+	int n = snprintf(hint, sizeof(hint),
+			 "`pollux migrate %s --recover` on %s goes on from there", g->name,
+			 g->agent->config.name);
+
+	if (asked)
+		snprintf(hint + n, sizeof(hint) - (size_t)n,
+			 "; if it does not run on %s any more, nothing is left to recover, and "
+			 "`pollux stop %s --force` here ends what is held",
+			 g->peer, g->name);
+	guest_operation_fail(g, rc, g->why, hint);
+}
 
 bool guest_memory_missing(const struct guest *g)
 {
@@ -42,7 +57,7 @@ static void link_cut(struct guest *g, const char *why)
 	guest_why(g, "its memory is on two hosts, and the link between them was cut: %s", why);
 	log_warn("%s: %s", g->name, g->why);
 	if (g->child_role == CHILD_SERVING && guest_operation_is(g, "migrate"))
-		guest_operation_fail(g, -ENOTCONN, g->why, HINT);
+		link_failed(g, -ENOTCONN, false);
 }
 
 /* What was said of a link that was cut is over; that it is not protected yet is not. */
@@ -204,7 +219,7 @@ static json_t *keys_request(const struct session *s)
 static void recover_failed(struct guest *g, int rc, const char *text)
 {
 	guest_why(g, "the link could not be made again: %s", text);
-	guest_operation_fail(g, rc, g->why, HINT);
+	link_failed(g, rc, true);
 }
 
 static void connected(void *ctx, int rc, const json_t *reply, const char *text)
@@ -218,6 +233,19 @@ static void connected(void *ctx, int rc, const json_t *reply, const char *text)
 		timeline_add(&g->timeline, "recovered", "linked with %s again", g->peer);
 }
 
+/* The guest is off over there, with or without all of its memory. */
+static void ended_there(struct guest *g)
+{
+	log_info("%s: it has ended on %s, and what was held for it is let go", g->name, g->peer);
+	timeline_add(&g->timeline, "let go", "it has ended on %s", g->peer);
+	guest_why(g, "it has ended on %s: nothing of its memory is left to recover", g->peer);
+	if (guest_operation_is(g, "migrate"))
+		guest_operation_fail(g, -ESHUTDOWN, g->why, "start it again there");
+	serving_end(g);
+	g->retiring = true;
+	guest_vm_kill(g);
+}
+
 /* The target is ready. It may say so twice, when it was asked again over a new link: by then the
  * process has had the keys. */
 static void recovered(struct guest *g, const json_t *message)
@@ -226,11 +254,16 @@ static void recovered(struct guest *g, const json_t *message)
 	const char *why = json_text_of(message, "why");
 	json_t *request;
 
-	if (g->child_role != CHILD_SERVING || !p)
+	if (g->child_role != CHILD_SERVING || g->retiring || !p)
 		return;
 	if (json_is_true(json_object_get(message, "complete"))) {
 		guest_answer_came(g);
 		served(g);
+		return;
+	}
+	if (json_true_of(message, "ended")) {
+		guest_answer_came(g);
+		ended_there(g);
 		return;
 	}
 	if (!g->check.q.number)
@@ -251,11 +284,19 @@ static void recovered(struct guest *g, const json_t *message)
 static void recovered_send(struct guest *g, int rc, const char *text)
 {
 	struct peer *p = peers_find(g->agent->peers, g->peer);
-	json_t *o = json_pack("{s:s, s:s, s:b, s:s, s:b}", "type", "recovered", "vm", g->name, "ok",
-			      !rc, "why", rc ? text : "", "complete", !rc && g->complete);
+	json_t *o = json_pack("{s:s, s:s, s:b, s:s, s:b, s:b}", "type", "recovered", "vm", g->name,
+			      "ok", !rc, "why", rc ? text : "", "complete", !rc && g->complete,
+			      "ended", g->gone);
 
 	if (!p || peer_send(p, o))
 		log_warn("%s: %s could not be told about the recovery", g->name, g->peer);
+}
+
+/* The source is told unasked, so that it does not hold what nobody will ask it for. */
+void guest_late_ended(struct guest *g)
+{
+	g->gone = true;
+	recovered_send(g, g->complete ? 0 : -ESHUTDOWN, "it has ended there");
 }
 
 static void keys_taken(void *ctx, int rc, const json_t *reply, const char *text)
@@ -297,6 +338,8 @@ static void recover_asked(struct guest *g, const json_t *message)
 {
 	if (g->complete)
 		recovered_send(g, 0, "");
+	else if (g->gone)
+		recovered_send(g, -ESHUTDOWN, "it has ended there");
 	else if (g->own.state != OWN_ALONE || g->child_role != CHILD_VM)
 		recovered_send(g, -EPERM, "it does not run there");
 	else if (recovery_take(g, message))

@@ -254,7 +254,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 	if (!handover)
 		g->agent->counters.failovers++;
 	/* Its memory may be on its way still, by streams of this session. */
-	g->complete = false;
+	g->complete = g->gone = false;
 	g->late = handover && !json_is_false(json_object_get(reply, "postcopy"));
 	if (!g->late)
 		session_wipe(&g->session);

@@ -174,6 +174,8 @@ static void vm_gone(struct guest *g, const char *how)
 		guest_why(g, "the vm has ended: %s", how);
 		guest_operation_fail(g, -EIO, how, "see the log of polluxd and pollux-vm");
 	}
+	if (expected && g->late)
+		guest_late_ended(g);
 	guest_feed_type(g, OWN_EV_VM_DEAD);
 }
 

@@ -391,6 +391,21 @@ def postcopy_given_up(t):
     hosts.b.wait("stopped")
 
 
+@case("migrate-postcopy-target-stopped", needs=("kvm", "root"))
+def postcopy_target_stopped(t):
+    """By force, without a part of its memory: the source does not hold that for nobody."""
+    hosts = started(t, cmdline=FOLLOWS,
+                    faults_a=",".join(f"postcopy.relink:{n}" for n in range(1, 5)))
+    command = pulling(hosts)
+    cut(hosts)
+    ended(command, 1, "`pollux migrate demo --recover` on hosta")
+    hosts.b.do("stop", "demo", "--force")
+    hosts.b.wait("stopped")
+    hosts.a.wait("none")
+    assert "let go" in hosts.a.whats(), hosts.a.whats()
+    assert hosts.a.vm_pids() == []
+
+
 @case("migrate-while-protected")
 @case("migrate-while-protected-postcopy", options=POSTCOPY, needs=("kvm", "root"))
 def while_protected(t, options=()):

@@ -408,15 +408,43 @@ static void cut_while_it_follows(const char *vm)
 	WAIT_STATE(1, vm, "memory-missing");
 }
 
-/* A guest that stands still heeds no power button: none is kept for later. */
+static void stop_by_force(int host, const char *vm)
+{
+	assert_int_equal(vm_call(host, vm, "stop", json_pack("{s:b}", "force", 1)), 202);
+	WAIT_STATE(host, vm, "stopped");
+}
+
+/* A guest that stands still heeds no power button: none is kept for later. Stopped by force, it
+ * leaves nothing to hold. */
 static void test_stopped_without_its_memory(void **state)
 {
 	const char *vm = "tail-1";
 
 	cut_while_it_follows(vm);
+	assert_true(vm_says(0, vm, "operation", "`pollux migrate tail-1 --recover` on hosta"));
 	assert_int_not_equal(vm_call(1, vm, "stop", NULL), 202);
 	assert_int_equal(timeline_has(1, vm, "stop asked"), 0);
 	assert_string_equal(state_at(1, vm), "memory-missing");
+	stop_by_force(1, vm);
+	WAIT_STATE(0, vm, "none");
+	assert_int_equal(timeline_has(0, vm, "let go"), 1);
+	assert_int_equal(timeline_has(0, vm, "served"), 0);
+}
+
+/* The source could not be told at once. */
+static void test_stopped_unheard(void **state)
+{
+	const char *vm = "tail-1";
+
+	cut_while_it_follows(vm);
+	host_down(&hosts[0]);
+	stop_by_force(1, vm);
+	host_up(&hosts[0]);
+	WAIT_STATE(0, vm, "memory-held");
+	WAIT_FOR(vm_call(0, vm, "migrate/recover", NULL) == 202, vm);
+	operation_ended(0, vm, OPERATION_FAILED, -ESHUTDOWN);
+	assert_true(vm_says(0, vm, "operation", "nothing of its memory is left to recover"));
+	WAIT_STATE(0, vm, "none");
 }
 
 /* ---- keys ------------------------------------------------------------------------------------ */
@@ -489,6 +517,7 @@ int main(int argc, char **argv)
 		FLOW(test_recovered_when_all_has_come),
 		FLOW(test_recovered_before),
 		FLOW(test_stopped_without_its_memory),
+		FLOW(test_stopped_unheard),
 		FLOW(test_keys_are_wiped),
 		FLOW(test_recover_refused),
 	};
