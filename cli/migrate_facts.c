@@ -79,8 +79,9 @@ static void disks_sum(const json_t *stats, double *done, double *total)
 /* What goes back is of another session; and nothing follows before it is known what. */
 static bool seen_is_other(const struct migrate_seen *a, const struct migrate_seen *b)
 {
-	return !b->memory || b->missing != a->missing || b->at_ns < a->at_ns || b->wire < a->wire ||
-	       b->memory < a->memory || b->copied < a->copied || b->followed < a->followed;
+	return (!b->memory && !b->missing) || b->missing != a->missing || b->at_ns < a->at_ns ||
+	       b->wire < a->wire || b->memory < a->memory || b->copied < a->copied ||
+	       b->followed < a->followed;
 }
 
 void migrate_watch_take(struct migrate_watch *w, const json_t *vm)

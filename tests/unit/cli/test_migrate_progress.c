@@ -310,6 +310,8 @@ static void test_follows(void **state)
 
 	scene_says(&before, &s, "memory follows: 40 %  40.0 MiB/s  ETA 0:03  120.0 MiB left");
 	scene_says(NULL, &s, "memory follows: 40 %  120.0 MiB left");
+	s.raw = before.raw = 0; /* all of it follows */
+	scene_says(&before, &s, "memory follows: 40 %  40.0 MiB/s  ETA 0:03  120.0 MiB left");
 	s.left = 0;
 	s.later = 200;
 	scene_says(&before, &s, "memory follows: 100 %  160.0 MiB/s  ETA 0:00  0 B left");
