@@ -252,6 +252,7 @@ static int on_all(struct side *s, unsigned stream, const struct record *r, struc
 	return rc;
 }
 
+/* A target that has not said what it misses may not know it yet: it says that nothing is left. */
 static int on_beat(struct side *s, unsigned stream, const struct record *r, struct error *e)
 {
 	struct postcopy_source *p = (struct postcopy_source *)s;
@@ -260,7 +261,7 @@ static int on_beat(struct side *s, unsigned stream, const struct record *r, stru
 	int rc = link_words_decode(r->payload, r->len, &left, &n);
 
 	pthread_mutex_lock(&s->lock);
-	if (!rc && p->serving)
+	if (!rc && p->serving && p->plan.listed)
 		p->told_left = left;
 	pthread_mutex_unlock(&s->lock);
 	return rc;

@@ -351,6 +351,28 @@ static void test_source_in_order(void **state)
 	world_end(&w);
 }
 
+/* A target that has just been told to start does not know yet what it misses. */
+static void test_source_beats_early(void **state)
+{
+	const uint64_t list[1 + WORDS] = {0, 7, 1 << 6}, pages[] = {70, 1}, none = 0, left = 3;
+	struct postcopy_stats s;
+	struct world w;
+
+	source_make(&w);
+	for (unsigned i = 0; i < 2; i++) {
+		struct heard asked = {0};
+
+		words_say(&w, LINK_BEAT, i ? &left : &none, 1);
+		if (!i)
+			words_say(&w, LINK_MISSING, list, 1 + WORDS);
+		words_say(&w, LINK_NEED, &pages[i], 1);
+		pages_hear(&w, 0, &asked);
+		postcopy_source_stats(w.post.source, &s);
+		assert_int_equal(s.left, i ? 3 : 4);
+	}
+	world_end(&w);
+}
+
 /* What is asked before the guest stands still is answered afterwards. */
 static void test_source_asked_early(void **state)
 {
@@ -425,6 +447,7 @@ int main(void)
 		cmocka_unit_test(test_target_bad_records),
 		cmocka_unit_test(test_target_bad_hello),
 		cmocka_unit_test(test_source_in_order),
+		cmocka_unit_test(test_source_beats_early),
 		cmocka_unit_test(test_source_asked_early),
 		cmocka_unit_test(test_source_bad_records),
 	};
