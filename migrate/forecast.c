@@ -77,12 +77,13 @@ static struct converge_round first_play(const struct migrate_measured *m)
 	return all;
 }
 
-/* When disks are copied: they have their part of a limit, and beside memory half of the link. */
+/* When disks are copied: beside memory they have their part of a limit, and half of the link. */
 static uint64_t disks_ns(const struct migrate_measured *m, bool beside_memory)
 {
-	uint64_t limit = m->bytes_per_second_allowed, ram = m->ram_pages * VM_PAGE_SIZE;
+	uint64_t limit = m->bytes_per_second_allowed;
+	uint64_t memory = beside_memory ? m->ram_pages * VM_PAGE_SIZE : 0;
 	uint64_t rate = beside_memory ? m->bytes_per_second / 2 : m->bytes_per_second;
-	uint64_t allowed = limit - bandwidth_of_memory(limit, ram, m->disk_bytes);
+	uint64_t allowed = bandwidth_of_member(limit, memory, m->disk_bytes, m->disk_bytes);
 
 	return link_ns(m->disk_bytes, limit && allowed < rate ? allowed : rate);
 }

@@ -38,7 +38,7 @@ uint64_t bandwidth_of_memory(uint64_t limit, uint64_t memory, uint64_t members)
 
 uint64_t bandwidth_of_member(uint64_t limit, uint64_t memory, uint64_t members, uint64_t size)
 {
-	uint64_t taken = bandwidth_of_memory(limit, memory, members);
+	uint64_t taken = memory ? bandwidth_of_memory(limit, memory, members) : 0;
 
 	return limit ? part(limit > taken ? limit - taken : 0, size, members) : 0;
 }

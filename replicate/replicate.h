@@ -86,7 +86,8 @@ struct replicate_config {
 void replicate_config_defaults(struct replicate_config *c);
 /* Of that limit, what memory may take while members of so many bytes in all are copied beside it,
  * and what one of them may: by size, but for memory an eighth at the least, since its rounds
- * have to keep up with the guest. When they are copied the limit is memory's alone. */
+ * have to keep up with the guest. When they are copied the limit is memory's alone. With
+ * `copy_none` no memory goes beside them: members have all of it, which memory 0 says. */
 uint64_t bandwidth_of_memory(uint64_t limit, uint64_t memory, uint64_t members);
 uint64_t bandwidth_of_member(uint64_t limit, uint64_t memory, uint64_t members, uint64_t size);
 

@@ -16,12 +16,11 @@
 static uint64_t copy_rate(const struct process_disk *d)
 {
 	const struct process *p = d->process;
-	uint64_t all = 0;
+	uint64_t memory = p->session.copy_none ? 0 : vm_ram_pages(p->vm) * VM_PAGE_SIZE, all = 0;
 
 	for (unsigned i = 0; i < p->member_count; i++)
 		all += p->members[i].size;
-	return bandwidth_of_member(p->session.bytes_per_second, vm_ram_pages(p->vm) * VM_PAGE_SIZE,
-				   all, d->file->size);
+	return bandwidth_of_member(p->session.bytes_per_second, memory, all, d->file->size);
 }
 
 static int member_start(void *ctx, int (*emit)(void *emit_ctx, const struct iovec *iov, int n),

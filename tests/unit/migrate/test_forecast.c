@@ -248,6 +248,10 @@ static void test_postcopy_only_with_disks(void **state)
 	l.c.most_ns = NS_PER_SEC / 2;
 	l.m.disk_bytes = LINK * 4 / 10; /* alone: memory waits */
 	ends(&l, END_POSTCOPY);
+	l.m.disk_bytes = LINK * 2 / 10;
+	l.m.bytes_per_second_allowed = LINK / 2; /* all of it: 0.4 s */
+	ends(&l, END_POSTCOPY);
+	l.m.bytes_per_second_allowed = 0;
 	l.m.disk_bytes = LINK;
 	ends(&l, END_GIVE_UP);
 	assert_int_equal(l.f.total_ns, l.c.most_ns);

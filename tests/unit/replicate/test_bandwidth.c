@@ -31,6 +31,14 @@ static void test_by_size(void **state)
 	assert_int_equal(bandwidth_of_member(80 * MB, GIB, 100 * GIB, 50 * GIB), 35 * MB);
 }
 
+/* When no memory goes beside them the limit is theirs. */
+static void test_members_alone(void **state)
+{
+	assert_int_equal(bandwidth_of_member(100 * MB, 0, GIB, GIB), 100 * MB);
+	assert_int_equal(bandwidth_of_member(100 * MB, 0, 4 * GIB, GIB), 25 * MB);
+	assert_int_equal(bandwidth_of_member(0, 0, GIB, GIB), 0);
+}
+
 /* However many there are, together they keep to the limit. */
 static void test_sum(void **state)
 {
@@ -60,7 +68,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_limit), cmocka_unit_test(test_memory_alone),
 		cmocka_unit_test(test_by_size),  cmocka_unit_test(test_sum),
-		cmocka_unit_test(test_least),
+		cmocka_unit_test(test_least),    cmocka_unit_test(test_members_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
