@@ -31,8 +31,8 @@ def cmd_exec(place, o):
     if not o.command:
         raise LabError("no command given")
     line = o.command[0] if len(o.command) == 1 else shlex.join(o.command)
-    code = remote.execute(place, o.host, line, None if o.n else 0, timeout=o.timeout)
-    if code == remote.TIMED_OUT and o.timeout is not None:
+    code, cut_off = remote.execute_timed(place, o.host, line, None if o.n else 0, timeout=o.timeout)
+    if cut_off:
         say(f"{o.host}: timed out after {o.timeout:g} s: {line}")
     return code
 

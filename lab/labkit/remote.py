@@ -129,14 +129,20 @@ def connect(place, name):
 
 
 def execute(place, name, line, stdin=None, stdout=1, stderr=2, timeout=None):
-    """Runs a shell line; stdin is a descriptor or None. Returns its exit code."""
+    """Runs a shell line; stdin is a descriptor or None. Returns its exit code, or TIMED_OUT."""
+    return execute_timed(place, name, line, stdin, stdout, stderr, timeout)[0]
+
+
+def execute_timed(place, name, line, stdin=None, stdout=1, stderr=2, timeout=None):
+    """The same, and whether it was cut off: a command may end with the code TIMED_OUT, too."""
     deadline = None if timeout is None else time.monotonic() + timeout
     with connect(place, name) as sock:
         session = Session(sock, stdin, stdout, stderr)
         session.send(b"C", line.encode())
         if stdin is None:
             session.send(b"E")
-        return guarded(name, session, deadline)
+        code = guarded(name, session, deadline)
+        return code, session.code is None
 
 
 def guarded(name, session, deadline=None):

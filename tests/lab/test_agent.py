@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import time
+import unittest.mock
 
 from common import TOOLS, FolderTest, eventually
 from labkit import remote
@@ -105,6 +106,15 @@ class AgentTest(FolderTest):
     def test_timeout(self):
         code, _, _ = self.run_line(b"sleep 1000", deadline=time.monotonic() + 0.1)
         self.assertEqual(code, remote.TIMED_OUT)
+
+    def test_a_command_may_end_with_the_code_of_a_timeout(self):
+        def connect(*_):
+            return socket.socket(fileno=self.connect().detach())
+        with unittest.mock.patch.object(remote, "connect", connect):
+            self.assertEqual(remote.execute_timed(None, "hosta", "exit 124", timeout=60),
+                             (remote.TIMED_OUT, False))
+            self.assertEqual(remote.execute_timed(None, "hosta", "sleep 1000", timeout=0.1),
+                             (remote.TIMED_OUT, True))
 
     def test_a_background_process_does_not_hold_the_command(self):
         code, out, _ = self.run_line(b"setsid sleep 5 & echo done")
