@@ -316,6 +316,7 @@ help:
 	@echo 'make demo       a VM survives the death of its host; hosts are namespaces of this machine'
 	@echo 'make demo-lab   the same with emulated hosts, each with a kernel and a KVM of its own'
 	@echo 'make lab        emulated hosts, left up;  make lab-down ends them'
+	@echo 'make lab-guest  a Linux guest to try: vmlinux and initrd.img in build/lab/guest'
 	@echo 'make bench      measure, and print the tables;  make bench-engines: beside QEMU;'
 	@echo '                make bench-protect, make bench-lab: a Linux guest, its failover;'
 	@echo '                make bench-migrate: moving a VM, beside raw TCP and QEMU'

@@ -116,6 +116,7 @@ def cmd_status(place, o):
 HOW_TO = """The lab is up. In {folder}/share is what its hosts see as /lab, in /pollux the build folder.
   a shell on a host          {lab} shell {first}
   one command                {lab} exec {first} -- COMMAND
+  Pollux, not on PATH there  {lab} exec {first} -- /pollux/pollux version
   cut a network, or a host   {lab} cut repl            {lab} cut front {first} --dir out
   heal all                   {lab} heal
   kill a host, start it      {lab} kill {first}           {lab} start {first}
