@@ -303,6 +303,9 @@ int guest_peer_ready(struct guest *g, const char *to, struct error *e, const cha
 {
 	struct peer *p = peers_find(g->agent->peers, to);
 
+	if (!strcmp(to, g->agent->config.name))
+		return guest_refuse(e, hint, -ENOENT, "`pollux list --peers` shows the others",
+				    "%.64s is this host", to);
 	if (!p)
 		return guest_refuse(e, hint, -ENOENT, "`pollux list --peers` shows those that are",
 				    "%.64s is not a peer in the configuration of this host", to);

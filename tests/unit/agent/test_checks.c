@@ -167,6 +167,23 @@ static void test_refused_at_once(void **state)
 	assert_true(json_array_size(json_object_get(check_result(), "reasons")) > 0);
 }
 
+static void test_refused_to_itself(void **state)
+{
+	char body[128];
+	struct http_request q = {.method = "POST", .path = "/v1/vms/vm1/migrate", .body = body};
+	struct http_reply reply = {.status = 200};
+	json_t *o;
+
+	run_alone("vm1");
+	q.body_len = (size_t)snprintf(body, sizeof(body), "{\"to\": \"%s\"}", hosts[0].config.name);
+	api_handle(hosts[0].agent, &q, &reply);
+	assert_int_equal(reply.status, 404);
+	o = json_loads(reply.body, 0, NULL);
+	assert_non_null(strstr(json_text_of(o, "error"), "is this host"));
+	json_decref(o);
+	free(reply.body);
+}
+
 /* All that this host has to say, in the answer to the request. */
 static void test_refused_here(void **state)
 {
@@ -501,6 +518,7 @@ int main(int argc, char **argv)
 		FLOW(test_target_is_full),
 		FLOW(test_impossible_is_measured),
 		FLOW(test_refused_at_once),
+		FLOW(test_refused_to_itself),
 		FLOW(test_refused_here),
 		FLOW(test_refused_here_and_there),
 		FLOW(test_refused_here_unanswered_there),
