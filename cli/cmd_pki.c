@@ -6,15 +6,20 @@
 #include "channel/channel.h"
 #include "cli/cli.h"
 
+/* A name, a role or a number of days that is none, or what stands in the way of a good one. */
+static int pki_failed(const struct error *e)
+{
+	complain("%s", e->text);
+	return e->code == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+}
+
 static int ca_make(const struct invocation *v, const char *folder, unsigned days)
 {
 	struct error e = {0};
 	const char *name = v->argument_count > 1 ? v->arguments[1] : "pollux-ca";
 
-	if (pki_create_ca(folder, name, days, &e)) {
-		complain("%s", e.text);
-		return EXIT_FAILED;
-	}
+	if (pki_create_ca(folder, name, days, &e))
+		return pki_failed(&e);
 	printf("made %s/ca.crt and %s/ca.key\n"
 	       "keep ca.key away from the hosts; next: pollux pki issue HOST\n",
 	       folder, folder);
@@ -30,10 +35,8 @@ static int certificate_issue(const struct invocation *v, const char *folder, uns
 		complain("usage: pollux pki issue NAME");
 		return EXIT_USAGE;
 	}
-	if (pki_issue(folder, name, role ? role : "peer", days, &e)) {
-		complain("%s", e.text);
-		return EXIT_FAILED;
-	}
+	if (pki_issue(folder, name, role ? role : "peer", days, &e))
+		return pki_failed(&e);
 	printf("made %s/%s.crt and %s/%s.key\n", folder, name, folder, name);
 	return EXIT_OK;
 }

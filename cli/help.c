@@ -53,7 +53,7 @@ static void options_print(const struct option_spec *specs, size_t most)
 
 void help_command(const struct command *c)
 {
-	printf("usage: pollux %s %s%s\n\n", c->name, c->arguments,
+	printf("usage: pollux %s%s%s%s\n\n", c->name, *c->arguments ? " " : "", c->arguments,
 	       c->options[0].name ? " [OPTIONS]" : "");
 	text_fill(c->summary, 0);
 	if (*c->details) {

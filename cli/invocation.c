@@ -69,8 +69,8 @@ static int arguments_take(int argc, char **argv, struct invocation *v)
 	unsigned n = (unsigned)(argc - optind);
 
 	if (n < c->least || n > c->most) {
-		complain("usage: pollux %s %s; see `pollux help %s`", c->name, c->arguments,
-			 c->name);
+		complain("usage: pollux %s%s%s; see `pollux help %s`", c->name,
+			 *c->arguments ? " " : "", c->arguments, c->name);
 		return EXIT_USAGE;
 	}
 	for (unsigned i = 0; i < n; i++)

@@ -37,7 +37,7 @@ static void roff_option(const struct option_spec *o)
 
 static void roff_command(const struct command *c)
 {
-	printf(".SS \"pollux %s %s\"\n", c->name, c->arguments);
+	printf(".SS \"pollux %s%s%s\"\n", c->name, *c->arguments ? " " : "", c->arguments);
 	roff_text(c->summary);
 	if (*c->details) {
 		puts(".PP");

@@ -98,6 +98,12 @@ static void test_usage_errors(void **state)
 	assert_int_equal(parse(&v, "stop", "a", "--timeout", NULL), EXIT_USAGE);
 	assert_int_equal(parse(&v, "list", "a", NULL), EXIT_USAGE);
 	assert_int_equal(parse(&v, "stop", "a", "--force=1", NULL), EXIT_USAGE);
+	assert_int_equal(
+		parse(&v, "pki", "issue", "a", "--role", "foo", "--dir", "/nonexistent", NULL),
+		EXIT_OK);
+	assert_int_equal(v.command->run(&v), EXIT_USAGE);
+	assert_int_equal(parse(&v, "pki", "issue", "a", "--dir", "/nonexistent", NULL), EXIT_OK);
+	assert_int_equal(v.command->run(&v), EXIT_FAILED);
 }
 
 static void test_no_agent(void **state)
