@@ -334,7 +334,8 @@ int guest_restore(struct agent *a, const struct restore_options *o, struct guest
 int guest_image_cancel(struct guest *g, struct error *e, const char **hint) MUST_CHECK;
 void guest_image_event(struct guest *g, const json_t *message);
 bool guest_image_restoring(const struct guest *g);
-void guest_image_load(struct guest *g); /* instead of a boot */
+bool guest_image_lazy(const struct guest *g); /* ...and lazily */
+void guest_image_load(struct guest *g);       /* instead of a boot */
 void guest_image_check(struct guest *g);
 /* The process has ended: whatever was not done never will be. */
 void guest_image_drop(struct guest *g);

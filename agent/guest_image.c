@@ -89,6 +89,11 @@ bool guest_image_restoring(const struct guest *g)
 	return g->image && g->image->restoring;
 }
 
+bool guest_image_lazy(const struct guest *g)
+{
+	return guest_image_restoring(g) && g->image->lazy;
+}
+
 void guest_image_drop(struct guest *g)
 {
 	char partial[PATH_MAX + 16];

@@ -273,8 +273,8 @@ int guest_child_start(struct guest *g, enum child_role role, struct error *e)
 
 json_t *guest_create_request(const struct guest *g, const char *role)
 {
-	return json_pack("{s:s, s:s, s:s, s:s}", "do", "create", "config", g->config, "origin",
-			 g->origin, "role", role);
+	return json_pack("{s:s, s:s, s:s, s:s, s:b}", "do", "create", "config", g->config, "origin",
+			 g->origin, "role", role, "lazy", guest_image_lazy(g));
 }
 
 json_t *guest_session_request(const struct session *s, const char *what)

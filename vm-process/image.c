@@ -122,8 +122,13 @@ static void job_loaded(void *ctx);
 static int lazy_run(struct image_job *j, struct error *e)
 {
 	struct image_lazy *l;
-	int rc = image_lazy_begin(j->process->vm, j->fd, job_key(j), &j->progress, &l, e);
+	int rc = vm_lazy_prepare(j->process->vm, e);
 
+	if (rc) {
+		error_context(e, "restore it without --lazy");
+		return rc;
+	}
+	rc = image_lazy_begin(j->process->vm, j->fd, job_key(j), &j->progress, &l, e);
 	if (rc)
 		return rc;
 	process_post(j->process, job_loaded, j);

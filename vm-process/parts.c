@@ -114,7 +114,7 @@ static void *io_main(void *ctx)
 	return NULL;
 }
 
-/* Without it a migration to here can do all but postcopy. */
+/* Without it a migration to here can do all but postcopy. A lazy restore then says why not. */
 static void lazy_prepare(struct process *p)
 {
 	struct error e = {0};
@@ -153,7 +153,7 @@ int parts_open(struct process *p, int console_in, int console_out,
 	rc = vm_create(&p->config, &parts, &p->vm, e);
 	if (rc)
 		return rc;
-	if (p->role == ROLE_STANDBY)
+	if (p->role == ROLE_STANDBY || p->lazy_asked)
 		lazy_prepare(p);
 	if (console_out >= 0) {
 		rc = console_attach(p->console, console_in, console_out);

@@ -116,6 +116,7 @@ static int do_create(struct process *p, struct request *q, struct error *e)
 	rc = vm_config_parse(text, origin ? origin : "config", &p->config, e);
 	if (rc)
 		return rc;
+	p->lazy_asked = json_is_true(json_object_get(q->body, "lazy"));
 	log_context_vm(p->config.name);
 	rc = create_parts(p, q, e);
 	if (rc)

@@ -84,6 +84,7 @@ struct process {
 	struct loop_timer *relink; /* of a link that is cut; of the source */
 	unsigned relinks;          /* tries, since pages came last */
 	uint64_t relink_left;
+	bool lazy_asked; /* a lazy restore is to follow */
 	bool lazy_ready; /* memory may come later */
 	bool postcopy;   /* standby, loaded: it will */
 	pthread_t start_thread;

@@ -15,7 +15,8 @@
  *   create       {"config": text of the VM file, "origin": path,
  *                 "role": "primary"|"standby"|"successor",
  *                 "deterministic": {"seed": n, "hash_every": n, "record": path, "replay": path},
- *                     each of them if wanted}
+ *                     each of them if wanted,
+ *                 "lazy": true if a lazy restore is to follow}
  *                console fds may come beside it
  *   boot         {}
  *                primary: load the kernel and start

@@ -90,7 +90,7 @@ peers = ( {", ".join(self.peer(p, hosts.way(name, p)) for p in ports if p != nam
     def wrapper(self):
         """With disks of its own: a folder that each host has something else in."""
         if not self.hosts.own_disks:
-            return []
+            return self.hosts.wrap
         own, here = self.t.path(f"disks-{self.name}"), self.t.path("disks")
         for folder in (own, here):
             os.makedirs(folder, exist_ok=True)
@@ -221,9 +221,10 @@ peers = ( {", ".join(self.peer(p, hosts.way(name, p)) for p in ports if p != nam
 
 class Hosts:
     def __init__(self, t, heartbeat_ms=50, loss_ms=3000, extra="", own_disks=False,
-                 names=("hosta", "hostb"), proxied=False, faults=()):
-        """proxied: hosta reaches hostb through self.proxy. faults: of each host's first polluxd."""
-        self.own_disks, self.proxy = own_disks, None
+                 names=("hosta", "hostb"), proxied=False, faults=(), wrap=()):
+        """proxied: hosta reaches hostb through self.proxy. faults: of each host's first polluxd.
+        wrap: what each polluxd is started by."""
+        self.own_disks, self.wrap, self.proxy = own_disks, wrap, None
         self.t, self.heartbeat_ms, self.loss_ms, self.extra = t, heartbeat_ms, loss_ms, extra
         t.cleanup(reap_all)
         for args in (["init-ca"], *(["issue", name] for name in names)):

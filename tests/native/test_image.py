@@ -199,9 +199,9 @@ def restarts(t):
     goes_on(hosts.a)
 
 
-def saved_large(t, *options):
+def saved_large(t, *options, wrap=()):
     """A guest whose memory has many chunks, saved."""
-    hosts = Hosts(t)
+    hosts = Hosts(t, wrap=wrap)
     image = t.path("demo.image")
     hosts.a.do("start", hosts.vm_file(memory="64M", cmdline="pages=8000 rate=100000 report=1"))
     before = max(heard(hosts.a, 60, 3))
@@ -225,6 +225,31 @@ def lazy(t, fault=None):
         assert re.search("can be read again|waits for: cannot read", open(hosts.a.log).read())
     goes_on(hosts.a)
     hosts.a.do("save", "demo", image, "--overwrite")
+    hosts.a.do("restore", image)
+    goes_on(hosts.a)
+
+
+NO_DEVICE = ("unshare", "-m", "sh", "-c",
+             'if [ -e /dev/userfaultfd ]; then mount --bind /dev/null /dev/userfaultfd; fi; exec "$@"',
+             "sh")
+
+
+@case("image-lazy-by-capability", needs=("kvm", "root", "kept-userfaultfd"))
+def lazy_by_capability(t):
+    """The VM process has CAP_SYS_PTRACE, and nothing else to get a userfaultfd by, until it drops it."""
+    hosts, image, before = saved_large(t, wrap=NO_DEVICE)
+    hosts.a.do("restore", image, "--lazy")
+    assert min(heard(hosts.a, 30)) > before
+    wait_until(lambda: "memory read" in hosts.a.whats(), 30, "all of its memory is there")
+    goes_on(hosts.a)
+
+
+@case("image-lazy-impossible", needs=("kvm", "root", "kept-userfaultfd"))
+def lazy_impossible(t):
+    """Without that it is refused, and the image can be restored otherwise."""
+    hosts, image, _ = saved_large(t, wrap=NO_DEVICE + ("setpriv", "--bounding-set", "-sys_ptrace",
+                                                       "--inh-caps", "-sys_ptrace"))
+    assert "without --lazy" in hosts.a.refuses(1, "restore", image, "--lazy")
     hosts.a.do("restore", image)
     goes_on(hosts.a)
 
