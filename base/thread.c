@@ -94,8 +94,8 @@ struct scheduling {
 _Static_assert(sizeof(struct scheduling) == 48, "SCHED_ATTR_SIZE_VER0");
 #define RESET_ON_FORK UINT64_C(1) /* SCHED_FLAG_RESET_ON_FORK */
 
-/* The kernel prefers the thread that has the CPU, if that takes the signal, and raises the limit by a
- * second. The flag stays, as only a privileged thread may take it off. */
+/* The kernel prefers the thread that has the CPU, if that takes the signal, and raises the limit by
+ * a second. The flag stays, as only a privileged thread may take it off. */
 static void on_too_long(int number)
 {
 	int before = errno;
