@@ -136,6 +136,7 @@ def unprotect_unheard(t):
         pass
     pair.standby.process.wait_state("released")
     assert "good order" in pair.promote_refused()
+    pair.primary.process.wait_state("lost")  # before, it has not asked
     pair.primary.process.ask("ownership", answer="confirmed")
     pair.observer.wait_replies(20)
 
