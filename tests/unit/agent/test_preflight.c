@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "tests/unit/agent/preflight_case.h"
+#include "tests/unit/engines.h"
 
 static void a_host_like_this_one_takes_it(void **state)
 {
@@ -514,17 +515,6 @@ static void real_cpu(const struct real *r)
 	json_decref(o);
 }
 
-static bool kvm_usable(void)
-{
-	struct engine_report reports[8];
-	unsigned n = engine_probe_all(reports, ARRAY_LEN(reports));
-
-	for (unsigned i = 0; i < n; i++)
-		if (!strcmp(reports[i].name, "kvm"))
-			return reports[i].usable;
-	return false;
-}
-
 static json_t *real_limits(struct real *r, const json_t *limits)
 {
 	json_t *about = preflight_about(&r->guest), *o;
@@ -547,7 +537,7 @@ static void what_is_found_of_limits(void **state)
 	struct real r;
 	json_t *limits, *o;
 
-	if (!kvm_usable()) {
+	if (!kvm_is_usable()) {
 		print_message("KVM cannot be used here\n");
 		skip();
 	}

@@ -11,6 +11,7 @@
 
 #include "hypervisor/hypervisor.h"
 #include "hypervisor/state.h"
+#include "tests/unit/engines.h"
 
 static struct vm_cpu_leaf leaves[VM_CPU_LEAVES_MAX];
 
@@ -64,17 +65,6 @@ static void state_compare(const char *engine, const char *cpu, unsigned vcpus)
 	buf_free(&state);
 }
 
-static bool kvm_usable(void)
-{
-	struct engine_report reports[8];
-	unsigned n = engine_probe_all(reports, ARRAY_LEN(reports));
-
-	for (unsigned i = 0; i < n; i++)
-		if (!strcmp(reports[i].name, "kvm"))
-			return reports[i].usable;
-	return false;
-}
-
 static void engine_soft_says_what_it_has(void **state)
 {
 	struct error e = {0};
@@ -87,7 +77,7 @@ static void engine_soft_says_what_it_has(void **state)
 
 static void kvm_says_what_it_has(void **state)
 {
-	if (!kvm_usable()) {
+	if (!kvm_is_usable()) {
 		print_message("KVM cannot be used here\n");
 		skip();
 	}

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "hypervisor/cpu_limits.h"
+#include "tests/unit/engines.h"
 
 #define ARCH   0x10au
 #define BIT(n) (UINT64_C(1) << (n))
@@ -172,22 +173,11 @@ static void others_have_none(void **state)
 	}
 }
 
-static bool kvm_usable(void)
-{
-	struct engine_report reports[8];
-	unsigned n = engine_probe_all(reports, ARRAY_LEN(reports));
-
-	for (unsigned i = 0; i < n; i++)
-		if (!strcmp(reports[i].name, "kvm"))
-			return reports[i].usable;
-	return false;
-}
-
 static void kvm_satisfies_its_own(void **state)
 {
 	struct vm_cpu_limits here, own;
 
-	if (!kvm_usable()) {
+	if (!kvm_is_usable()) {
 		print_message("KVM cannot be used here\n");
 		skip();
 	}

@@ -27,6 +27,7 @@
 #include <cmocka.h>
 #include <cpuid.h>
 
+#include "tests/unit/engines.h"
 #include "tests/unit/hypervisor/guest_child.h"
 
 #define DISK_SIZE  (UINT64_C(1) << 20)
@@ -94,17 +95,13 @@ static void disk_make(struct fixture *f)
 
 static bool kvm_usable(char *why, size_t room)
 {
-	struct engine_report reports[8];
-	unsigned n = engine_probe_all(reports, ARRAY_LEN(reports));
+	struct engine_report report;
 	snprintf(why, room, "there is no KVM engine in this build");
-	for (unsigned i = 0; i < n; i++) {
-		if (strcmp(reports[i].name, "kvm") != 0)
-			continue;
-		real_guests = reports[i].real_guests;
-		snprintf(why, room, "%s", reports[i].why);
-		return reports[i].usable;
-	}
-	return false;
+	if (!engine_report_of("kvm", &report))
+		return false;
+	real_guests = report.real_guests;
+	snprintf(why, room, "%s", report.why);
+	return report.usable;
 }
 
 /* In the test itself: cmocka takes a skip in a set-up for a failure. */
