@@ -270,6 +270,7 @@ void program_move(struct program *to, struct program *from);
 /* But for the engine, which is told also of a VM that is off. */
 void program_forget(struct program *p);
 void guest_vm_stats(struct guest *g); /* ask; g->stats follows */
+void guest_stats_forget(struct guest *g);
 /* There is none: while the last one is leaving, set start_owed. */
 int guest_child_start(struct guest *g, enum child_role role, struct error *e) MUST_CHECK;
 /* fn hears also when not even asking was possible. */

@@ -266,6 +266,7 @@ int guest_migrate_begin(struct guest *g, const char *to, const struct migrate_op
 		return rc;
 	g->copies = session_disks_copied(&p);
 	guest_migration_free(g);
+	guest_stats_forget(g);
 	g->migration = (struct migration){.wishes = wishes_json(g->agent, o, g->forecast.link_rate),
 					  .began_ns = clock_ns()};
 	g->why[0] = '\0';

@@ -112,6 +112,13 @@ static void stats_take(struct guest *g, const json_t *stats)
 	g->stats_ns = clock_ns();
 }
 
+void guest_stats_forget(struct guest *g)
+{
+	json_decref(g->stats);
+	g->stats = NULL;
+	g->stats_ns = 0;
+}
+
 static void progress_take(struct guest *g, const json_t *message)
 {
 	stats_take(g, message);
@@ -209,8 +216,7 @@ static void child_exited(void *ctx, bool clean, const char *how)
 	g->child_role = CHILD_NONE;
 	g->child_state[0] = g->child_why[0] = '\0';
 	g->start_owed = 0;
-	json_decref(g->stats);
-	g->stats = NULL;
+	guest_stats_forget(g);
 	program_forget(&g->program);
 	guest_console_close(g);
 	guest_dump_end(g);
@@ -432,6 +438,7 @@ void guest_session_start(struct guest *g, uint64_t term)
 	json_object_set_new(request, "port", json_integer(peer_config(p)->port));
 	if (g->session.options.handover)
 		guest_migration_put(g, request);
+	guest_stats_forget(g); /* they are of the session before */
 	snprintf(g->child_state, sizeof(g->child_state), "connecting");
 	guest_child_ask(g, request, QUICK_NS, session_begun);
 }

@@ -245,7 +245,8 @@ static int vm_status(const struct invocation *v)
 	int rc = api_vm_call(v, "GET", v->arguments[0], "", NULL, &vm);
 
 	/* The first request makes polluxd ask the VM process; the second has its answer. */
-	if (!rc && json_number(vm, "pid") && json_number(vm, "stats_age_ms") > 200) {
+	if (!rc && json_number(vm, "pid") &&
+	    (!json_object_get(vm, "stats") || json_number(vm, "stats_age_ms") > 200)) {
 		nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
 		json_decref(vm);
 		rc = api_vm_call(v, "GET", v->arguments[0], "", NULL, &vm);

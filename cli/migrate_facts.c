@@ -261,6 +261,11 @@ static void later_read(const json_t *later, struct migrate_facts *f)
 	f->cut = !strcmp(json_word(later, "state"), "cut");
 }
 
+static bool is_before(const char *phase)
+{
+	return !strcmp(phase, "checking") || !strcmp(phase, "unprotecting");
+}
+
 void migrate_facts_read(const struct migrate_watch *w, const json_t *vm, struct migrate_facts *f)
 {
 	const json_t *stats = json_object_get(vm, "stats"),
@@ -272,7 +277,7 @@ void migrate_facts_read(const struct migrate_watch *w, const json_t *vm, struct 
 	f->phase = phase_of(vm);
 	f->follows = !strcmp(f->phase, "postcopy") || !strcmp(f->phase, "recovering");
 	/* Before it begins stats are of an earlier session. */
-	if (!json_is_object(m) && !f->follows)
+	if (is_before(f->phase) || (!json_is_object(m) && !f->follows))
 		return;
 	f->copying = !strcmp(f->phase, "copying");
 	rates_read(w, m, f);

@@ -60,6 +60,9 @@ static json_t *disk_json(const struct process *p, const struct process_disk *d)
 	struct mirror_progress m;
 
 	mirror_source_progress(d->source, &m);
+	/* The copy begins anew with the session; until then it is the one before. */
+	if (p->replicator && p->replicator_state == REPLICATOR_CONNECTING)
+		m.done = m.synced = 0;
 	return json_pack("{s:I, s:b, s:I, s:I, s:I, s:I, s:I}", "size", (json_int_t)d->file->size,
 			 "synced", m.synced, "copied", (json_int_t)m.done, "to_copy",
 			 (json_int_t)(member_of(p, d) ? m.total : 0), "emitted_bytes",
@@ -117,7 +120,7 @@ json_t *stats_json(struct process *p)
 		json_object_set_new(o, "dump", dump_json(p));
 	if (p->replicator)
 		replicator_stats(p->replicator, &s);
-	else if (p->replica)
+	else if (p->replica && p->role == ROLE_STANDBY) /* else the session is over */
 		replica_stats(p->replica, &s);
 	json_object_set_new(o, "replication", replication_json(&s));
 	json_object_set_new(o, "migration", migrate_json(p));

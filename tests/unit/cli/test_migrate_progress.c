@@ -517,8 +517,7 @@ static void test_event_cut(void **state)
 	json_decref(e);
 }
 
-/* Before it begins: what its protection counts is not of it. */
-static void test_event_unknown(void **state)
+static void unknown_event(bool migrated)
 {
 	struct scene s = first;
 	struct migrate_watch w = {0};
@@ -527,13 +526,21 @@ static void test_event_unknown(void **state)
 	s.phase = "checking";
 	s.state = "protected";
 	vm = scene_json(&s);
-	json_object_set_new(json_object_get(vm, "stats"), "migration", json_null());
+	if (!migrated)
+		json_object_set_new(json_object_get(vm, "stats"), "migration", json_null());
 	e = migrate_event_json(&w, vm);
 	for (size_t i = 0; i < ARRAY_LEN(event_numbers); i++)
 		if (event_number(e, event_numbers[i]) >= 0)
 			fail_msg("%s cannot be known", event_numbers[i]);
 	json_decref(e);
 	json_decref(vm);
+}
+
+/* Before it begins: what its protection counts is not of it, nor a migration before. */
+static void test_event_unknown(void **state)
+{
+	unknown_event(false);
+	unknown_event(true);
 }
 
 /* ---- the summary ----------------------------------------------------------------------------- */

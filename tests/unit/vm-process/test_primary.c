@@ -203,6 +203,21 @@ static void test_a_reason_of_any_bytes(void **state)
 	assert_string_equal(room, "k??s");
 }
 
+/* Of a VM that has arrived the session is over, and is not its own replication. */
+static void test_an_arrived_vm_has_no_session(void **state)
+{
+	struct process *p = *state;
+	json_t *stats;
+
+	p->replica = (struct replica *)16; /* not to be asked */
+	stats = stats_json(p);
+	p->replica = NULL;
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(stats, "replication"),
+							    "bytes_sent")),
+			 0);
+	json_decref(stats);
+}
+
 /* Output of the lost session is held, whatever becomes of those that follow. */
 static void test_held_until_somebody_owns(void **state)
 {
@@ -399,6 +414,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(test_the_end_is_reported, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reason_of_any_bytes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_an_arrived_vm_has_no_session, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_held_until_somebody_owns, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_fenced_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_owned_when_it_asks, setup, teardown),
