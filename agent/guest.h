@@ -500,6 +500,8 @@ int guest_session_make(struct guest *g, const struct protect_options *o,
 /* ---- guest_operate.c: what an operator asks ------------------------------------------- */
 void guest_operation_begin(struct guest *g, const char *what);
 void guest_operation_done(struct guest *g);
+/* One that has ended is no news of a VM that runs anew. */
+void guest_operation_past(struct guest *g);
 bool guest_operation_is(const struct guest *g, const char *what); /* and it runs */
 /* Nobody else can have the VM any more, and its process has not said yet that it goes on;
  * which it was told a moment ago, and does unless it cannot. */

@@ -14,6 +14,7 @@
 #define FIXED_NS     (3 * NS_PER_MS)
 #define STORES       2u
 #define STREAMS_MOST 16
+#define CANCELLED    "it was cancelled"
 
 /* ---- options ---------------------------------------------------------------------- */
 
@@ -293,7 +294,7 @@ static void cancelled(void *ctx, int rc, const json_t *reply, const char *text)
 	if (!guest_session_ended(g, reply))
 		return;
 	timeline_add(&g->timeline, "cancelled", "by the operator");
-	guest_why(g, "it was cancelled");
+	guest_why(g, "%s", CANCELLED);
 	guest_session_over(g);
 }
 
@@ -405,12 +406,15 @@ static void migrate_failed(struct guest *g)
 	else if (!g->why[0] && json_is_string(why))
 		guest_why(g, "%s", json_string_value(why));
 	guest_operation_fail(g, cancelled ? -ECANCELED : -EIO,
-			     cancelled   ? "it was cancelled"
+			     cancelled   ? CANCELLED
 			     : g->why[0] ? g->why
 					 : "the session ended",
 			     stayed        ? "the VM runs on here"
 			     : g->vm_ended ? "the VM is off"
 					   : "see `pollux status`");
+	/* The operation says it, and the VM runs as it did. */
+	if (cancelled && !strcmp(g->why, CANCELLED))
+		g->why[0] = '\0';
 	guest_chain_undo(g);
 }
 

@@ -61,6 +61,14 @@ void guest_operation_fail(struct guest *g, int code, const char *text, const cha
 	log_warn("%s: %s failed: %s", g->name, o->what, text);
 }
 
+void guest_operation_past(struct guest *g)
+{
+	if (g->operation.state == OPERATION_NONE || g->operation.state == OPERATION_RUNNING)
+		return;
+	g->ended = g->operation; /* for whoever waits for it */
+	g->operation = (struct operation){0};
+}
+
 static void check_start(struct guest *g)
 {
 	if (g->child_role == CHILD_VM && g->child_state[0])

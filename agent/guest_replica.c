@@ -248,6 +248,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 	g->replica_up = false;
 	g->why[0] = '\0';
 	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
+	guest_operation_past(g);
 	timeline_add(&g->timeline, "running", "promoted at epoch %lld in %.1f ms",
 		     (long long)json_integer_of(reply, "epoch", 0),
 		     json_number_value(json_object_get(reply, "ms")));

@@ -23,6 +23,9 @@ static void test_moves(void **state)
 		WAIT_STATE(i, "vm1", "none");
 		operation_ended(i, "vm1", OPERATION_DONE, 0);
 	}
+	/* It has come back: that it went is of the past. */
+	assert_int_equal(guest_at(0, "vm1")->operation.state, OPERATION_NONE);
+	assert_string_equal(guest_at(0, "vm1")->ended.what, "migrate");
 	assert_false(fence_ran("hosta") || fence_ran("hostb"));
 }
 
@@ -34,6 +37,7 @@ static void test_cancelled(void **state)
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 202);
 	operation_ended(0, "hold-1", OPERATION_FAILED, -ECANCELED);
 	assert_string_equal(state_at(0, "hold-1"), "running");
+	assert_string_equal(guest_at(0, "hold-1")->why, "");
 	WAIT_STATE(1, "hold-1", "none");
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 409);
 }
