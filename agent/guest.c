@@ -84,6 +84,18 @@ static void act_fence(struct guest *g, const struct ownership_action *a)
 	host_fence(g->agent, g, g->peer, a->id);
 }
 
+void guest_lost_why(struct guest *g, const char *side, const char *why)
+{
+	const char *at = strstr(why, side);
+
+	if (!g->session.options.handover && !g->migration.session)
+		guest_why(g, "%s is lost: %s", side, why);
+	else if (at)
+		guest_why(g, "%.*s%s%s", (int)(at - why), why, g->peer, at + strlen(side));
+	else
+		guest_why(g, "%s is lost%s%s", g->peer, *why ? ": " : "", why);
+}
+
 /* Also one of before polluxd was restarted, as its process says. */
 static bool is_migration(const struct guest *g)
 {
@@ -177,8 +189,16 @@ static void act_load(struct guest *g, const struct ownership_action *a)
 
 static void act_promote(struct guest *g, const struct ownership_action *a)
 {
-	timeline_add(&g->timeline, "promoting", "term %llu is stored", (unsigned long long)a->term);
+	timeline_add(&g->timeline, g->session.options.handover ? "starting" : "promoting",
+		     "term %llu is stored", (unsigned long long)a->term);
 	guest_promote(g, a->term);
+}
+
+/* Of a migration it is known better: whose words they were. */
+static bool report_is_of_sessions(const struct guest *g, const char *why)
+{
+	return is_migration(g) && g->why[0] &&
+	       (!strcmp(why, "the standby is lost") || !strcmp(why, "the primary is lost"));
 }
 
 static void act_report(struct guest *g, const struct ownership_action *a)
@@ -186,7 +206,8 @@ static void act_report(struct guest *g, const struct ownership_action *a)
 	log_info("%s: %s under term %llu%s%s", g->name, ownership_state_name(a->state),
 		 (unsigned long long)g->own.record.term, a->why ? ": " : "", a->why ? a->why : "");
 	/* What is known already may say the same and more. */
-	if (a->why && strncmp(g->why, a->why, strlen(a->why)) != 0)
+	if (a->why && strncmp(g->why, a->why, strlen(a->why)) != 0 &&
+	    !report_is_of_sessions(g, a->why))
 		guest_why(g, "%s", a->why);
 }
 

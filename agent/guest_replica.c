@@ -21,16 +21,19 @@ static void feed_term(struct guest *g, enum ownership_event type, bool reset)
 
 static void said_ready(struct guest *g, const json_t *message, const char *why)
 {
-	timeline_add(&g->timeline, g->session.options.handover ? "arrived" : "protected",
-		     "the twin holds a whole epoch");
+	if (g->session.options.handover)
+		timeline_add(&g->timeline, "arrived", "what it takes to run here is whole");
+	else
+		timeline_add(&g->timeline, "protected", "the twin holds a whole epoch");
 	feed_term(g, OWN_EV_REPLICA_READY, false);
 }
 
 static void said_lost(struct guest *g, const json_t *message, const char *why)
 {
 	g->lost_ns = clock_ns();
-	timeline_add(&g->timeline, "loss detected", "the primary: %s", why);
-	guest_why(g, "the primary is lost: %s", why);
+	timeline_add(&g->timeline, "loss detected", "%s: %s",
+		     g->session.options.handover ? g->peer : "the primary", why);
+	guest_lost_why(g, "the primary", why);
 	feed_term(g, OWN_EV_REPLICA_LOST, json_is_true(json_object_get(message, "reset")));
 }
 
@@ -230,6 +233,18 @@ void guest_load(struct guest *g, uint64_t term)
 			loaded);
 }
 
+static void running_note(struct guest *g, const json_t *reply, bool handover)
+{
+	double ms = json_number_value(json_object_get(reply, "ms"));
+
+	if (handover)
+		timeline_add(&g->timeline, "running", "arrived from %s, started in %.1f ms",
+			     g->peer, ms);
+	else
+		timeline_add(&g->timeline, "running", "promoted at epoch %lld in %.1f ms",
+			     (long long)json_integer_of(reply, "epoch", 0), ms);
+}
+
 static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
@@ -249,9 +264,7 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 	g->why[0] = '\0';
 	snprintf(g->child_state, sizeof(g->child_state), "unprotected");
 	guest_operation_past(g);
-	timeline_add(&g->timeline, "running", "promoted at epoch %lld in %.1f ms",
-		     (long long)json_integer_of(reply, "epoch", 0),
-		     json_number_value(json_object_get(reply, "ms")));
+	running_note(g, reply, handover);
 	if (!handover)
 		g->agent->counters.failovers++;
 	/* Its memory may be on its way still, by streams of this session. */
@@ -263,6 +276,8 @@ static void promoted(void *ctx, int rc, const json_t *reply, const char *text)
 		snprintf(g->postcopy, sizeof(g->postcopy), "running");
 	guest_console_open(g);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_PROMOTED, .term = session_term});
+	if (handover && !strcmp(g->why, "promoted"))
+		guest_why(g, "arrived from %s", g->peer);
 	if (handover)
 		guest_chain_arrived(g, &g->chain.then);
 }

@@ -39,10 +39,11 @@ static void said_protected(struct guest *g, uint64_t term, const char *why)
 static void said_lost(struct guest *g, uint64_t term, const char *why)
 {
 	g->lost_ns = clock_ns();
-	timeline_add(&g->timeline, "loss detected", "the standby: %s", why);
 	/* Of a session that was ended here, or whose copy was dropped, it is known why. */
 	if ((g->own.dropped_term != term && !g->own.unstorable) || !g->why[0])
-		guest_why(g, "the standby is lost: %s", why);
+		guest_lost_why(g, "the standby", why);
+	timeline_add(&g->timeline, "loss detected", "%s: %s",
+		     g->migration.session ? g->peer : "the standby", why);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_LOST,
 						.term = term,
 						.handover = g->migration.session});

@@ -82,7 +82,8 @@ class Front:
         The process announces before polluxd has heard of it."""
         at = {event["what"]: event["realtime_ns"] for event in self.arena.vm(host)["timeline"]}
         offset, unsure = self.arena.clocks().get(host, (0, 0))
-        return at["promoting"] - offset - unsure, at["running"] - offset + unsure
+        begun = max(at.get("promoting", 0), at.get("starting", 0))
+        return begun - offset - unsure, at["running"] - offset + unsure
 
     def _all_came(self, host):
         self.arena.lab("pcap", net="front", on=False)

@@ -26,6 +26,8 @@ static void test_moves(void **state)
 	/* It has come back: that it went is of the past. */
 	assert_int_equal(guest_at(0, "vm1")->operation.state, OPERATION_NONE);
 	assert_string_equal(guest_at(0, "vm1")->ended.what, "migrate");
+	assert_string_equal(guest_at(0, "vm1")->why, "arrived from hostb");
+	assert_int_equal(timeline_has(0, "vm1", "promoting"), 0);
 	assert_false(fence_ran("hosta") || fence_ran("hostb"));
 }
 
@@ -224,9 +226,9 @@ static void test_goes_on_first(void **state)
 	operation_ended(0, "hold-torpid", OPERATION_FAILED, -EIO);
 	assert_string_equal(state_at(0, "hold-torpid"), "running");
 	assert_string_equal(guest_at(0, "hold-torpid")->operation.hint, "the VM runs on here");
-	assert_true(vm_says(0, "hold-torpid", "operation", "the standby is lost"));
+	assert_true(vm_says(0, "hold-torpid", "operation", "hostb is lost: "));
 	/* Why stays. */
-	assert_true(vm_says(0, "hold-torpid", "why", "the standby is lost"));
+	assert_true(vm_says(0, "hold-torpid", "why", "hostb is lost: "));
 	migrate_ask(0, "hold-torpid");
 }
 
@@ -239,7 +241,7 @@ static void test_cannot_go_on(void **state)
 	session_cut(vm);
 	operation_ended(0, vm, OPERATION_FAILED, -EIO);
 	assert_string_equal(state_at(0, vm), "stalled");
-	assert_true(vm_says(0, vm, "operation", "the standby is lost"));
+	assert_true(vm_says(0, vm, "operation", "hostb is lost: "));
 	assert_true(vm_says(0, vm, "operation", "stand still"));
 	assert_false(vm_says(0, vm, "operation", "runs on"));
 	assert_int_equal(vm_call(0, vm, "failover", json_pack("{s:b}", "force", 1)), 202);
