@@ -153,8 +153,8 @@ void bytes_text(uint64_t bytes, char *out, size_t size)
 
 void nanoseconds_text(uint64_t ns, char *out, size_t size)
 {
-	if (ns < 10 * NS_PER_MS)
-		snprintf(out, size, "%.0f us", (double)ns / 1e3);
+	if (ns < NS_PER_MS)
+		snprintf(out, size, "%.2f ms", (double)ns / 1e6);
 	else if (ns < 10 * NS_PER_SEC)
 		snprintf(out, size, "%.1f ms", (double)ns / 1e6);
 	else

@@ -203,7 +203,7 @@ static void test_texts(void **state)
 	bytes_text(UINT64_MAX, text, sizeof(text));
 	assert_non_null(strstr(text, "TiB"));
 	nanoseconds_text(1500000, text, sizeof(text));
-	assert_string_equal(text, "1500 us");
+	assert_string_equal(text, "1.5 ms");
 	nanoseconds_text(25000000, text, sizeof(text));
 	assert_string_equal(text, "25.0 ms");
 }

@@ -592,7 +592,7 @@ static void test_summary_lacks(void **state)
 		     "vm1 runs on hostb: 12.3 s, downtime 23.4 ms (forecast 25.0 ms), 1.0 MiB "
 		     "sent\n");
 	summary_says("{\"elapsed_ms\": 5}", "vm1 runs on hostb: 0.0 s\n");
-	summary_says("{\"downtime_ns\": 5000000}", "vm1 runs on hostb, downtime 5000 us\n");
+	summary_says("{\"downtime_ns\": 5000000}", "vm1 runs on hostb, downtime 5.0 ms\n");
 	summary_says("{}", "vm1 runs on hostb\n");
 	summary_says("null", "vm1 runs on hostb\n");
 }
