@@ -232,6 +232,16 @@ static void part_tell(struct line *l, const char *what, double bytes)
 	text_put(l, "%s %s", what, text);
 }
 
+/* It was asked for, and nothing followed, nor was anything in its way. */
+static bool postcopy_unneeded(const json_t *m, const struct totals *t)
+{
+	const json_t *limits = json_object_get(m, "limits");
+
+	return fact_number(limits, "postcopy_after") > 0 &&
+	       !json_is_true(json_object_get(limits, "postcopy_only")) && t->later == 0 &&
+	       !*json_word(m, "end_why");
+}
+
 void migrate_summary_text(const json_t *vm, const char *name, const char *to, char *out,
 			  size_t size)
 {
@@ -256,5 +266,7 @@ void migrate_summary_text(const json_t *vm, const char *name, const char *to, ch
 		text_put(&l, "\nthe guest was throttled by up to %.0f %%", t.throttle);
 	if (*json_word(m, "end_why"))
 		text_put(&l, "\n%s", json_word(m, "end_why"));
+	if (postcopy_unneeded(m, &t))
+		text_put(&l, "\nit converged before postcopy");
 	text_put(&l, "\n");
 }

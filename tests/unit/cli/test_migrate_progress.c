@@ -575,6 +575,10 @@ static void test_summary(void **state)
 		     "\"postcopy_bytes\": 20971520, \"rounds\": 1, \"throttle_most\": 0}}",
 		     "vm1 runs on hostb: 12.3 s, downtime 23.4 ms (forecast 25.0 ms), 1.0 GiB sent "
 		     "in 1 round\nof that memory that followed the guest 20.0 MiB\n");
+	summary_says("{" DOWNTIME ", \"limits\": {\"postcopy_after\": 1}, \"sent\": {\"bytes\": "
+		     "1073741824, \"postcopy_bytes\": 0, \"rounds\": 3}}",
+		     "vm1 runs on hostb: 12.3 s, downtime 23.4 ms (forecast 25.0 ms), 1.0 GiB sent "
+		     "in 3 rounds\nit converged before postcopy\n");
 	summary_says("{" DOWNTIME ", \"end_why\": \"it took long\"}",
 		     "vm1 runs on hostb: 12.3 s, downtime 23.4 ms (forecast 25.0 ms)\n"
 		     "it took long\n");
