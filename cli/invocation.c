@@ -89,6 +89,11 @@ int invocation_parse(int argc, char **argv, struct invocation *out)
 		name = "help";
 	if (!strcmp(name, "--version"))
 		name = "version";
+	if (*name == '-') {
+		complain("options follow the command: pollux COMMAND %s ...; see `pollux help`",
+			 name);
+		return EXIT_USAGE;
+	}
 	out->command = command_find(name);
 	if (!out->command) {
 		complain("there is no command '%s'; `pollux help` lists those that there are",

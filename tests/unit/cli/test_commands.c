@@ -87,11 +87,27 @@ static void test_parse(void **state)
 	assert_string_equal(v.arguments[0], "vm1");
 }
 
+/* What the last complaint says. */
+static const char *complained(void)
+{
+	static char text[256];
+	json_t *o = complaint_take();
+
+	snprintf(text, sizeof(text), "%s", json_word(o, "error"));
+	json_decref(o);
+	return text;
+}
+
 static void test_usage_errors(void **state)
 {
 	struct invocation v;
 
 	assert_int_equal(parse(&v, "dance", NULL), EXIT_USAGE);
+	(void)complained();
+	assert_int_equal(parse(&v, "--config", "F", "list", NULL), EXIT_USAGE);
+	assert_string_equal(complained(),
+			    "options follow the command: pollux COMMAND --config ...; see "
+			    "`pollux help`");
 	assert_int_equal(parse(&v, "stop", NULL), EXIT_USAGE);
 	assert_int_equal(parse(&v, "stop", "a", "b", NULL), EXIT_USAGE);
 	assert_int_equal(parse(&v, "stop", "a", "--gently", NULL), EXIT_USAGE);
