@@ -9,7 +9,9 @@
 /* A name, a role or a number of days that is none, or what stands in the way of a good one. */
 static int pki_failed(const struct error *e)
 {
-	complain("%s", e->text);
+	complain("%s%s", e->text,
+		 e->code == -EEXIST ? ": nothing is overwritten; choose another --dir, or remove it"
+				    : "");
 	return e->code == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +123,27 @@ static void test_usage_errors(void **state)
 	assert_int_equal(v.command->run(&v), EXIT_FAILED);
 }
 
+static void test_pki_overwrites_nothing(void **state)
+{
+	char folder[] = "/tmp/pollux-pki-XXXXXX";
+	struct buf out = {0};
+	struct invocation v;
+	int at;
+
+	assert_non_null(mkdtemp(folder));
+	assert_int_equal(parse(&v, "pki", "init-ca", "--dir", folder, NULL), EXIT_OK);
+	assert_int_equal(output_of(&v, &out), EXIT_OK);
+	(void)complained();
+	assert_int_equal(v.command->run(&v), EXIT_FAILED);
+	assert_non_null(strstr(complained(), "File exists: nothing is overwritten"));
+	buf_free(&out);
+	at = open(folder, O_DIRECTORY | O_CLOEXEC);
+	unlinkat(at, "ca.crt", 0);
+	unlinkat(at, "ca.key", 0);
+	close(at);
+	assert_int_equal(rmdir(folder), 0);
+}
+
 static void test_no_agent(void **state)
 {
 	static const char *const verbs[] = {"stop", "unprotect", "failover", "console", "status"};
@@ -227,13 +249,10 @@ static void test_texts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_table),
-		cmocka_unit_test(test_parse),
-		cmocka_unit_test(test_usage_errors),
-		cmocka_unit_test(test_json_failure),
-		cmocka_unit_test(test_no_agent),
-		cmocka_unit_test(test_man_page),
-		cmocka_unit_test(test_help_and_completion),
+		cmocka_unit_test(test_table),        cmocka_unit_test(test_parse),
+		cmocka_unit_test(test_usage_errors), cmocka_unit_test(test_pki_overwrites_nothing),
+		cmocka_unit_test(test_json_failure), cmocka_unit_test(test_no_agent),
+		cmocka_unit_test(test_man_page),     cmocka_unit_test(test_help_and_completion),
 		cmocka_unit_test(test_texts),
 	};
 
