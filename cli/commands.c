@@ -121,7 +121,8 @@ const struct command commands[] = {
 	 "more is not known), the downtime if the guest was stopped now, how fast the guest "
 	 "writes, and by how much it is throttled. "
 	 "If something is in the way all of it is told and nothing begins; warnings stop nothing. "
-	 "With --json there is a line of JSON for each event; the last one is done or failed.",
+	 "With --json there is a line of JSON for each event; the last one is done or failed. "
+	 "With --check, which has no events, --json prints the answer as one object.",
 	 {{"with-disks", NULL, "copy those disks along that HOST does not see", NULL},
 	  {"overwrite", NULL, "with --with-disks: what lies on the disks of HOST may go", NULL},
 	  {"check", NULL,
