@@ -21,7 +21,7 @@
 static const char usage[] =
 	"usage: polluxd [--config FILE] [--check] [--version]\n"
 	"The agent of one host. FILE is " AGENT_CONFIG_PATH " unless it is given;\n"
-	"--check reads it and the certificates, says what is wrong, and ends.\n"
+	"--check reads it and the certificates, says what is wrong or that all is good, and ends.\n"
 	"SIGHUP: the certificates are read again, for new connections.\n";
 
 struct options {
@@ -186,8 +186,11 @@ int main(int argc, char **argv)
 	rc = fault_setup(&e);
 	if (!rc)
 		rc = agent_config_load(o.config, c, &e);
-	if (!rc && o.check)
+	if (!rc && o.check) {
 		rc = identity_check(c, &e);
+		if (!rc)
+			printf("%s is good\n", o.config);
+	}
 	if (!rc && !o.check) {
 		log_setup("polluxd", c->log_level);
 		vm_program_find(c);

@@ -160,6 +160,9 @@ def old_refused(t):
     assert p.returncode == 1 and "hosta.crt" in p.stderr, p
     anew(hosts, hosts.b)
     placed(t, "new", ("ca", "hosta"))
+    checked = subprocess.check_output([f"{t.build}/polluxd", "--config", hosts.a.config, "--check"],
+                                      text=True)
+    assert checked == f"{hosts.a.config} is good\n", checked
     assert "new connections use" in told(hosts.a)
     hosts.b.down()
     hosts.b.up()
