@@ -206,7 +206,7 @@ def parser(dashes=False):
     p = sub("pcap", cmd_pcap, "record a network; prints the file", "net")
     p.add_argument("state", choices=("on", "off"))
     p = sub("fence", cmd_fence, "break or repair the fencing of a host")
-    p.add_argument("--broken", metavar="HOST")
+    p.add_argument("--broken", metavar="HOST", help="the host that is to be fenced, and will not be")
     p.add_argument("--mode", choices=("fail", "hang"), default="fail")
     p.add_argument("--repair", metavar="HOST", nargs="?", const="")
     sub("status", cmd_status, "what is there").add_argument("--json", action="store_true")
