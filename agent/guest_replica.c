@@ -39,7 +39,8 @@ static void said_lost(struct guest *g, const json_t *message, const char *why)
 
 static void said_released(struct guest *g, const json_t *message, const char *why)
 {
-	timeline_add(&g->timeline, "released", "the primary ended the session in good order");
+	timeline_add(&g->timeline, "released", "%s ended the session in good order",
+		     g->session.options.handover ? g->peer : "the primary");
 	guest_replica_drop(g);
 	feed_term(g, OWN_EV_REPLICA_GONE, false);
 }

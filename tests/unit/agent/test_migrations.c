@@ -41,6 +41,7 @@ static void test_cancelled(void **state)
 	assert_string_equal(state_at(0, "hold-1"), "running");
 	assert_string_equal(guest_at(0, "hold-1")->why, "");
 	WAIT_STATE(1, "hold-1", "none");
+	assert_true(vm_says(1, "hold-1", "timeline", "hosta ended the session"));
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 409);
 }
 
