@@ -180,9 +180,18 @@ def linux_keeps_the_cpu_it_began_with(arena):
 
 # ---- what can go wrong in the midst of it ------------------------------------------------------
 
+def connected(arena):
+    """Also after a cut, or a delay that came all at once: both are taken for a silent host."""
+    arena.cluster.wait("the hosts are connected",
+                       lambda: all('"connected": true' in
+                                   arena.cluster.pollux(h, "list", "--peers", "--json",
+                                                        check=False)[1] for h in OTHER), 40)
+
+
 def begin(arena, *options):
     """A migration from hosta that is copying. What it has sent is told of the one before, until its
     own streams are there."""
+    connected(arena)
     before = _sent(arena)
     arena.cluster.pollux("hosta", "migrate", "demo", "hostb", "--detach", *SLOW, *COPIED, *options)
     arena.cluster.wait("memory is being copied",

@@ -7,8 +7,8 @@ import shlex
 from arena import SMALL
 from guest import Watch
 from judge import client_content, must
-from migrations import (COPIED, FOLLOWED, OTHER, SLOW, begin, console_keep, guest_well, move,
-                        unburdened, up, up_shared)
+from migrations import (COPIED, FOLLOWED, OTHER, SLOW, begin, connected, console_keep,
+                        guest_well, move, unburdened, up, up_shared)
 
 POSTCOPY = ("--postcopy", "--downtime", "0")
 # So long that what is done at the sight of a state is done within that state.
@@ -58,10 +58,7 @@ def _host_back(arena, host):
     _stretched(arena, False)
     arena.lab("start", host=host)
     arena.cluster.polluxd_start(host)
-    arena.cluster.wait("the hosts are connected again",
-                       lambda: all('"connected": true' in
-                                   arena.cluster.pollux(h, "list", "--peers", "--json",
-                                                        check=False)[1] for h in OTHER), 40)
+    connected(arena)
 
 
 def _place(arena, how=("running", "stopped")):
