@@ -84,14 +84,22 @@ static void act_fence(struct guest *g, const struct ownership_action *a)
 	host_fence(g->agent, g, g->peer, a->id);
 }
 
-void guest_lost_why(struct guest *g, const char *side, const char *why)
+void guest_migration_why(struct guest *g, const char *side, const char *why)
 {
 	const char *at = strstr(why, side);
 
-	if (!g->session.options.handover && !g->migration.session)
-		guest_why(g, "%s is lost: %s", side, why);
-	else if (at)
+	if (at)
 		guest_why(g, "%.*s%s%s", (int)(at - why), why, g->peer, at + strlen(side));
+	else
+		guest_why(g, "%s", why);
+}
+
+void guest_lost_why(struct guest *g, const char *side, bool migration, const char *why)
+{
+	if (!migration)
+		guest_why(g, "%s is lost: %s", side, why);
+	else if (strstr(why, side))
+		guest_migration_why(g, side, why);
 	else
 		guest_why(g, "%s is lost%s%s", g->peer, *why ? ": " : "", why);
 }

@@ -234,8 +234,10 @@ void guest_fenced(struct guest *g, unsigned id, bool confirmed, const char *text
 void guest_peer_set(struct guest *g, const char *peer);
 void guest_policy_set(struct guest *g, const char *policy);
 void guest_why(struct guest *g, const char *fmt, ...) PRINTF(2, 3);
-/* `side`, as a session names it: "the standby", "the primary"; of a migration, the host. */
-void guest_lost_why(struct guest *g, const char *side, const char *why);
+/* `side` is what a session calls the other one: "the standby", "the primary". Of a migration its
+ * host is named in place of that. */
+void guest_migration_why(struct guest *g, const char *side, const char *why);
+void guest_lost_why(struct guest *g, const char *side, bool migration, const char *why);
 
 /* ---- guest_store.c --------------------------------------------------------- */
 int guest_store(struct guest *g, const struct ownership_record *record, struct error *e) MUST_CHECK;

@@ -33,7 +33,7 @@ static void said_lost(struct guest *g, const json_t *message, const char *why)
 	g->lost_ns = clock_ns();
 	timeline_add(&g->timeline, "loss detected", "%s: %s",
 		     g->session.options.handover ? g->peer : "the primary", why);
-	guest_lost_why(g, "the primary", why);
+	guest_lost_why(g, "the primary", g->session.options.handover, why);
 	feed_term(g, OWN_EV_REPLICA_LOST, json_is_true(json_object_get(message, "reset")));
 }
 
@@ -155,6 +155,7 @@ static int offer_adopt(struct guest *g, uint64_t term, struct error *e)
 	g->chain.then = (struct protect_again){.wanted = o->then_to[0], .options = o->then};
 	snprintf(g->chain.then.peer, sizeof(g->chain.then.peer), "%s", o->then_to);
 	g->chain.standby[0] = '\0';
+	g->migration.session = false;
 	/* From here on what is on the disks is a copy, also for a polluxd after this one. */
 	g->copies = session_disks_copied(&o->session.options);
 	return g->own.storing ? 0 : guest_store(g, &g->own.record, e);

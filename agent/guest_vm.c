@@ -41,7 +41,7 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 	g->lost_ns = clock_ns();
 	/* Of a session that was ended here, or whose copy was dropped, it is known why. */
 	if ((g->own.dropped_term != term && !g->own.unstorable) || !g->why[0])
-		guest_lost_why(g, "the standby", why);
+		guest_lost_why(g, "the standby", g->migration.session, why);
 	timeline_add(&g->timeline, "loss detected", "%s: %s",
 		     g->migration.session ? g->peer : "the standby", why);
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_LOST,
@@ -50,12 +50,17 @@ static void said_lost(struct guest *g, uint64_t term, const char *why)
 }
 
 /* Why the session of an older term ended is known already: that it has obeyed says less; as
- * does that the session of a guest that is off has ended. */
+ * does that the session of a guest that is off has ended. Of a migration that was cancelled its
+ * operation says it. */
 static void said_unprotected(struct guest *g, uint64_t term, const char *why)
 {
-	bool known = (term != g->own.record.term && g->why[0] && !g->still) || g->vm_ended;
+	bool cancelled = g->migration.session && g->migration.cancelled;
+	bool told = cancelled || (term != g->own.record.term && g->why[0]);
+	bool news = !g->vm_ended && (g->still || (*why && !told));
 
-	if (!known && (*why || g->still))
+	if (news && g->migration.session)
+		guest_migration_why(g, "the standby", why);
+	else if (news)
 		guest_why(g, "%s", why);
 	g->still = false;
 	guest_feed(g, &(struct ownership_input){.type = OWN_EV_SESSION_OVER, .term = term});

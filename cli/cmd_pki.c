@@ -7,11 +7,9 @@
 #include "cli/cli.h"
 
 /* A name, a role or a number of days that is none, or what stands in the way of a good one. */
-static int pki_failed(const struct error *e)
+static int pki_failed(const struct error *e, const char *if_there)
 {
-	complain("%s%s", e->text,
-		 e->code == -EEXIST ? ": nothing is overwritten; choose another --dir, or remove it"
-				    : "");
+	complain("%s%s", e->text, e->code == -EEXIST ? if_there : "");
 	return e->code == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }
 
@@ -21,7 +19,8 @@ static int ca_make(const struct invocation *v, const char *folder, unsigned days
 	const char *name = v->argument_count > 1 ? v->arguments[1] : "pollux-ca";
 
 	if (pki_create_ca(folder, name, days, &e))
-		return pki_failed(&e);
+		return pki_failed(&e, ": a CA is there already; issue with it, or choose "
+				      "another --dir for a new one");
 	printf("made %s/ca.crt and %s/ca.key\n"
 	       "keep ca.key away from the hosts; next: pollux pki issue HOST\n",
 	       folder, folder);
@@ -38,7 +37,8 @@ static int certificate_issue(const struct invocation *v, const char *folder, uns
 		return EXIT_USAGE;
 	}
 	if (pki_issue(folder, name, role ? role : "peer", days, &e))
-		return pki_failed(&e);
+		return pki_failed(&e, ": nothing is overwritten; remove key and certificate of "
+				      "that name to issue them anew");
 	printf("made %s/%s.crt and %s/%s.key\n", folder, name, folder, name);
 	return EXIT_OK;
 }

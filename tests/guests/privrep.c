@@ -18,7 +18,7 @@ const char guest_name[] = "privrep";
 #define FROM_RAM 0x800000ul
 #define TO_RAM   0x810000ul
 #define LOW_FROM 0x800000ul /* the same memory, for 32-bit addresses */
-#define BIG_FROM 0x900000ul
+#define BIG_FROM 0x900000ul /* twice BIG_LEN */
 #define BIG_TO   0xb00000ul
 #define BIG_LEN  0x100000ul
 
@@ -287,6 +287,7 @@ static void check_breakpoint(void)
 
 static volatile unsigned inside, odd;
 static uint64_t first_left, last_left;
+static uint64_t big_from, big_word; /* other ones in each try */
 
 static void on_timer(struct frame *f)
 {
@@ -296,7 +297,7 @@ static void on_timer(struct frame *f)
 	uint64_t size = f->rip == (uint64_t)rep_movsb ? 1 : 8, n = BIG_LEN / size - f->rcx;
 	inside += f->rcx < first_left;
 	odd += f->rcx > last_left || f->rdi != BIG_TO + n * size ||
-	       (size == 1 && f->rsi != BIG_FROM + n);
+	       (size == 1 && f->rsi != big_from + n);
 	last_left = f->rcx;
 }
 
@@ -305,9 +306,9 @@ static bool big_written(const char *code)
 	uint64_t wrong = 0;
 
 	if (code == rep_movsb)
-		return memcmp((void *)BIG_FROM, (void *)BIG_TO, BIG_LEN) == 0;
+		return memcmp((void *)big_from, (void *)BIG_TO, BIG_LEN) == 0;
 	for (uint64_t i = 0; i < BIG_LEN; i += 8)
-		wrong |= *(uint64_t *)(BIG_TO + i) ^ 0x1122334455667788;
+		wrong |= *(uint64_t *)(BIG_TO + i) ^ big_word;
 	return !wrong;
 }
 
@@ -319,23 +320,22 @@ static void interrupted(const char *name, const char *code, uint64_t count)
 
 	inside = odd = 0;
 	first_left = count;
-	memset((void *)BIG_TO, 0, BIG_LEN);
 	lapic_timer(TIMER, 300000, true);
 	for (unsigned i = 0; i < 100000 && inside < 3; i++) {
 		struct frame f = priv_frame(MODE_U, (uint64_t)code);
 		unsigned before = inside;
 		last_left = count;
-		f.rsi = BIG_FROM;
+		big_from = BIG_FROM + i % 2 * BIG_LEN;
+		big_word = 0x1122334455667788 * (i + 1);
+		f.rsi = big_from;
 		f.rdi = BIG_TO;
 		f.rcx = count;
-		f.rax = 0x1122334455667788;
+		f.rax = big_word;
 		f.rflags = FLAG_IF | 2;
 		probe(&f);
 		odd += trap.frame.rcx != 0 || trap.frame.rdi != BIG_TO + BIG_LEN;
-		if (inside == before)
-			continue;
-		written &= big_written(code);
-		memset((void *)BIG_TO, 0, BIG_LEN);
+		if (inside != before)
+			written &= big_written(code);
 	}
 	lapic_timer(TIMER, 0, false);
 	say("%s: %s interrupted=%s odd=%x", guest_name, name, inside ? "yes" : "no", (uint64_t)odd);
@@ -346,7 +346,7 @@ static void check_interrupts(void)
 {
 	lapic_enable();
 	handler_set(TIMER, on_timer);
-	for (uint64_t i = 0; i < BIG_LEN; i += 8)
+	for (uint64_t i = 0; i < 2 * BIG_LEN; i += 8)
 		*(uint64_t *)(BIG_FROM + i) = i * 0x9e3779b97f4a7c15;
 	interrupted("timer_movsb", rep_movsb, BIG_LEN);
 	interrupted("timer_stosq", rep_stosq, BIG_LEN / 8);

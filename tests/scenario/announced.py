@@ -82,7 +82,7 @@ class Front:
         The process announces before polluxd has heard of it."""
         at = {event["what"]: event["realtime_ns"] for event in self.arena.vm(host)["timeline"]}
         offset, unsure = self.arena.clocks().get(host, (0, 0))
-        begun = max(at.get("promoting", 0), at.get("starting", 0))
+        begun = max(at[what] for what in ("promoting", "starting") if what in at)
         return begun - offset - unsure, at["running"] - offset + unsure
 
     def _all_came(self, host):

@@ -17,6 +17,7 @@
  * and anywhere in it:
  *   torpid      it is told to go on, and does so at SIGWINCH
  *   claims      ...and says that it cannot
+ *   early       a handover that is cut owes nobody an answer yet: it is over
  *   mute        a good end of its session is not answered, and it counts as lost
  * Signals: SIGUSR1 the guest powers off; SIGUSR2 the session's connection is cut, or that for its
  * memory; SIGWINCH the copy of a migration ends, or it is handed over, or all of its memory is
@@ -130,7 +131,9 @@ static void fake_session_ready(void *ctx, uint32_t events)
 		return;
 	if (n <= 0) {
 		fake_session_close(f);
-		if (!f->postcopy && strcmp(f->state, "handed") != 0)
+		if (f->handover && strstr(f->name, "early"))
+			fake_state(f, "unprotected", "the standby's control stream: reset", true);
+		else if (!f->postcopy && strcmp(f->state, "handed") != 0)
 			fake_state(f, "lost", "the connection was reset", true);
 	} else if (byte == 'p') {
 		(void)!write(f->session, "r", 1);
@@ -424,6 +427,8 @@ static void fake_director_ready(void *ctx, uint32_t events)
 	if (fake_late(f, q, what))
 		return;
 	fake_say(f, fake_reply(f, q, rc));
+	if (!strcmp(what, "unprotect") && !rc)
+		fake_state(f, "unprotected", "ended in good order", false);
 	if (!strcmp(what, "quit"))
 		exit(0);
 	json_decref(q);

@@ -31,6 +31,22 @@ static void test_moves(void **state)
 	assert_false(fence_ran("hosta") || fence_ran("hostb"));
 }
 
+/* What is lost is the primary of a protection then, whatever was before. */
+static void test_protected_back(void **state)
+{
+	file_write("fence-result", "1", 0600);
+	run_alone("vm1");
+	migrate_ask(0, "vm1");
+	WAIT_STATE(1, "vm1", "running");
+	WAIT_STATE(0, "vm1", "none");
+	operation_ended(0, "vm1", OPERATION_DONE, 0);
+	assert_int_equal(vm_protect(1, "vm1", "continue"), 202);
+	WAIT_STATE(0, "vm1", "standby");
+	host_kill(1, "vm1");
+	WAIT_STATE(0, "vm1", "deciding");
+	assert_true(vm_says(0, "vm1", "why", "the primary is lost"));
+}
+
 static void test_cancelled(void **state)
 {
 	run_alone("hold-1");
@@ -39,10 +55,28 @@ static void test_cancelled(void **state)
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 202);
 	operation_ended(0, "hold-1", OPERATION_FAILED, -ECANCELED);
 	assert_string_equal(state_at(0, "hold-1"), "running");
+	WAIT_FOR(!strcmp(guest_at(0, "hold-1")->child_why, "ended in good order"), "hold-1");
 	assert_string_equal(guest_at(0, "hold-1")->why, "");
 	WAIT_STATE(1, "hold-1", "none");
-	assert_true(vm_says(1, "hold-1", "timeline", "hosta ended the session"));
 	assert_int_equal(vm_call(0, "hold-1", "migrate/cancel", NULL), 409);
+}
+
+/* Its host is named, in place of what the sessions of a protection call it. */
+static void test_ended_there(void **state)
+{
+	json_t *released =
+		json_pack("{s:s, s:s, s:s}", "event", "state", "state", "released", "why", "");
+
+	run_alone("hold-early");
+	migrate_held("hold-early");
+	WAIT_FOR(guest_at(1, "hold-early")->child_role == CHILD_REPLICA, "hold-early");
+	guest_replica_event(guest_at(1, "hold-early"), released);
+	json_decref(released);
+	assert_true(vm_says(1, "hold-early", "timeline", "hosta ended the session"));
+	operation_ended(0, "hold-early", OPERATION_FAILED, -EIO);
+	assert_true(vm_says(0, "hold-early", "operation", "hostb's control stream: "));
+	assert_true(vm_says(0, "hold-early", "why", "hostb's control stream: "));
+	WAIT_STATE(0, "hold-early", "running");
 }
 
 /* The last epoch may be whole there: no good end is acknowledged, and yet it stayed. */
@@ -504,7 +538,9 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		FLOW(test_moves),
+		FLOW(test_protected_back),
 		FLOW(test_cancelled),
+		FLOW(test_ended_there),
 		FLOW(test_cancelled_late),
 		FLOW(test_powered_off),
 		FLOW(test_restarted_then_moves),
