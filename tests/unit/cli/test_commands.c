@@ -123,23 +123,32 @@ static void test_usage_errors(void **state)
 	assert_int_equal(v.command->run(&v), EXIT_FAILED);
 }
 
-static void test_pki_overwrites_nothing(void **state)
+/* Made once, and then in the way of itself. */
+static void pki_once(const char *folder, const char *verb, const char *name, const char *advice)
 {
-	char folder[] = "/tmp/pollux-pki-XXXXXX";
 	struct buf out = {0};
 	struct invocation v;
-	int at;
 
-	assert_non_null(mkdtemp(folder));
-	assert_int_equal(parse(&v, "pki", "init-ca", "--dir", folder, NULL), EXIT_OK);
+	assert_int_equal(parse(&v, "pki", verb, name, "--dir", folder, NULL), EXIT_OK);
 	assert_int_equal(output_of(&v, &out), EXIT_OK);
 	(void)complained();
 	assert_int_equal(v.command->run(&v), EXIT_FAILED);
-	assert_non_null(strstr(complained(), "File exists: nothing is overwritten"));
+	assert_non_null(strstr(complained(), advice));
 	buf_free(&out);
+}
+
+static void test_pki_overwrites_nothing(void **state)
+{
+	static const char *const made[] = {"ca.crt", "ca.key", "hosta.crt", "hosta.key"};
+	char folder[] = "/tmp/pollux-pki-XXXXXX";
+	int at;
+
+	assert_non_null(mkdtemp(folder));
+	pki_once(folder, "init-ca", "the-ca", "File exists: a CA is there already");
+	pki_once(folder, "issue", "hosta", "File exists: nothing is overwritten");
 	at = open(folder, O_DIRECTORY | O_CLOEXEC);
-	unlinkat(at, "ca.crt", 0);
-	unlinkat(at, "ca.key", 0);
+	for (size_t i = 0; i < ARRAY_LEN(made); i++)
+		assert_int_equal(unlinkat(at, made[i], 0), 0);
 	close(at);
 	assert_int_equal(rmdir(folder), 0);
 }
