@@ -164,6 +164,7 @@ struct guest {
 	struct program program;                  /* the process's */
 	struct upgrade *upgrade;                 /* under way, or NULL */
 	bool quit_asked, cut_asked, stats_asked; /* not yet answered */
+	bool stats_past;                         /* what was asked is of a session that is over */
 	bool still;                              /* it was told to go on, and could not yet */
 	uint64_t told_ns;    /* when it was told to; 0 = what it was told lets it wait */
 	bool vm_ended;       /* the guest has powered off or crashed; the process is still there */

@@ -123,6 +123,7 @@ void guest_stats_forget(struct guest *g)
 	json_decref(g->stats);
 	g->stats = NULL;
 	g->stats_ns = 0;
+	g->stats_past = g->stats_asked;
 }
 
 static void progress_take(struct guest *g, const json_t *message)
@@ -279,7 +280,7 @@ int guest_child_start(struct guest *g, enum child_role role, struct error *e)
 		return rc;
 	g->child_role = role;
 	g->vm_ended = g->quit_asked = g->stopping = g->replica_up = g->accept_owed = false;
-	g->cut_asked = g->stats_asked = false;
+	g->cut_asked = g->stats_asked = g->stats_past = false;
 	return 0;
 }
 
@@ -564,9 +565,10 @@ void guest_vm_end(struct guest *g)
 static void stats_answered(void *ctx, int rc, const json_t *reply, const char *text)
 {
 	struct guest *g = ctx;
+	bool past = g->stats_past;
 
-	g->stats_asked = false;
-	if (!rc)
+	g->stats_asked = g->stats_past = false;
+	if (!rc && !past)
 		stats_take(g, json_object_get(reply, "stats"));
 	else if (rc == -ETIMEDOUT)
 		guest_why(g, "the VM process does not answer");

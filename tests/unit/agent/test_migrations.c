@@ -47,6 +47,24 @@ static void test_protected_back(void **state)
 	assert_true(vm_says(0, "vm1", "why", "the primary is lost"));
 }
 
+/* An answer that is on its way when they are forgotten is of the session before. */
+static void test_stats_of_the_past(void **state)
+{
+	struct guest *g;
+
+	run_alone("vm1");
+	g = guest_at(0, "vm1");
+	WAIT_FOR(!g->stats_asked, "vm1");
+	g->stats_ns = 0;
+	guest_vm_stats(g);
+	assert_true(g->stats_asked);
+	guest_stats_forget(g);
+	WAIT_FOR(!g->stats_asked, "vm1");
+	assert_null(g->stats);
+	guest_vm_stats(g);
+	WAIT_FOR(g->stats, "vm1");
+}
+
 static void test_cancelled(void **state)
 {
 	run_alone("hold-1");
@@ -539,6 +557,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		FLOW(test_moves),
 		FLOW(test_protected_back),
+		FLOW(test_stats_of_the_past),
 		FLOW(test_cancelled),
 		FLOW(test_ended_there),
 		FLOW(test_cancelled_late),
