@@ -114,15 +114,42 @@ trampoline_gdt_pointer:
 trampoline_end:
 
 // ---- interrupts: all vectors come to guest_interrupt(frame) --------------------------
+// What the CPU has pushed and where a debugger finds it: a core may be taken here.
 
 	.code64
-	.macro stub vector
+	.cfi_sections .debug_frame
+	.macro	interrupted on_stack
+	.cfi_startproc simple
+	.cfi_signal_frame
+	.cfi_def_cfa rsp, \on_stack
+	.cfi_offset rip, -40
+	.cfi_offset rsp, -16
+	.endm
+	.macro	push what
+	pushq	\what
+	.cfi_adjust_cfa_offset 8
+	.endm
+	.macro	save register
+	push	%\register
+	.cfi_rel_offset \register, 0
+	.endm
+	.macro	restore register
+	popq	%\register
+	.cfi_adjust_cfa_offset -8
+	.cfi_restore \register
+	.endm
+
+	.macro	stub vector
 	.align	16
 	.if (\vector != 8) && (\vector < 10 || \vector > 14) && (\vector != 17) && (\vector != 21)
-	pushq	$0
+	interrupted 40
+	push	$0
+	.else
+	interrupted 48
 	.endif
-	pushq	$\vector
+	push	$\vector
 	jmp	interrupt
+	.cfi_endproc
 	.endm
 
 	.align	16
@@ -135,41 +162,44 @@ stubs:
 	.endr
 
 interrupt:
-	pushq	%rax
-	pushq	%rbx
-	pushq	%rcx
-	pushq	%rdx
-	pushq	%rsi
-	pushq	%rdi
-	pushq	%rbp
-	pushq	%r8
-	pushq	%r9
-	pushq	%r10
-	pushq	%r11
-	pushq	%r12
-	pushq	%r13
-	pushq	%r14
-	pushq	%r15
+	interrupted 56
+	save	rax
+	save	rbx
+	save	rcx
+	save	rdx
+	save	rsi
+	save	rdi
+	save	rbp
+	save	r8
+	save	r9
+	save	r10
+	save	r11
+	save	r12
+	save	r13
+	save	r14
+	save	r15
 	cld
 	movq	%rsp, %rdi
 	call	guest_interrupt
-	popq	%r15
-	popq	%r14
-	popq	%r13
-	popq	%r12
-	popq	%r11
-	popq	%r10
-	popq	%r9
-	popq	%r8
-	popq	%rbp
-	popq	%rdi
-	popq	%rsi
-	popq	%rdx
-	popq	%rcx
-	popq	%rbx
-	popq	%rax
+	restore	r15
+	restore	r14
+	restore	r13
+	restore	r12
+	restore	r11
+	restore	r10
+	restore	r9
+	restore	r8
+	restore	rbp
+	restore	rdi
+	restore	rsi
+	restore	rdx
+	restore	rcx
+	restore	rbx
+	restore	rax
 	addq	$16, %rsp
+	.cfi_adjust_cfa_offset -16
 	iretq
+	.cfi_endproc
 
 	.data
 	.align	8
