@@ -22,7 +22,8 @@
 #include "agent/agent.h"
 #include "agent/link.h"
 
-#define LOSS_NS (5 * NS_PER_SEC)
+#define LOSS_NS    (5 * NS_PER_SEC)
+#define IDLE_TRIES 5u
 
 static struct loop *loop;
 static struct mailbox *box;
@@ -213,23 +214,40 @@ static void test_good(void **state)
 	link_free(b);
 }
 
-/* Heartbeats alone keep it, for longer than the loss time. */
-static void test_idle(void **state)
+/* For three times the loss time. */
+static bool idle_lives(void)
 {
 	struct link_config c = config_of(alice, hello("alice", AGENT_PROTOCOL));
 	struct link *a, *b;
 	uint64_t until;
+	bool lives;
 
+	said_count = 0;
 	c.loss_ns = 400 * NS_PER_MS;
 	assert_int_equal(link_dial(&c, "127.0.0.1", port, "bob", &a), 0);
 	b = accept_as(bob, hello("bob", AGENT_PROTOCOL));
-	wait_for(a, LINK_UP, NULL);
-	until = clock_ns() + 1200 * NS_PER_MS;
-	while (clock_ns() < until)
+	while (!heard(a, LINK_UP, NULL) && !heard(a, LINK_ENDED, NULL))
 		assert_int_equal(loop_step(loop, 50), 0);
-	assert_null(heard(a, LINK_ENDED, NULL));
+	until = clock_ns() + 1200 * NS_PER_MS;
+	while (clock_ns() < until && !heard(a, LINK_ENDED, NULL))
+		assert_int_equal(loop_step(loop, 50), 0);
+	lives = !heard(a, LINK_ENDED, NULL) && !heard(b, LINK_ENDED, NULL);
+	link_shutdown(a, "enough");
+	wait_for(a, LINK_ENDED, NULL);
+	wait_for(b, LINK_ENDED, NULL);
 	link_free(a);
 	link_free(b);
+	return lives;
+}
+
+/* Heartbeats alone keep it. A busy machine may be silent for longer than the loss time; without
+ * heartbeats none of several lives. */
+static void test_idle(void **state)
+{
+	unsigned tries = 1;
+
+	while (!idle_lives())
+		assert_true(tries++ < IDLE_TRIES);
 }
 
 /* Each is refused before anything but the hello was read. */
