@@ -84,23 +84,32 @@ static inline void post_state(void *ctx, enum postcopy_state s, const char *why)
 	pthread_mutex_unlock(&side->post->lock);
 }
 
-static inline void post_wait(struct post_side *side, enum postcopy_state s)
+/* Which of the two it is. */
+static inline enum postcopy_state post_wait_any(struct post_side *side, enum postcopy_state a,
+						enum postcopy_state b)
 {
+	enum postcopy_state s;
 	struct timespec until;
 	int rc = 0;
 
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += 60;
 	pthread_mutex_lock(&side->post->lock);
-	while (side->state != s && !rc)
+	while (side->state != a && side->state != b && !rc)
 		rc = pthread_cond_timedwait(&side->post->changed, &side->post->lock, &until);
+	s = side->state;
 	pthread_mutex_unlock(&side->post->lock);
-	if (!rc)
-		return;
+	if (s == a || s == b)
+		return s;
 	/* To go on with the next test would leave this one's threads on its stack. */
-	fprintf(stderr, "it is %s (%s), not %s\n", postcopy_state_name(side->state), side->why,
-		postcopy_state_name(s));
+	fprintf(stderr, "it is %s (%s), neither %s nor %s\n", postcopy_state_name(s), side->why,
+		postcopy_state_name(a), postcopy_state_name(b));
 	abort();
+}
+
+static inline void post_wait(struct post_side *side, enum postcopy_state s)
+{
+	(void)post_wait_any(side, s, s);
 }
 
 static inline enum postcopy_state post_now(struct post_side *side)
