@@ -157,8 +157,9 @@ static void test_target_push_is_stuck(void **state)
 	target_create(&w);
 	target_link(&w, 1);
 	target_start(&w);
-	postcopy_target_go(w.post.target);
 	pages_say(&w, 1, 2, 1, 1, 0x77);
+	post_wait_left(&w.post, 3); /* before any silence counts */
+	postcopy_target_go(w.post.target);
 	while (post_now(&w.post.at_target) != POSTCOPY_CUT) {
 		struct iovec beat = {(void *)&left, sizeof(left)};
 
