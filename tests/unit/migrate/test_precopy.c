@@ -5,7 +5,8 @@
 
 #include "tests/unit/migrate/postlink.h"
 
-#define MEMORY (UINT64_C(8) << 20)
+#define MEMORY     (UINT64_C(8) << 20)
+#define LINK_TRIES 3u
 
 struct world {
 	struct loop *io;
@@ -112,9 +113,12 @@ static void where_nobody_listens_it_stops(void **state)
 	world_end(&w);
 }
 
-static void with_a_link_the_guest_goes(void **state)
+/* Whether the guest goes; else why not. */
+static bool link_goes(char why[256])
 {
 	struct world w;
+	struct migrate_progress m;
+	enum replicate_next n;
 	const struct postcopy_events at_target = {post_state, &w.post.at_target};
 	struct error e = {0};
 	struct vm *to;
@@ -130,13 +134,28 @@ static void with_a_link_the_guest_goes(void **state)
 	if (postcopy_target_create(to, &w.post.config, &at_target, &w.post.target, &e))
 		fail_msg("%s", e.text);
 	assert_int_equal(thread_start(&w.post.acceptor, "accept", post_accept_main, &w.post), 0);
-	assert_int_equal(next(&w), NEXT_POSTCOPY);
-	post_wait(&w.post.at_source, POSTCOPY_READY);
+	n = next(&w);
+	if (n == NEXT_POSTCOPY)
+		post_wait(&w.post.at_source, POSTCOPY_READY);
+	precopy_progress(w.precopy, &m);
+	snprintf(why, 256, "%u: %s", n, m.why ? m.why : "");
 	precopy_destroy(w.precopy);
 	post_end(&w.post);
 	vm_destroy(to);
 	vm_destroy(w.post.from);
 	loop_destroy(w.io);
+	return n == NEXT_POSTCOPY;
+}
+
+/* The 5 s that the link has may be too few on a busy machine. */
+static void with_a_link_the_guest_goes(void **state)
+{
+	unsigned tries = 1;
+	char why[256];
+
+	while (!link_goes(why))
+		if (!strstr(why, strerror(ETIMEDOUT)) || tries++ == LINK_TRIES)
+			fail_msg("%s", why);
 }
 
 /* ---- the rehearsal ------------------------------------------------------------------------ */
