@@ -37,16 +37,17 @@ static double ratio(struct guest *g, unsigned vcpus, unsigned percent)
 	}
 	print_message("%s, %u vCPUs, %u %%: %.3f of the full speed\n", vm_engine_name(g->vm), vcpus,
 		      percent, (double)part / (double)full);
-	assert_true(part > 0);
 	return (double)part / (double)full;
 }
 
-/* On a busy host a guest at full speed has not much more than its share, either. */
+/* On a busy host a guest at full speed has not much more than its share, either; and one that runs
+ * 1 ms in 100 may miss it each time that is looked at. */
 static void ratio_check(struct guest *g, unsigned vcpus, unsigned percent)
 {
 	unsigned tries = 1;
+	double r;
 
-	while (ratio(g, vcpus, percent) >= 0.5)
+	while (r = ratio(g, vcpus, percent), !(r > 0 && r < 0.5))
 		assert_true(tries++ < TRIES);
 	vm_throttle(g->vm, 0);
 	assert_true(vm_is_running(g->vm));
