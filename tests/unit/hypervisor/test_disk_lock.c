@@ -171,7 +171,7 @@ static void *lock_drop_soon(void *arg)
 {
 	struct lock_adrift *l = arg;
 
-	usleep(200000);
+	usleep(20000); /* of the 3 s that it is waited for */
 	close(l->pair[0]);
 	close(l->pair[1]);
 	return NULL;
