@@ -14,7 +14,7 @@
 
 #define PORTS_FIRST 10000u
 #define PORTS       20000u /* below those that the kernel gives to who asks for none */
-#define PORTS_STEP  16u
+#define PORTS_STEP  128u   /* more than a program takes */
 
 /* A port that is free, and another one each time; tests that run beside this one begin
  * elsewhere. */
