@@ -15,7 +15,7 @@
  *   old-...     its program does not know of sessions in which some disks are not copied
  *   hold-ask... a SIGWINCH asks for the rehearsal, and the copy ends when its forecast has come
  * and anywhere in it:
- *   torpid      it is told to go on, and does so at SIGWINCH
+ *   torpid      it is told to go on, and does so at SIGWINCH, whichever comes first
  *   claims      ...and says that it cannot
  *   early       a handover that is cut owes nobody an answer yet: it is over
  *   mute        a good end of its session is not answered, and it counts as lost
@@ -50,7 +50,8 @@ struct fake {
 	struct loop_watch *director_watch, *session_watch;
 	char control_path[108], name[VM_NAME_MAX + 1], state[24];
 	bool primary, created, running, ended, stalled, handover;
-	bool told; /* to go on, and has not */
+	bool told;   /* to go on, and has not */
+	bool let_go; /* it may, and has not been told to */
 	json_int_t term;
 	json_t *late;         /* a request that waits for its answer */
 	const char *postcopy; /* how that goes; NULL: there is none */
@@ -120,6 +121,15 @@ static void fake_session_close(struct fake *f)
 	f->session = -1;
 }
 
+/* By the connection's end or polluxd's word, whichever comes first. */
+static void fake_lost(struct fake *f, const char *why, bool reset)
+{
+	if (!f->handover || !strstr(f->name, "early"))
+		fake_state(f, "lost", why, reset);
+	else if (strcmp(f->state, "unprotected") != 0)
+		fake_state(f, "unprotected", "the standby's control stream: reset", true);
+}
+
 /* One byte: 'p' the primary has copied; 'r' the standby has it; 'b' a good end. */
 static void fake_session_ready(void *ctx, uint32_t events)
 {
@@ -131,10 +141,8 @@ static void fake_session_ready(void *ctx, uint32_t events)
 		return;
 	if (n <= 0) {
 		fake_session_close(f);
-		if (f->handover && strstr(f->name, "early"))
-			fake_state(f, "unprotected", "the standby's control stream: reset", true);
-		else if (!f->postcopy && strcmp(f->state, "handed") != 0)
-			fake_state(f, "lost", "the connection was reset", true);
+		if (!f->postcopy && strcmp(f->state, "handed") != 0)
+			fake_lost(f, "the connection was reset", true);
 	} else if (byte == 'p') {
 		(void)!write(f->session, "r", 1);
 		fake_state(f, "ready", "", false);
@@ -252,19 +260,28 @@ static bool fake_waits(const struct fake *f)
 	return strstr(f->name, "torpid") || strstr(f->name, "claims");
 }
 
+static void fake_go_on(struct fake *f)
+{
+	if (!f->told || !f->let_go)
+		return;
+	f->told = f->let_go = false;
+	fake_state(f, "unprotected", "it goes on here", false);
+}
+
 static int fake_ownership(struct fake *f, const json_t *q)
 {
 	const char *answer = json_string_value(json_object_get(q, "answer"));
 
 	if (strcmp(answer, "lost") != 0 && fake_waits(f)) {
 		f->told = true;
+		fake_go_on(f);
 		return strstr(f->name, "claims") ? -EBUSY : 0;
 	}
 	if (!strcmp(answer, "lost") && fake_is(f, "ripe-")) {
 		/* The link means nothing any more. */
 	} else if (!strcmp(answer, "lost")) {
 		fake_session_close(f);
-		fake_state(f, "lost", "polluxd says so", false);
+		fake_lost(f, "polluxd says so", false);
 	} else if (!strcmp(answer, "confirmed") && fake_is(f, "stall-")) {
 		if (!f->stalled)
 			fake_state(f, "lost", "stalled", false);
@@ -455,9 +472,9 @@ static void fake_signal(void *ctx, uint32_t events)
 		fake_power_off(f);
 	} else if (f->postcopy) {
 		fake_postcopy(f, info.ssi_signo == SIGWINCH ? "done" : "cut");
-	} else if (info.ssi_signo == SIGWINCH && f->told) {
-		f->told = false;
-		fake_state(f, "unprotected", "it goes on here", false);
+	} else if (info.ssi_signo == SIGWINCH && fake_waits(f)) {
+		f->let_go = true;
+		fake_go_on(f);
 	} else if (info.ssi_signo == SIGWINCH && !strcmp(f->state, "freezing")) {
 		fake_state(f, "handed", "", false);
 	} else if (info.ssi_signo == SIGWINCH && fake_is(f, "hold-ask")) {
