@@ -27,6 +27,7 @@
 #include <cmocka.h>
 #include <cpuid.h>
 
+#include "tests/guests/dirtier.h"
 #include "tests/unit/engines.h"
 #include "tests/unit/hypervisor/guest_child.h"
 
@@ -34,6 +35,8 @@
 #define MOVES      50u
 #define MOVES_LAZY 16u /* each waits until all memory has come */
 #define RUN_MS     40u
+#define LIVES_LAST 10u /* a busy machine may give one of them no time */
+#define LIVES_PASS 20u
 #define LONG_MS    120000u
 #define TEXT_MAX   (UINT64_C(1) << 20)
 
@@ -247,15 +250,17 @@ static unsigned moves_wanted(const struct fixture *f)
 static void run_through_chain(struct fixture *f, const char *word,
 			      void (*meanwhile)(struct fixture *f))
 {
-	unsigned moves = moves_wanted(f);
+	unsigned moves = moves_wanted(f), lives = 0;
 	fixture_begin(f);
 	chain_move(f, 20 * RUN_MS, meanwhile);
-	uint64_t first = console_number(f, word);
+	uint64_t first = console_number(f, word), last;
 	for (unsigned i = 1; i < moves; i++)
 		chain_move(f, RUN_MS, meanwhile);
 	/* The last one runs for longer: what was lost must show. */
-	chain_move(f, 20 * RUN_MS, meanwhile);
-	uint64_t last = console_number(f, word);
+	do {
+		chain_move(f, 20 * RUN_MS, meanwhile);
+		last = console_number(f, word);
+	} while (last <= first && ++lives < LIVES_LAST);
 	print_message("%s: %u moves, %s%llu to %llu, save %llu us, load %llu us, %llu bytes\n",
 		      f->plan.guest, moves, word, (unsigned long long)first,
 		      (unsigned long long)last,
@@ -483,17 +488,28 @@ static void test_moves_blk(void **state)
 	run_through_chain(f, "done ", NULL);
 }
 
+/* If not, the engine that comes next is the same one. */
+static bool echo_lives(struct fixture *f)
+{
+	uint64_t before = f->count;
+	chain_move(f, 40 * RUN_MS, echo_turn);
+	if (f->count > before)
+		return true;
+	if (f->plan.engines[1])
+		chain_move(f, RUN_MS, echo_turn);
+	return false;
+}
+
 static void moves_echo(struct fixture *f)
 {
 	f->plan.net = true;
-	unsigned moves = moves_wanted(f);
+	unsigned moves = moves_wanted(f), lives = 0;
 	fixture_begin(f);
 	for (unsigned i = 0; i < moves; i++)
 		chain_move(f, (i ? 2 : 20) * RUN_MS, echo_turn);
-	uint64_t before = f->count;
-	chain_move(f, 40 * RUN_MS, echo_turn);
+	while (!echo_lives(f))
+		assert_true(++lives < LIVES_LAST);
 	print_message("echo: %u moves, %llu answers\n", moves, (unsigned long long)f->count);
-	assert_true(f->count > before);
 }
 
 static void test_moves_echo(void **state)
@@ -511,21 +527,33 @@ static void test_lazy_echo(void **state)
 	moves_echo(fixture_lazy("echo", 1));
 }
 
-/* The guests' own checks can fail: one word of RAM changed on the way is found. */
+/* After its first pass, which checks nothing. */
+static void passes_wait(struct fixture *f)
+{
+	unsigned lives = 0;
+	do {
+		assert_true(lives++ < LIVES_PASS);
+		chain_move(f, 20 * RUN_MS, NULL);
+	} while (!console_number(f, "pass "));
+}
+
+/* The guests' own checks can fail: a word of RAM changed on the way is found. The guest may have
+ * been stopped between its look at a word and the store over it, but not at both. */
 static void test_damage_is_found(void **state)
 {
 	struct fixture *f = fixture_of("dirtier", 1);
 	snprintf(f->plan.cmdline, sizeof(f->plan.cmdline), "pages=1000 report=10");
 	fixture_begin(f);
-	chain_move(f, 20 * RUN_MS, NULL);
-	f->shared->ram[0x800000 + 500 * 4096 + 500 * 8] ^= 0x10; /* page 500's word */
+	passes_wait(f);
+	f->shared->ram[dirtier_word(250)] ^= 0x10;
+	f->shared->ram[dirtier_word(750)] ^= 0x10;
 	int status;
 	child_start(f, LONG_MS);
 	assert_int_equal(waitpid(f->child, &status, 0), f->child);
 	f->child = 0;
 	console_read(f);
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == CHILD_ENDED);
-	assert_non_null(strstr(f->text, "FAIL page 500"));
+	assert_true(strstr(f->text, "FAIL page 250") || strstr(f->text, "FAIL page 750"));
 }
 
 #define GUEST_TEST(fn) cmocka_unit_test_teardown(fn, teardown)
