@@ -174,9 +174,14 @@ static void connect_again(struct post *p, bool other_session)
 /* Waits until all is there, or the link is cut: how often it has been, or 0. */
 static unsigned cut_seen(struct post *p)
 {
-	if (post_wait_any(&p->at_source, POSTCOPY_CUT, POSTCOPY_DONE) == POSTCOPY_DONE)
-		return 0;
-	return p->at_source.cuts;
+	unsigned cuts;
+
+	pthread_mutex_lock(&p->lock);
+	while (p->at_source.state != POSTCOPY_CUT && p->at_source.state != POSTCOPY_DONE)
+		pthread_cond_wait(&p->changed, &p->lock);
+	cuts = p->at_source.state == POSTCOPY_CUT ? p->at_source.cuts : 0;
+	pthread_mutex_unlock(&p->lock);
+	return cuts;
 }
 
 static void cut_and_recover(unsigned streams, int64_t most_bytes)
