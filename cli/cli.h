@@ -128,6 +128,12 @@ struct wait {
 	void *ctx; /* of line and event */
 };
 #define WAIT_ON (-1)
+/* From here on a Ctrl-C, once, is for operation_end(): before the request that begins an operation,
+ * or it would go on with nobody told. A second one ends the command as it always does. */
+void interrupt_catch(void);
+/* That, then POST to the VM's path what begins one. `body` is taken over. */
+int operation_begin(const struct invocation *v, const char *vm, const char *tail, json_t *body,
+		    json_t **reply) MUST_CHECK;
 /* POST what `fill` makes of the invocation, for the VM that is its first argument. */
 int operation_ask(const struct invocation *v, const char *tail,
 		  int (*fill)(const struct invocation *v, json_t *body), json_t **reply) MUST_CHECK;
@@ -163,7 +169,7 @@ void nanoseconds_text(uint64_t ns, char *out, size_t size);
 #define CONSOLE_ESCAPE     0x1d /* Ctrl-] */
 #define CONSOLE_ESCAPE_KEY "Ctrl-]"
 enum console_end { CONSOLE_CLOSED, CONSOLE_LEFT, CONSOLE_SIGNAL };
-/* Until the console closes, the escape key, or a signal (*signal_number). `also_fd` (or -1)
+/* Until the console closes, the escape key, or a signal. `also_fd` (or -1)
  * ends it too once it is readable and `also` says so. */
 enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx), void *ctx);
 

@@ -168,7 +168,7 @@ static int core_write(const struct invocation *v, struct core_file *f, json_t **
 	json_t *body = json_pack("{s:b, s:b}", "paging", invocation_flag(v, "paging"), "live",
 				 invocation_flag(v, "live"));
 	json_t *reply;
-	int rc = api_vm_call(v, "POST", w.wait.vm, "/dump-core", body, &reply);
+	int rc = operation_begin(v, w.wait.vm, "/dump-core", body, &reply);
 
 	if (rc)
 		return rc;
@@ -187,8 +187,10 @@ int command_dump_core(const struct invocation *v)
 			      .connection = -1,
 			      .force = invocation_flag(v, "force")};
 	json_t *vm = NULL;
-	int rc = file_make(&f);
+	int rc;
 
+	interrupt_catch(); /* or the file would be left behind */
+	rc = file_make(&f);
 	if (!rc)
 		rc = core_write(v, &f, &vm);
 	if (!rc)

@@ -69,7 +69,7 @@ static int cancel(const struct wait *w, const char *left)
 				  .doing = "cancelling",
 				  .interrupted = wait_leave};
 	json_t *reply;
-	int rc = api_vm_call(w->invocation, "POST", w->vm, "/image-cancel", NULL, &reply);
+	int rc = operation_begin(w->invocation, w->vm, "/image-cancel", NULL, &reply);
 
 	if (!rc)
 		rc = operation_wait(&undo, reply, NULL);
@@ -107,7 +107,7 @@ int command_save(const struct invocation *v)
 		json_decref(body);
 		return rc;
 	}
-	rc = api_vm_call(v, "POST", w.vm, "/save", body, &reply);
+	rc = operation_begin(v, w.vm, "/save", body, &reply);
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
 	if (!rc)
@@ -132,6 +132,7 @@ int command_restore(const struct invocation *v)
 		json_decref(body);
 		return rc;
 	}
+	interrupt_catch();
 	rc = api_call(v, "POST", "/v1/restore", body, &reply);
 	if (rc)
 		return rc;

@@ -82,7 +82,7 @@ static int cancel(const struct invocation *v, const char *name)
 	const struct wait w = {
 		.invocation = v, .vm = name, .doing = "cancelling", .interrupted = wait_leave};
 	json_t *reply, *vm, *operation;
-	int rc = api_vm_call(v, "POST", name, "/migrate/cancel", NULL, &reply);
+	int rc = operation_begin(v, name, "/migrate/cancel", NULL, &reply);
 
 	if (!rc)
 		rc = operation_end(&w, reply, &vm);
@@ -133,7 +133,7 @@ static int recover(const struct invocation *v, const struct wait *w)
 {
 	json_t *reply, *vm = NULL;
 	char peer[80];
-	int rc = api_vm_call(v, "POST", w->vm, "/migrate/recover", NULL, &reply);
+	int rc = operation_begin(v, w->vm, "/migrate/recover", NULL, &reply);
 
 	if (!rc)
 		rc = operation_wait(w, reply, &vm);

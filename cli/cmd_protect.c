@@ -33,7 +33,7 @@ static int protect_cancel(const struct wait *w)
 	int rc;
 
 	complain("interrupted; cancelling the protection");
-	rc = api_vm_call(w->invocation, "POST", w->vm, "/unprotect", NULL, &reply);
+	rc = operation_begin(w->invocation, w->vm, "/unprotect", NULL, &reply);
 	if (!rc)
 		rc = operation_wait(&undo, reply, NULL);
 	if (rc)
@@ -76,7 +76,7 @@ int command_unprotect(const struct invocation *v)
 			       .doing = "unprotecting",
 			       .interrupted = wait_leave};
 	json_t *reply, *vm = NULL;
-	int rc = api_vm_call(v, "POST", w.vm, "/unprotect", NULL, &reply);
+	int rc = operation_begin(v, w.vm, "/unprotect", NULL, &reply);
 
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
@@ -99,7 +99,7 @@ int command_failover(const struct invocation *v)
 		remark("taking %s over by force: if it still runs on the other host, two copies "
 		       "answer clients, and what one of them acknowledged will be lost",
 		       w.vm);
-	rc = api_vm_call(v, "POST", w.vm, "/failover", json_pack("{s:b}", "force", force), &reply);
+	rc = operation_begin(v, w.vm, "/failover", json_pack("{s:b}", "force", force), &reply);
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
 	if (!rc)

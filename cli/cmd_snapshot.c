@@ -19,7 +19,7 @@ static int snapshot_cancel(const struct wait *w)
 				  .vm = w->vm,
 				  .doing = "cancelling",
 				  .interrupted = wait_leave};
-	int rc = api_vm_call(w->invocation, "POST", w->vm, "/image-cancel", NULL, &reply);
+	int rc = operation_begin(w->invocation, w->vm, "/image-cancel", NULL, &reply);
 
 	if (!rc)
 		rc = operation_wait(&undo, reply, NULL);
@@ -51,7 +51,7 @@ int command_snapshot(const struct invocation *v)
 
 	if (invocation_flag(v, "delete"))
 		return snapshot_delete(v);
-	rc = api_vm_call(v, "POST", w.vm, "/snapshot", body_of(v), &reply);
+	rc = operation_begin(v, w.vm, "/snapshot", body_of(v), &reply);
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
 	if (!rc)
@@ -122,7 +122,7 @@ static int running_end(const struct invocation *v)
 	json_decref(vm);
 	if (!runs)
 		return EXIT_OK;
-	rc = api_vm_call(v, "POST", w.vm, "/stop", json_pack("{s:b}", "force", 1), &reply);
+	rc = operation_begin(v, w.vm, "/stop", json_pack("{s:b}", "force", 1), &reply);
 	return rc ? rc : operation_wait(&w, reply, NULL);
 }
 
@@ -160,7 +160,7 @@ int command_rollback(const struct invocation *v)
 	if (!rc)
 		rc = running_end(v);
 	if (!rc)
-		rc = api_vm_call(v, "POST", w.vm, "/rollback", body_of(v), &reply);
+		rc = operation_begin(v, w.vm, "/rollback", body_of(v), &reply);
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
 	if (!rc)

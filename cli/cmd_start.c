@@ -43,6 +43,7 @@ int command_start(const struct invocation *v)
 	rc = vm_file_read(v->arguments[0], &text, origin);
 	if (rc)
 		return rc;
+	interrupt_catch();
 	rc = api_call(v, "POST", "/v1/vms",
 		      json_pack("{s:o, s:s, s:b}", "config", text, "origin", origin, "force",
 				invocation_flag(v, "force")),
@@ -70,10 +71,10 @@ int command_stop(const struct invocation *v)
 	rc = invocation_number(v, "timeout", 1, 3600, &timeout);
 	if (rc)
 		return rc;
-	rc = api_vm_call(v, "POST", w.vm, "/stop",
-			 json_pack("{s:b, s:I}", "force", invocation_flag(v, "force"), "timeout_s",
-				   (json_int_t)timeout),
-			 &reply);
+	rc = operation_begin(v, w.vm, "/stop",
+			     json_pack("{s:b, s:I}", "force", invocation_flag(v, "force"),
+				       "timeout_s", (json_int_t)timeout),
+			     &reply);
 	if (!rc)
 		rc = operation_wait(&w, reply, &vm);
 	if (!rc)

@@ -21,7 +21,7 @@ static int upgrade(const struct invocation *v, const char *name,
 			       .ctx = ctx};
 	const json_t *operation;
 	json_t *reply, *vm;
-	int rc = api_vm_call(v, "POST", name, "/upgrade", request(v), &reply);
+	int rc = operation_begin(v, name, "/upgrade", request(v), &reply);
 
 	*out = NULL;
 	if (!rc)

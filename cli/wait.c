@@ -20,12 +20,10 @@ static void on_interrupt(int number)
 	interrupted = 1;
 }
 
-/* Once: a second Ctrl-C ends the command as it always does. */
-static void interrupt_catch(void)
+void interrupt_catch(void)
 {
 	struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
 
-	interrupted = 0;
 	sigaction(SIGINT, &a, NULL);
 	sigaction(SIGTERM, &a, NULL);
 }
@@ -169,6 +167,13 @@ int wait_leave(const struct wait *w)
 	return EXIT_FAILED;
 }
 
+int operation_begin(const struct invocation *v, const char *vm, const char *tail, json_t *body,
+		    json_t **reply)
+{
+	interrupt_catch();
+	return api_vm_call(v, "POST", vm, tail, body, reply);
+}
+
 int operation_ask(const struct invocation *v, const char *tail,
 		  int (*fill)(const struct invocation *v, json_t *body), json_t **reply)
 {
@@ -177,7 +182,7 @@ int operation_ask(const struct invocation *v, const char *tail,
 
 	if (rc)
 		json_decref(body);
-	return rc ? rc : api_vm_call(v, "POST", v->arguments[0], tail, body, reply);
+	return rc ? rc : operation_begin(v, v->arguments[0], tail, body, reply);
 }
 
 /* Asked beside another operation, it is told beside that; from here on it is the one. */
@@ -197,6 +202,8 @@ static int interruption_take(const struct wait *w, struct progress *p)
 	int rc;
 
 	interrupted = 0;
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
 	progress_end(p);
 	rc = w->interrupted(w);
 	return rc == WAIT_ON ? EXIT_OK : rc;

@@ -42,6 +42,23 @@ static void test_interrupted(void **state)
 	said_free(&said);
 }
 
+/* Before polluxd has answered the request which begins it. */
+static void test_interrupted_at_once(void **state)
+{
+	static const struct step script[] = {
+		{BEGIN, 202, .operation = RUNNING, .interrupt = true},
+		{LOOK, 200, .operation = RUNNING},
+		{CANCEL, 202, .operation = RUNNING},
+		{LOOK, 200, .operation = CANCELLED},
+		{0},
+	};
+	struct said said = {0};
+
+	assert_int_equal(run(script, &said, NULL), EXIT_FAILED);
+	assert_true(says(&said.err, "it was cancelled"));
+	said_free(&said);
+}
+
 /* It was handed over meanwhile, before the request came (409) or after (202). */
 static void test_interrupted_too_late(void **state)
 {
@@ -349,6 +366,7 @@ int main(void)
 		cmocka_unit_test(test_json_failure),
 		cmocka_unit_test(test_check_interrupted),
 		cmocka_unit_test(test_interrupted),
+		cmocka_unit_test(test_interrupted_at_once),
 		cmocka_unit_test(test_interrupted_too_late),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_terminal),
