@@ -8,6 +8,7 @@
 #define POLLUX_CLI_CLI_H
 
 #include <jansson.h>
+#include <signal.h>
 
 #include "base/base.h"
 
@@ -169,6 +170,10 @@ void nanoseconds_text(uint64_t ns, char *out, size_t size);
 #define CONSOLE_ESCAPE     0x1d /* Ctrl-] */
 #define CONSOLE_ESCAPE_KEY "Ctrl-]"
 enum console_end { CONSOLE_CLOSED, CONSOLE_LEFT, CONSOLE_SIGNAL };
+/* A signal must not leave the terminal raw: while they are held, console_attach() ends by one, and
+ * one that comes between two calls ends the second. Those that nobody took are forgotten. */
+void console_signals_hold(sigset_t *before);
+void console_signals_release(const sigset_t *before);
 /* Until the console closes, the escape key, or a signal. `also_fd` (or -1)
  * ends it too once it is readable and `also` says so. */
 enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx), void *ctx);

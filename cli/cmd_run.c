@@ -263,7 +263,9 @@ static bool shutdown_ask(struct run *r, enum console_end end)
 static void console_serve(struct run *r)
 {
 	bool asked = false;
+	sigset_t before;
 
+	console_signals_hold(&before);
 	while (!r->ended) {
 		enum console_end end = console_attach(r->console, r->control, control_heard, r);
 
@@ -278,6 +280,7 @@ static void console_serve(struct run *r)
 			break;
 	}
 	alarm(0);
+	console_signals_release(&before);
 }
 
 /* Until the VM process closes its end. */

@@ -14,7 +14,6 @@ struct attachment {
 	int console, signals;
 	bool raw, input;
 	struct termios before;
-	sigset_t mask_before;
 };
 
 static void terminal_raw(struct attachment *a)
@@ -28,8 +27,7 @@ static void terminal_raw(struct attachment *a)
 	a->raw = !tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
 
-/* A signal must not leave the terminal raw: it is read as an event. */
-static void signals_take(struct attachment *a)
+static sigset_t held_signals(void)
 {
 	sigset_t set;
 
@@ -38,24 +36,41 @@ static void signals_take(struct attachment *a)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGALRM);
-	sigprocmask(SIG_BLOCK, &set, &a->mask_before);
-	a->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return set;
+}
+
+void console_signals_hold(sigset_t *before)
+{
+	sigset_t set = held_signals();
+
+	sigprocmask(SIG_BLOCK, &set, before);
+}
+
+void console_signals_release(const sigset_t *before)
+{
+	sigset_t set = held_signals();
+
+	while (sigtimedwait(&set, NULL, &(struct timespec){0}) > 0)
+		;
+	sigprocmask(SIG_SETMASK, before, NULL);
 }
 
 static void attachment_end(struct attachment *a)
 {
-	struct signalfd_siginfo info;
-
 	if (a->raw) {
 		tcsetattr(STDIN_FILENO, TCSADRAIN, &a->before);
 		fputs("\r\n", stderr);
 	}
-	if (a->signals >= 0) {
-		while (read(a->signals, &info, sizeof(info)) > 0)
-			;
+	if (a->signals >= 0)
 		close(a->signals);
-	}
-	sigprocmask(SIG_SETMASK, &a->mask_before, NULL);
+}
+
+/* One: the next is for the next time. */
+static bool signal_take(struct attachment *a)
+{
+	struct signalfd_siginfo info;
+
+	return read(a->signals, &info, sizeof(info)) > 0;
 }
 
 /* False: the console is closed. */
@@ -104,7 +119,7 @@ static enum console_end attachment_run(struct attachment *a, int also_fd, bool (
 			return CONSOLE_CLOSED;
 		if (fds[1].revents && !input_copy(a))
 			return CONSOLE_LEFT;
-		if (fds[2].revents)
+		if (fds[2].revents && signal_take(a))
 			return CONSOLE_SIGNAL;
 		if (fds[3].revents && also(ctx))
 			return CONSOLE_CLOSED;
@@ -113,10 +128,11 @@ static enum console_end attachment_run(struct attachment *a, int also_fd, bool (
 
 enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx), void *ctx)
 {
-	struct attachment a = {.console = console, .signals = -1, .input = true};
+	struct attachment a = {.console = console, .input = true};
+	sigset_t set = held_signals();
 	enum console_end end;
 
-	signals_take(&a);
+	a.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	terminal_raw(&a);
 	end = attachment_run(&a, also_fd, also, ctx);
 	attachment_end(&a);
