@@ -265,7 +265,7 @@ lab-test:
 	$(RUN_TESTS) --timeout 900 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
 # End to end on this machine: real processes and test guests, over loopback (after native-programs).
 native-test:
-	$(RUN_TESTS) --live --timeout 2700 "tests/native/run $(BUILD)"
+	$(RUN_TESTS) --live --timeout 4200 "tests/native/run $(BUILD)"
 # "folder: folders it may use", for lint
 layers:
 	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:

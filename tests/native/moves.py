@@ -54,7 +54,7 @@ def pulling(hosts):
 # ---- over --------------------------------------------------------------------------------------
 
 def ended(command, code, text=""):
-    out, err = command.communicate(timeout=60)
+    out, err = command.communicate(timeout=120)
     assert command.returncode == code, (command.returncode, out, err)
     assert text in err, err
     return out
@@ -68,10 +68,13 @@ def migration(out):
 def locked(pid, image):
     """Whether that process has the lock of an image of that name."""
     for fd in os.listdir(f"/proc/{pid}/fd"):
-        if os.path.basename(os.readlink(f"/proc/{pid}/fd/{fd}")) == image:
-            with open(f"/proc/{pid}/fdinfo/{fd}") as f:
-                if any(line.startswith("lock:") for line in f):
-                    return True
+        try:
+            if os.path.basename(os.readlink(f"/proc/{pid}/fd/{fd}")) == image:
+                with open(f"/proc/{pid}/fdinfo/{fd}") as f:
+                    if any(line.startswith("lock:") for line in f):
+                        return True
+        except FileNotFoundError:
+            pass  # it has just been closed
     return False
 
 
@@ -96,7 +99,7 @@ def stays(hosts):
     wait_until(lambda: hosts.b.vm_pids() == [], 10, "the twin's process has ended")
 
 
-def arrived(here, there, seconds=20):
+def arrived(here, there, seconds=60):
     """There, alone, and nothing of it here."""
     there.wait("running", seconds)
     here.wait("none")

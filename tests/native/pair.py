@@ -8,7 +8,7 @@ from director import Refused, Switchboard, VmProcess
 from wire import Frames, Observer, Proxy
 
 LOSS_MS = 3000  # longer than a loaded machine keeps anybody waiting
-SILENCE = {"loss_ms": 800}  # for cases that wait until silence is a loss
+SILENCE = {"loss_ms": 2500}  # for cases that wait until silence is a loss
 
 
 class Side:

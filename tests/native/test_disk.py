@@ -42,7 +42,7 @@ def protected_under_load(t, ops):
 
 @case("disk-quiet-after-load")
 def quiet(t):
-    pair = protected_under_load(t, 24000)
+    pair = protected_under_load(t, 48000)
     pair.primary.console.wait("blk: done writes")
     pair.wait_epochs(2)
     wait_until(pair.disks_equal, 10, "equal disks")
@@ -100,7 +100,7 @@ def block_is_whole(number, data):
 @case("disk-re-protected-and-equal")
 def protected_again(t):
     """After a failover the new owner's disk is copied whole to a third one."""
-    pair = protected_under_load(t, 48000)
+    pair = protected_under_load(t, 96000)
     pair.failover()
     pair.primary.console.wait("blk: done")
     pair.protect(mode="interval")

@@ -144,7 +144,7 @@ def no_file(t):
             if send:
                 s.send(b"{}")
                 assert s.recv(10) == b""
-        wait_until(lambda: hosts.a.vm()["operation"]["state"] == "failed", 5, "it is given up")
+        wait_until(lambda: hosts.a.vm()["operation"]["state"] == "failed", 20, "it is given up")
         assert "no file" in hosts.a.vm()["operation"]["error"]
         assert not os.path.exists(path)
     goes_on(hosts.a)

@@ -24,7 +24,8 @@ def failover(t, **terms):
     pair.failover()
     pair.observer.wait_replies(50)
     assert pair.observer.count > before
-    assert pair.primary.frames.path in pair.observer.announced, "the guest was not announced"
+    wait_until(lambda: pair.primary.frames.path in pair.observer.announced, 10,
+               "the guest is announced")
 
 
 @case("kill-at-random-event", seconds=400, mode="event")
@@ -104,7 +105,9 @@ def promote_living(t):
     pair.protect()
     pair.observer.wait_replies(20)
     old = pair.primary
+    pair.observer.settle()
     pair.promote()
+    pair.observer.load(4)
     pair.observer.wait_replies(20)
     old.process.wait_state("lost")
     old.process.ask("ownership", answer="denied")

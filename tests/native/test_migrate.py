@@ -7,7 +7,7 @@ import signal
 import time
 
 from case import case
-from hosts import SILENCE, Hosts, goes_on, passes, wait_until
+from hosts import Hosts, goes_on, passes, wait_until
 from moves import (FOLLOWS, POSTCOPY, SLOW, arrived, copying, ended, migration, moves, pulling,
                    started, stays)
 
@@ -131,7 +131,7 @@ def target_polluxd_dies(t):
 
 @case("migrate-target-host-falls-silent")
 def target_host_silent(t):
-    hosts = started(t, loss=SILENCE)
+    hosts = started(t)
     command = copying(hosts)
     pids = hosts.b.kill()
     ended(command, 1, "the VM runs on here")
@@ -323,6 +323,7 @@ def postcopy_link_cut(t, restart):
             host.down()
             host.up()
         hosts.wait_connected()
+    hosts.b.wait("memory-missing")
     hosts.a.wait("memory-held")
     for host, side in ((hosts.a, "held here, and hostb lacks"), (hosts.b, "held by hosta")):
         wait_until(lambda: host.vm()["postcopy"].get("pages"), 10, "pages are counted")

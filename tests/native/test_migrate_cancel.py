@@ -206,7 +206,8 @@ def cancelled(hosts, options, until, how, trouble):
       judged=min, slow=LONG_PAUSE, proxied=True)
 def cancel(t, how, until=copies, options=(), slow=SLOW, times=5, vm=None, disk=None, shared=None,
            proxied=False, judged=statistics.median, trouble=contextlib.nullcontext):
-    hosts = Hosts(t, own_disks=bool(disk), proxied=proxied)
+    loss = {"loss_ms": 15000} if until is stands_still else {}  # its link is slow all at once
+    hosts = Hosts(t, own_disks=bool(disk), proxied=proxied, **loss)
     vm = {"cmdline": "pages=1500 rate=20000 report=5", "disk": disk or shared, **(vm or {})}
     hosts.a.do("start", hosts.vm_file(**vm))
     if disk:

@@ -4,7 +4,7 @@ it is foreseen to take."""
 import json
 
 from case import case
-from hosts import Hosts, goes_on
+from hosts import Hosts, goes_on, wait_until
 from moves import SLOW, arrived, copying, moves, started, stays
 
 
@@ -89,8 +89,10 @@ class Pool:
 
     def leave(self, free):
         """As many free ones, whatever others have."""
-        self.set(self.number("nr") + free - self.free())
-        assert self.free() == free, f"the kernel made {self.free()} huge pages of {free}"
+        def are_free():
+            self.set(self.number("nr") + free - self.free())
+            return self.free() == free
+        wait_until(are_free, 10, lambda: f"the kernel made {self.free()} huge pages of {free}")
 
 
 @case("migrate-huge-pages", needs=("kvm", "root"))
@@ -125,11 +127,14 @@ def forecast(host, *options):
 def forecasts(t, vm=None):
     """What is measured, and that nothing of the measuring stays."""
     hosts = started(t, cmdline="pages=1500 rate=600 report=1", **(vm or {}))
+    written = []
     for _ in range(3):
-        f = forecast(hosts.a)
+        f = forecast(hosts.a, "--downtime", "2000")  # handing over stores: on some disks for long
         assert f["measured"] and not f["of_session"] and f["end"] == "precopy", f
-        assert f["pages"] >= 1500 and 0 < f["dirty_pages_per_second"] < 20000, f
+        assert f["pages"] >= 1500 and f["dirty_pages_per_second"] < 20000, f
         assert f["link_bytes_per_second"] > 0 and 0 < f["downtime_ns"] < f["total_ns"], f
+        written.append(f["dirty_pages_per_second"])
+    assert max(written) > 0, "the guest was seen to write nothing"
     slow = forecast(hosts.a, *SLOW)
     assert slow["total_ns"] > 5e9, slow  # 6 MB at 1 MB/s
     text = hosts.a.do("migrate", "demo", "hostb", "--check")
@@ -154,7 +159,11 @@ def forecast_protected(t):
     """Its session logs what it writes: that is asked, and goes on."""
     hosts = Hosts(t)
     hosts.protected()
-    f = forecast(hosts.a)
-    assert f["measured"] and f["of_session"] and f["dirty_pages_per_second"] > 0, f
+    for _ in range(5):  # in a stall of its process nothing is written
+        f = forecast(hosts.a)
+        assert f["measured"] and f["of_session"], f
+        if f["dirty_pages_per_second"]:
+            break
+    assert f["dirty_pages_per_second"] > 0, f
     assert hosts.a.vm()["state"] == "protected"
     goes_on(hosts.a)

@@ -66,7 +66,7 @@ class Disks:
                   if e["event"] == "progress" and e["phase"] == "copying"}
         assert totals <= {None, 0, SIZE}, totals  # None: not known yet
         sent = migration(out)["sent"]
-        assert SIZE // 2 <= sent["disk_bytes"] < SIZE * 3 // 2, sent
+        assert SIZE // 2 <= sent["disk_bytes"] < SIZE * 2, sent
         self.has_both(there)
 
     def copying(self):

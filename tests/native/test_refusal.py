@@ -29,11 +29,8 @@ def attempt(t, standby_terms=None, terms=None, **standby):
     pair = Pair(t, disk="1M")
     pair.load()
     pair.add_standby(**standby)
-    terms = pair.protect_begin(standby_terms=standby_terms, **(terms or {}))
-    try:
-        pair.board.pass_on(pair.standby.process, terms["streams"] + 1, 1)
-    except TimeoutError:
-        pass
+    pair.protect_begin(standby_terms=standby_terms, **(terms or {}))
+    pair.board.pass_on(pair.standby.process, 1)
     return pair
 
 
@@ -94,10 +91,11 @@ def vcpus(t):
 def nobody(t):
     pair = Pair(t)
     pair.load()
-    sock = socket.create_server(("127.0.0.1", 0))
-    port = sock.getsockname()[1]
-    sock.close()
-    pair.primary.process.ask("protect", address="127.0.0.1", port=port, **pair.terms())
+    sock = socket.socket()
+    t.cleanup(sock.close)
+    sock.bind(("127.0.0.1", 0))
+    pair.primary.process.ask("protect", address="127.0.0.1", port=sock.getsockname()[1],
+                             **pair.terms())
     event = pair.primary.process.wait_state("unprotected", "lost")
     assert event["state"] == "unprotected" and "refused" in event["why"], event
     pair.observer.wait_replies(20)
