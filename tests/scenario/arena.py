@@ -6,7 +6,7 @@ import time
 
 from judge import must
 from labkit import wire
-from labkit.cluster import TIMES_MS, Cluster
+from labkit.cluster import Cluster
 from labkit.place import LabError
 
 # What the guest's kernel and its programs hold, and what guest-load writes: into each page of
@@ -16,10 +16,13 @@ SECRETS = (b"counter-server", b"Linux version 6.1", b"POLLUX-GUEST-UP", b"virtio
            MEMORY_MARK, DISK_MARK)
 HOSTS = ("hosta", "hostb", "client")
 # No false loss on a busy machine, and no fence there that comes later than the delay of the other.
-BUSY_MS = {**TIMES_MS, "namespaces": {"heartbeat": 50, "loss": 1000, "fence_delay": 3000}}
+BUSY_MS = {"namespaces": {"heartbeat": 50, "loss": 2500, "fence_delay": 4000},
+           "emulated": {"heartbeat": 100, "loss": 4000, "fence_delay": 6000}}
 SMALL = "/var/small"  # where a scenario may mount something that is soon full
 # A guest or a polluxd that a scenario left behind: by name, for these hosts are ours alone.
-RESET = ("for p in polluxd pollux-vm state-hop; do killall -9 $p; done 2>/dev/null; sleep 0.2; "
+PROGRAMS = "polluxd pollux-vm state-hop"
+RESET = (f"for p in {PROGRAMS}; do killall -9 $p; done 2>/dev/null; "
+         f"while pidof {PROGRAMS} >/dev/null; do sleep 0.05; done; "
          f"ip link del demo0 2>/dev/null; umount {SMALL} /var/lib/pollux 2>/dev/null; "
          f"rm -rf /var/lib/pollux /run/pollux {SMALL}; true")
 
@@ -130,7 +133,16 @@ class Arena:
         time.sleep((2 * times["loss"] + times["fence_delay"]) / 1000)
 
     def silent(self):
-        """Whether the client gets no reply in that time."""
+        """Whether the client gets no reply in that time, but for one that is there and that it has
+        not read yet."""
+        def quiet():
+            before = self.cluster.client_replies()
+            time.sleep(0.5)
+            return self.cluster.client_replies() == before
+        try:
+            self.cluster.wait("no more replies come", quiet, 5)
+        except LabError:
+            return False
         before = self.cluster.client_replies()
         self.linger()
         return self.cluster.client_replies() == before

@@ -12,10 +12,10 @@ from migrations import (COPIED, FOLLOWED, OTHER, SLOW, begin, connected, console
 
 POSTCOPY = ("--postcopy", "--downtime", "0")
 # So long that what is done at the sight of a state is done within that state.
-STRETCH_USEC = {"namespaces": 600000, "emulated": 3000000}
+STRETCH_USEC = {"namespaces": 1500000, "emulated": 3000000}
 SEEN = "/lab/seen"  # by all hosts
 # TCP that meets such a delay all at once keeps silent for longer than the delay.
-PATIENT_MS = {"namespaces": {"heartbeat": 100, "loss": 2500, "fence_delay": 4000},
+PATIENT_MS = {"namespaces": {"heartbeat": 100, "loss": 6000, "fence_delay": 4000},
               "emulated": {"heartbeat": 250, "loss": 12000, "fence_delay": 4000}}
 # For a guest that begins anew, now here, now there: emulated hosts differ in their CPUs.
 ANYWHERE = "pollux-base"
@@ -271,7 +271,7 @@ def _target_host_dies_pulling(arena):
     _host_back(arena, "hostb")
     arena.wait_state("hostb", "stopped", timeout=40)
     _recovery_refused(arena)
-    must(arena.state("hosta") == "serving", f"hosta is {arena.state('hosta')}")
+    must(arena.state("hosta") in ("serving", "memory-held"), f"hosta is {arena.state('hosta')}")
     arena.cluster.pollux("hosta", "stop", "demo", "--force")
     return _torn(arena)
 

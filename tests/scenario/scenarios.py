@@ -22,11 +22,11 @@ CTRL_CLOSING_BRACKET = "\x1d"
 def run_on_a_terminal(arena):
     """`pollux run` boots the guest, its console on the terminal; Ctrl-] shuts it down."""
     cluster = arena.cluster
-    config = cluster.guest_config()
+    config = cluster.guest_config(load="clock:1")
     shutil.copy(pathlib.Path(__file__).with_name("on-terminal"), arena.place.share)
     cluster.run("hosta", "mkdir -p /var/lib/pollux")
-    # Behind the count of processors: from then on messages of pollux mix with the guest's line.
-    code, text = cluster.run("hosta", "/lab/on-terminal 180 ' clock ' "
+    # The guest takes its power button by then. Messages of pollux mix with its lines afterwards.
+    code, text = cluster.run("hosta", "/lab/on-terminal 180 POLLUX-GUEST-CLOCK "
                              f"'{CTRL_CLOSING_BRACKET}' {cluster.programs}/pollux run {config}",
                              timeout=200, check=False)
     must(code == 0, f"pollux run ended with {code}: {text[-400:]}")
@@ -88,6 +88,7 @@ def there_and_back(arena):
     arena.lab("start", host="hosta")
     arena.cluster.polluxd_start("hosta")
     arena.wait_state("hosta", "none", "released", timeout=30)
+    migrations.connected(arena)
     arena.cluster.pollux("hostb", "protect", "demo", "--to", "hosta", "--overwrite", timeout=120)
     arena.replies(10)
     arena.lab("kill", host="hostb")
@@ -195,6 +196,7 @@ def primary_dies_in_first_copy(arena):
     arena.cluster.times_ms = mishaps.PATIENT_MS[arena.cluster.kind]
     arena.guest_up()
     arena.lab("delay", net="repl", host="*", usec=300000)
+    migrations.connected(arena)
     arena.cluster.pollux("hosta", "protect", "demo", "--to", "hostb", "--detach")
     arena.wait_state("hostb", "standby-syncing", timeout=30)
     arena.lab("kill", host="hosta")
@@ -251,9 +253,11 @@ def _linux_well(arena, pid):
     console = cluster.run("hosta", "cat /tmp/console")[1]
     must("POLLUX-GUEST-UP" in console, "the guest's console was not kept")
     log_clean(console)
-    cluster.run("client", "echo QUIT | nc -w 2 10.78.0.100 7; true")
-    cluster.wait("the guest is off", lambda: cluster.run("hosta", f"kill -0 {pid}",
-                                                         check=False)[0] != 0, 120)
+
+    def off():
+        cluster.run("client", "echo QUIT | nc -w 2 10.78.0.100 7; true")
+        return cluster.run("hosta", f"kill -0 {pid}", check=False)[0] != 0
+    cluster.wait("the guest is off", off, 120)
     disk = cluster.disk_verdict("hosta")
     must(disk["ok"], f"the disk does not agree with the client: {disk}")
     return console
@@ -377,6 +381,7 @@ def failover_from_kvm_to_soft_and_back(arena):
         arena.lab("start", host="hosta")
         arena.cluster.polluxd_start("hosta")
         arena.wait_state("hosta", "none", "released", timeout=30)
+        migrations.connected(arena)
         arena.cluster.pollux("hostb", "protect", "demo", "--to", "hosta", "--overwrite",
                              timeout=120)
         arena.replies(10)
