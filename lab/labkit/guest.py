@@ -3,7 +3,6 @@
 server. In a lab host it is in /lab/guest."""
 import os
 import pathlib
-import shutil
 import threading
 
 from . import initramfs
@@ -39,5 +38,7 @@ def folder(build, tools, say=print):
     if not target.exists() or target.read_bytes() != image:
         _write(target, image)
     for name in TOOLS:
-        shutil.copy2(tools / name, out / name)
+        target, program = out / name, (tools / name).read_bytes()
+        if not target.exists() or target.read_bytes() != program:
+            _write(target, program, 0o755)
     return out

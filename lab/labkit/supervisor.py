@@ -129,7 +129,9 @@ class Supervisor:
         (share / "bin").mkdir(exist_ok=True)
         guest = self.config.get("guest")
         if guest and os.path.isdir(guest):
-            shutil.copytree(guest, share / "guest", dirs_exist_ok=True)
+            # What is hidden is about to be renamed, by another lab that begins.
+            shutil.copytree(guest, share / "guest", dirs_exist_ok=True,
+                            ignore=shutil.ignore_patterns(".*"))
 
     def _machine(self, name):
         if name not in self.machines:
