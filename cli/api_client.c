@@ -10,7 +10,7 @@
 #include "cli/cli.h"
 
 #define REPLY_MAX  (16u << 20)
-#define TIMEOUT_MS 60000L /* a host may be very busy; Ctrl-C is faster */
+#define TIMEOUT_MS 60000L /* a host may be very busy; a second Ctrl-C is faster */
 #define CONNECT_MS 10000L
 
 const char *json_word(const json_t *o, const char *key)

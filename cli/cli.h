@@ -132,7 +132,8 @@ struct wait {
 /* From here on a Ctrl-C, once, is for operation_end(): before the request that begins an operation,
  * or it would go on with nobody told. A second one ends the command as it always does. */
 void interrupt_catch(void);
-/* That, then POST to the VM's path what begins one. `body` is taken over. */
+bool interrupt_came(void); /* and operation_end() has not taken it */
+/* That, then POST to the VM's path what begins one; unless one has come. `body` is taken over. */
 int operation_begin(const struct invocation *v, const char *vm, const char *tail, json_t *body,
 		    json_t **reply) MUST_CHECK;
 /* POST what `fill` makes of the invocation, for the VM that is its first argument. */
@@ -174,8 +175,9 @@ enum console_end { CONSOLE_CLOSED, CONSOLE_LEFT, CONSOLE_SIGNAL };
  * one that comes between two calls ends the second. Those that nobody took are forgotten. */
 void console_signals_hold(sigset_t *before);
 void console_signals_release(const sigset_t *before);
-/* Until the console closes, the escape key, or a signal. `also_fd` (or -1)
+/* Until the console closes, the escape key, or a signal (*number). `also_fd` (or -1)
  * ends it too once it is readable and `also` says so. */
-enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx), void *ctx);
+enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx), void *ctx,
+				int *number);
 
 #endif

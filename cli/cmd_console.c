@@ -33,6 +33,7 @@ static int console_look(const char *vm, const char *path)
 {
 	int fd = -1, rc = console_connect(path, &fd);
 	sigset_t before;
+	int number;
 
 	if (rc) {
 		complain("the console of %s at %s: %s", vm, path, strerror(-rc));
@@ -41,7 +42,7 @@ static int console_look(const char *vm, const char *path)
 	if (isatty(STDIN_FILENO))
 		fprintf(stderr, "console of %s; %s leaves it\n", vm, CONSOLE_ESCAPE_KEY);
 	console_signals_hold(&before);
-	rc = console_attach(fd, -1, NULL, NULL);
+	rc = console_attach(fd, -1, NULL, NULL, &number);
 	console_signals_release(&before);
 	close(fd);
 	if (rc == CONSOLE_CLOSED)

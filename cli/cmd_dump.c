@@ -142,6 +142,7 @@ static int dump_interrupted(const struct wait *w)
 	complain("interrupted; no core is kept");
 	close(f->connection);
 	f->connection = -1;
+	interrupt_catch(); /* the next one is for `until` */
 	if (!api_vm_call(w->invocation, "GET", w->vm, "", NULL, &vm))
 		(void)!operation_wait(&until, vm, NULL);
 	return EXIT_FAILED;

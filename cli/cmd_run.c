@@ -259,23 +259,29 @@ static bool shutdown_ask(struct run *r, enum console_end end)
 }
 
 /* The escape key, or a signal: first the power button, then the plug. Who sends a signal
- * may not be there to send another: then the alarm pulls it. */
+ * may not be there to send another: then the alarm pulls it. Another one than the first
+ * is no second word: a session that ends sends SIGTERM and SIGHUP at once. */
 static void console_serve(struct run *r)
 {
+	int first = 0, number;
 	bool asked = false;
 	sigset_t before;
 
 	console_signals_hold(&before);
 	while (!r->ended) {
-		enum console_end end = console_attach(r->console, r->control, control_heard, r);
+		enum console_end end =
+			console_attach(r->console, r->control, control_heard, r, &number);
 
 		if (end == CONSOLE_CLOSED)
 			break;
+		if (asked && end == CONSOLE_SIGNAL && first && number != first && number != SIGALRM)
+			continue;
 		if (asked) {
 			remark("ending the guest");
 			break;
 		}
 		asked = true;
+		first = end == CONSOLE_SIGNAL ? number : 0;
 		if (!shutdown_ask(r, end))
 			break;
 	}

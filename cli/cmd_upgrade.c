@@ -130,7 +130,7 @@ static void upgrade_each(const struct invocation *v, const json_t *vms, struct t
 			failure_note(t, json_word(vm, "name"), rc);
 		if (now && rc)
 			t->rc = EXIT_FAILED;
-		if (t->interrupted || rc == EXIT_NO_AGENT)
+		if (t->interrupted || interrupt_came() || rc == EXIT_NO_AGENT)
 			break;
 	}
 }

@@ -65,12 +65,12 @@ static void attachment_end(struct attachment *a)
 		close(a->signals);
 }
 
-/* One: the next is for the next time. */
-static bool signal_take(struct attachment *a)
+/* One: the next is for the next time. 0: there is none. */
+static int signal_take(struct attachment *a)
 {
 	struct signalfd_siginfo info;
 
-	return read(a->signals, &info, sizeof(info)) > 0;
+	return read(a->signals, &info, sizeof(info)) > 0 ? (int)info.ssi_signo : 0;
 }
 
 /* False: the console is closed. */
@@ -103,7 +103,7 @@ static bool input_copy(struct attachment *a)
 }
 
 static enum console_end attachment_run(struct attachment *a, int also_fd, bool (*also)(void *ctx),
-				       void *ctx)
+				       void *ctx, int *number)
 {
 	for (;;) {
 		struct pollfd fds[] = {
@@ -119,14 +119,16 @@ static enum console_end attachment_run(struct attachment *a, int also_fd, bool (
 			return CONSOLE_CLOSED;
 		if (fds[1].revents && !input_copy(a))
 			return CONSOLE_LEFT;
-		if (fds[2].revents && signal_take(a))
+		*number = fds[2].revents ? signal_take(a) : 0;
+		if (*number)
 			return CONSOLE_SIGNAL;
 		if (fds[3].revents && also(ctx))
 			return CONSOLE_CLOSED;
 	}
 }
 
-enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx), void *ctx)
+enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx), void *ctx,
+				int *number)
 {
 	struct attachment a = {.console = console, .input = true};
 	sigset_t set = held_signals();
@@ -134,7 +136,7 @@ enum console_end console_attach(int console, int also_fd, bool (*also)(void *ctx
 
 	a.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	terminal_raw(&a);
-	end = attachment_run(&a, also_fd, also, ctx);
+	end = attachment_run(&a, also_fd, also, ctx, number);
 	attachment_end(&a);
 	return end;
 }

@@ -24,8 +24,15 @@ void interrupt_catch(void)
 {
 	struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
 
+	if (interrupted)
+		return;
 	sigaction(SIGINT, &a, NULL);
 	sigaction(SIGTERM, &a, NULL);
+}
+
+bool interrupt_came(void)
+{
+	return interrupted;
 }
 
 static void pause_briefly(void)
@@ -171,6 +178,11 @@ int operation_begin(const struct invocation *v, const char *vm, const char *tail
 		    json_t **reply)
 {
 	interrupt_catch();
+	if (interrupted) {
+		json_decref(body);
+		complain("interrupted; nothing was begun");
+		return EXIT_FAILED;
+	}
 	return api_vm_call(v, "POST", vm, tail, body, reply);
 }
 
@@ -182,7 +194,11 @@ int operation_ask(const struct invocation *v, const char *tail,
 
 	if (rc)
 		json_decref(body);
-	return rc ? rc : operation_begin(v, v->arguments[0], tail, body, reply);
+	else if (invocation_flag(v, "detach")) /* nobody would take a Ctrl-C */
+		rc = api_vm_call(v, "POST", v->arguments[0], tail, body, reply);
+	else
+		rc = operation_begin(v, v->arguments[0], tail, body, reply);
+	return rc;
 }
 
 /* Asked beside another operation, it is told beside that; from here on it is the one. */
@@ -201,9 +217,9 @@ static int interruption_take(const struct wait *w, struct progress *p)
 {
 	int rc;
 
-	interrupted = 0;
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
+	interrupted = 0;
 	progress_end(p);
 	rc = w->interrupted(w);
 	return rc == WAIT_ON ? EXIT_OK : rc;
