@@ -125,11 +125,12 @@ class Pair:
         self.standby.process.wait_state("ready")
         return terms
 
-    def promote(self):
-        """What polluxd does after a confirmed fence. The standby becomes the primary."""
+    def promote(self, late=False):
+        """What polluxd does after a confirmed fence. The standby becomes the primary. `late`: the
+        old one lives, and may still let out what was acknowledged before."""
         old, new = self.primary, self.standby
         if self.nic:
-            self.observer.retire(old.frames)
+            self.observer.retire(old.frames, late)
             self.observer.admit(new.frames)
         self.term += 1
         reply = new.process.ask("promote", term=self.term)

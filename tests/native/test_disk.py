@@ -40,10 +40,10 @@ def protected_under_load(t, ops):
     return pair
 
 
-@case("disk-quiet-after-load")
+@case("disk-quiet-after-load", seconds=400)
 def quiet(t):
     pair = protected_under_load(t, 48000)
-    pair.primary.console.wait("blk: done writes")
+    pair.primary.console.wait("blk: done writes", 240)
     pair.wait_epochs(2)
     wait_until(pair.disks_equal, 10, "equal disks")
 
@@ -97,14 +97,14 @@ def block_is_whole(number, data):
     return True
 
 
-@case("disk-re-protected-and-equal")
+@case("disk-re-protected-and-equal", seconds=400)
 def protected_again(t):
     """After a failover the new owner's disk is copied whole to a third one."""
     pair = protected_under_load(t, 96000)
     pair.failover()
     pair.primary.console.wait("blk: done")
     pair.protect(mode="interval")
-    pair.primary.console.wait("blk: done writes")
+    pair.primary.console.wait("blk: done writes", 240)
     pair.wait_epochs(2)
     wait_until(pair.disks_equal, 10, "equal disks")
 

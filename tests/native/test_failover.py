@@ -105,9 +105,7 @@ def promote_living(t):
     pair.protect()
     pair.observer.wait_replies(20)
     old = pair.primary
-    pair.observer.settle()
-    pair.promote()
-    pair.observer.load(4)
+    pair.promote(late=True)
     pair.observer.wait_replies(20)
     old.process.wait_state("lost")
     old.process.ask("ownership", answer="denied")

@@ -182,7 +182,7 @@ def renewals(every):
     return ",".join(f"channel.key:{every * n}" for n in range(1, 16))
 
 
-STALL_S = 5
+STALL_S = 3
 LOOK_S = 0.5
 
 
@@ -253,5 +253,5 @@ def postcopy_keys_renewed(t):
     assert command.returncode == 0, command.communicate()
     arrived(hosts.a, hosts.b)
     print(f"{max(seen)} key updates while memory followed")
-    assert max(seen) >= 1, "no key was renewed"
+    assert max(seen) >= 2, max(seen)
     no_stall(looks)

@@ -21,8 +21,8 @@ BUSY_MS = {"namespaces": {"heartbeat": 50, "loss": 2500, "fence_delay": 4000},
 SMALL = "/var/small"  # where a scenario may mount something that is soon full
 # A guest or a polluxd that a scenario left behind: by name, for these hosts are ours alone.
 PROGRAMS = "polluxd pollux-vm state-hop"
-RESET = (f"for p in {PROGRAMS}; do killall -9 $p; done 2>/dev/null; "
-         f"while pidof {PROGRAMS} >/dev/null; do sleep 0.05; done; "
+RESET = (f"n=0; while pidof {PROGRAMS} >/dev/null && [ $n -lt 200 ]; do "
+         f"for p in {PROGRAMS}; do killall -9 $p; done 2>/dev/null; sleep 0.05; n=$((n+1)); done; "
          f"ip link del demo0 2>/dev/null; umount {SMALL} /var/lib/pollux 2>/dev/null; "
          f"rm -rf /var/lib/pollux /run/pollux {SMALL}; true")
 
@@ -140,7 +140,7 @@ class Arena:
             time.sleep(0.5)
             return self.cluster.client_replies() == before
         try:
-            self.cluster.wait("no more replies come", quiet, 5)
+            self.cluster.wait("no more replies come", quiet, 1)
         except LabError:
             return False
         before = self.cluster.client_replies()
