@@ -123,6 +123,11 @@ static void upgrade_each(const struct invocation *v, const json_t *vms, struct t
 	{
 		if (!runs_here(vm))
 			continue;
+		if (interrupt_came()) { /* when the one before was done already */
+			complain("interrupted; nothing further is begun");
+			failure_note(t, json_word(vm, "name"), EXIT_FAILED);
+			break;
+		}
 		rc = upgrade(v, json_word(vm, "name"), all_interrupted, t, &now);
 		if (now)
 			upgraded_tell(v, t, now);
@@ -130,7 +135,7 @@ static void upgrade_each(const struct invocation *v, const json_t *vms, struct t
 			failure_note(t, json_word(vm, "name"), rc);
 		if (now && rc)
 			t->rc = EXIT_FAILED;
-		if (t->interrupted || interrupt_came() || rc == EXIT_NO_AGENT)
+		if (t->interrupted || rc == EXIT_NO_AGENT)
 			break;
 	}
 }

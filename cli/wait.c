@@ -180,7 +180,7 @@ int operation_begin(const struct invocation *v, const char *vm, const char *tail
 	interrupt_catch();
 	if (interrupted) {
 		json_decref(body);
-		complain("interrupted; nothing was begun");
+		complain("interrupted before this was begun");
 		return EXIT_FAILED;
 	}
 	return api_vm_call(v, "POST", vm, tail, body, reply);

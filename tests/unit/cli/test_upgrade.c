@@ -139,13 +139,33 @@ static void test_interrupted(void **state)
 	said_free(&said);
 }
 
+/* When one was done already, and nobody took it. */
+static void test_interrupted_between(void **state)
+{
+	static const struct step script[] = {
+		{LIST, 200, .body = VMS},
+		{POST("one"), 202, .body = RUNNING("one")},
+		{LOOK("one"), 200, .interrupt = true, .body = DONE("one")},
+		{0},
+	};
+	struct said said = {0};
+
+	assert_int_equal(run(script, &said, NULL), EXIT_FAILED);
+	assert_true(says(&said.out, "one runs in") && says(&said.err, "nothing further is begun"));
+	assert_true(says(&said.err, "two was not upgraded"));
+	said_free(&said);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refused_one_json), /* first: what was complained of stays */
-		cmocka_unit_test(test_refused_one),      cmocka_unit_test(test_failed_one),
-		cmocka_unit_test(test_all_well),         cmocka_unit_test(test_not_protected_again),
+		cmocka_unit_test(test_refused_one),
+		cmocka_unit_test(test_failed_one),
+		cmocka_unit_test(test_all_well),
+		cmocka_unit_test(test_not_protected_again),
 		cmocka_unit_test(test_interrupted),
+		cmocka_unit_test(test_interrupted_between), /* last: it stays interrupted */
 	};
 
 	return cmocka_run_group_tests(tests, folder_make, folder_remove);
