@@ -169,7 +169,7 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(call archives,$(call closure,agent))
 	$(call say,LINK)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(call libs,$(call closure,agent))
 $(BUILD)/tests/fuzz/%.o: WARNINGS += -Wno-missing-prototypes
 
-RUN_TESTS = @POLLUX_BUILD=$(BUILD) $(FIXED_ADDRESSES) tests/run_tests.py $(RESULTS:%=--results %) $(LABEL:%=--label %)
+RUN_TESTS = @POLLUX_BUILD=$(BUILD) $(FIXED_ADDRESSES) tests/run_tests.py $(RESULTS:%=--results %) $(LABEL:%=--label %) $(AGAIN:%=--again %)
 # Thread sanitizer needs its shadow where some kernels' address randomisation would put the program.
 FIXED_ADDRESSES := $(if $(filter thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 
@@ -230,8 +230,8 @@ fuzz:
 # End to end; prints `scenario NAME ok|FAILED|skipped (reason)` lines. All of them with hosts that are
 # namespaces of this machine; those that need a kernel on each host in emulated ones.
 .PHONY: scenario scenario-run scenario-lab scenario-lab-run scenario-lab-long
-RUN_SCENARIO = $(RUN_TESTS) --live --timeout 2700 "tests/scenario/run-all --lab namespaces --jobs 2"
-RUN_SCENARIO_LAB = $(RUN_TESTS) --live --timeout 2700 "tests/scenario/run-all --lab emulated"
+RUN_SCENARIO = $(RUN_TESTS) --named --live --timeout 2700 "tests/scenario/run-all --lab namespaces --jobs 2"
+RUN_SCENARIO_LAB = $(RUN_TESTS) --named --live --timeout 2700 "tests/scenario/run-all --lab emulated"
 scenario: scenario-programs
 	$(RUN_SCENARIO)
 scenario-run:
@@ -265,7 +265,7 @@ lab-test:
 	$(RUN_TESTS) --timeout 900 "$(or $(wildcard tests/lab/run),echo test) $(BUILD)"
 # End to end on this machine: real processes and test guests, over loopback (after native-programs).
 native-test:
-	$(RUN_TESTS) --live --timeout 4200 "tests/native/run $(BUILD)"
+	$(RUN_TESTS) --named --live --timeout 4200 "tests/native/run $(BUILD)"
 # "folder: folders it may use", for lint
 layers:
 	$(foreach f,$(FOLDERS),$(info $f: $(deps_$f)))@:

@@ -5,8 +5,9 @@
 Usage: check.py BUILD
 
 Each phase is a make target.  One that runs tests leaves its results in a file
-(see run_tests.py); any other counts as one test.  A failed phase does not stop
-the next.  Logs are kept in BUILD/check/.  The last line has the totals of all.
+(see run_tests.py, also for what is tried again); any other counts as one test.
+A failed phase does not stop the next.  Logs are kept in BUILD/check/.  The last
+line has the totals of all.
 """
 
 import os
@@ -17,6 +18,7 @@ import sys
 import time
 
 SANITIZED = ["CC=clang", "SAN=address,undefined", "FUZZ=1"]
+AGAIN = "AGAIN=3"  # of what has processes, threads and hosts that wait for each other
 EVERYTHING = ["libs", "programs", "unit-programs", "sim-program", "cpu-program", "guests",
               "native-programs"]
 
@@ -27,19 +29,19 @@ def phases(build):
     yield "build-gcc", [f"BUILD={build}", "CC=gcc", *EVERYTHING, "scenario-programs"]
     yield "build-clang", [f"BUILD={build}-clang", "CC=clang", *EVERYTHING]
     yield "tools-test", [f"BUILD={build}", "CC=gcc", "tools-test"]
-    yield "unit", [f"BUILD={build}", "CC=gcc", "unit-run"]
-    yield "lab-test", [f"BUILD={build}", "CC=gcc", "lab-test"]
-    yield "native", [f"BUILD={build}", "CC=gcc", "native-test"]
-    yield "linux", [f"BUILD={build}", "CC=gcc", "linux-test-run"]
+    yield "unit", [f"BUILD={build}", "CC=gcc", AGAIN, "unit-run"]
+    yield "lab-test", [f"BUILD={build}", "CC=gcc", AGAIN, "lab-test"]
+    yield "native", [f"BUILD={build}", "CC=gcc", AGAIN, "native-test"]
+    yield "linux", [f"BUILD={build}", "CC=gcc", AGAIN, "linux-test-run"]
     yield "build-asan", [f"BUILD={build}-asan", *SANITIZED, *EVERYTHING, "fuzzers"]
-    yield "unit-asan", [f"BUILD={build}-asan", *SANITIZED, "unit-run"]
+    yield "unit-asan", [f"BUILD={build}-asan", *SANITIZED, AGAIN, "unit-run"]
     yield "build-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-programs"]
-    yield "unit-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", "unit-threads-run"]
+    yield "unit-tsan", [f"BUILD={build}-tsan", "CC=gcc", "SAN=thread", AGAIN, "unit-threads-run"]
     yield "sim", [f"BUILD={build}", "CC=gcc", "sim-run"]
     yield "cpu", [f"BUILD={build}", "CC=gcc", "cpu-diff-run"]
     yield "fuzz", [f"BUILD={build}-asan", *SANITIZED, "fuzz-run"]
-    yield "scenario", [f"BUILD={build}", "CC=gcc", "scenario-run"]
-    yield "scenario-lab", [f"BUILD={build}", "CC=gcc", "scenario-lab-run"]
+    yield "scenario", [f"BUILD={build}", "CC=gcc", AGAIN, "scenario-run"]
+    yield "scenario-lab", [f"BUILD={build}", "CC=gcc", AGAIN, "scenario-lab-run"]
 
 
 def results_read(path):
@@ -96,12 +98,13 @@ def make(name, arguments, folder, results):
 
 
 def count(results):
-    return {v: sum(r[0] == v for r in results) for v in ("ok", "FAILED", "skipped")}
+    return {v: sum(r[0] == v for r in results) for v in ("ok", "FAILED", "skipped", "unstable")}
 
 
 def sentence(results):
     n = count(results)
-    return f"{n['ok']} passed, {n['FAILED']} failed, {n['skipped']} skipped"
+    unstable = f", {n['unstable']} unstable" if n["unstable"] else ""
+    return f"{n['ok']} passed, {n['FAILED']} failed, {n['skipped']} skipped{unstable}"
 
 
 def main():

@@ -10,7 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
 
-limit=30
+limit=30 options=
 # expect NAME CODE TOTALS [TEXT]: run the script on standard input under run_tests.py
 expect() {
 	{
@@ -19,7 +19,9 @@ expect() {
 	} >"$work/$1"
 	chmod +x "$work/$1"
 	code=0
-	out=$("$top/tests/run_tests.py" --timeout "$limit" "$work/$1" 2>&1) || code=$?
+	# shellcheck disable=SC2086 # several words
+	out=$(TRIES=$work/$1.tries "$top/tests/run_tests.py" $options --timeout "$limit" "$work/$1" \
+		2>&1) || code=$?
 	result=ok
 	[ "$code" -eq "$2" ] || result=FAILED
 	[ "$(printf '%s\n' "$out" | tail -n 1)" = "$3" ] || result=FAILED
@@ -81,6 +83,58 @@ expect takes-the-exit-code-alone 0 "1 passed, 0 failed, 0 skipped" <<'END'
 echo hello
 END
 expect takes-the-bad-exit-code-alone 1 "0 passed, 1 failed, 0 skipped" <<'END'
+exit 1
+END
+
+# What fails once: the first line of each script counts its runs.
+options="--again 2"
+expect tries-again-what-failed 0 "1 passed, 0 failed, 0 skipped, 1 unstable" \
+	"unstable test_b (passed when tried again, before: too late)" <<'END'
+echo run >>"$TRIES"
+echo "test test_a ok"
+[ "$(wc -l <"$TRIES")" -gt 1 ] || { echo "test test_b FAILED (too late)"; exit 1; }
+echo "test test_b ok"
+END
+expect fails-what-fails-twice 1 "1 passed, 1 failed, 0 skipped" "FAILED test_b: broken" <<'END'
+echo "test test_a ok"
+echo "test test_b FAILED (broken)"
+exit 1
+END
+expect fails-what-only-the-second-try-breaks 1 "0 passed, 1 failed, 0 skipped, 1 unstable" <<'END'
+echo run >>"$TRIES"
+[ "$(wc -l <"$TRIES")" -gt 1 ] || { echo "test test_a FAILED"; exit 1; }
+echo "test test_a ok"
+echo "test test_b FAILED"
+exit 1
+END
+expect tries-no-more-than-it-may 1 "0 passed, 3 failed, 0 skipped" <<'END'
+echo run >>"$TRIES"
+[ "$(wc -l <"$TRIES")" -eq 1 ] || exit 0
+for t in test_a test_b test_c; do echo "test $t FAILED"; done
+exit 1
+END
+expect tries-no-crash-again 1 "1 passed, 1 failed, 0 skipped" "ended by SIGSEGV" <<'END'
+echo run >>"$TRIES"
+echo "test test_a ok"
+[ "$(wc -l <"$TRIES")" -gt 1 ] || kill -SEGV $$
+END
+expect tries-no-finding-again 1 "0 passed, 1 failed, 0 skipped" "data race" <<'END'
+echo run >>"$TRIES"
+[ "$(wc -l <"$TRIES")" -gt 1 ] || { echo "ThreadSanitizer: data race"; echo "test test_a FAILED"; exit 1; }
+echo "test test_a ok"
+END
+expect takes-back-nothing-that-was-found-at-last 1 "0 passed, 1 failed, 0 skipped" <<'END'
+echo run >>"$TRIES"
+[ "$(wc -l <"$TRIES")" -gt 1 ] || { echo "test test_a FAILED"; exit 1; }
+echo "AddressSanitizer: heap-use-after-free"
+echo "test test_a ok"
+END
+options="--again 2 --named"
+expect tries-again-by-name 0 "1 passed, 0 failed, 0 skipped, 1 unstable" "trying again: test_b" <<'END'
+[ "${1:-}" != test_b ] || { echo "test test_b ok"; exit 0; }
+[ $# -eq 0 ] || exit 1
+echo "test test_a ok"
+echo "test test_b FAILED"
 exit 1
 END
 exit $failed
