@@ -22,6 +22,12 @@ SHARED_DISK = "/lab/{vm}.img"
 TIMES_MS = {"emulated": {"heartbeat": 100, "loss": 1500, "fence_delay": 3000},
             "namespaces": {"heartbeat": 50, "loss": 500, "fence_delay": 1500}}
 
+# What a host has logged, what waits for what there, and what its guest says now.
+LOGS = ("cat /var/log/polluxd.log /tmp/*.out /tmp/*.log /tmp/console 2>/dev/null; dmesg | tail -50; "
+        "uptime; ps -eLo pid,tid,cls,stat,time,wchan:24,comm --ppid 2 -N; "
+        "timeout 10 {programs}/pollux status --json demo 2>&1; "
+        "timeout 3 {programs}/pollux console demo </dev/null 2>&1")
+
 
 class CommandFailed(LabError):
     def __init__(self, host, line, code, output):
@@ -225,8 +231,7 @@ class Cluster:
             if host["state"] != "up":
                 continue
             try:
-                code, text = self.run(name, "cat /var/log/polluxd.log /tmp/*.out /tmp/*.log "
-                                            "/tmp/console 2>/dev/null; dmesg | tail -50", timeout=20, check=False)
+                code, text = self.run(name, LOGS.format(programs=self.programs), timeout=30, check=False)
                 (folder / f"{name}.log").write_text(text)
             except LabError as err:
                 (folder / f"{name}.log").write_text(str(err))
