@@ -113,6 +113,13 @@ class LabTest(FolderTest):
         self.run_lab("down")
         self.assert_nothing_left()
 
+    def test_an_emulated_host_has_one_processor_of_the_machine(self):
+        self.up()
+        has = [os.sched_getaffinity(h["pid"]) for h in self.status()["hosts"].values()]
+        self.assertEqual([len(cpus) for cpus in has], [1, 1])
+        if len(os.sched_getaffinity(0)) > 1:
+            self.assertNotEqual(*has)
+
     def test_kill_start_freeze(self):
         self.up()
         pid = self.status()["hosts"]["hostb"]["pid"]

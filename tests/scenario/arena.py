@@ -174,4 +174,4 @@ class Arena:
         return verdict
 
     def guest_stop(self, host):
-        self.cluster.pollux(host, "stop", "demo", "--timeout", "40", timeout=60)
+        self.cluster.pollux(host, "stop", "demo", "--timeout", "100", timeout=130)

@@ -175,7 +175,7 @@ def linux_keeps_the_cpu_it_began_with(arena):
     code, text = _checked(arena, "hostb", "other")
     must(code, "a guest of the better CPU may go to the lesser host")
     must("lacks" in text and "fsgsbase" in text, f"what is lacking is not named: {text}")
-    arena.cluster.pollux("hostb", "stop", "other", "--timeout", "40", timeout=60)
+    arena.cluster.pollux("hostb", "stop", "other", "--timeout", "100", timeout=130)
 
 
 # ---- what can go wrong in the midst of it ------------------------------------------------------
