@@ -39,6 +39,7 @@ void guest_operation_begin(struct guest *g, const char *what)
 	g->chain.what = CHAIN_NONE;
 	g->operation = (struct operation){
 		.id = ++g->agent->last_operation, .what = what, .state = OPERATION_RUNNING};
+	log_info("%s: %s begins", g->name, what);
 }
 
 void guest_operation_done(struct guest *g)
