@@ -17,13 +17,15 @@ What a failing program said is shown; results are appended to FILE as
 have failed, they run once more, one program at a time with nothing beside it, and one that
 passes then is `unstable`: no failure, but told apart, with why it failed.  What is no matter
 of time has no second try: a crash, a program not done in time, processes left behind, a test
-that was not run, a sanitizer's finding, a failed assertion.  --named: the program takes the
-names of tests as arguments, so that only those run again.
+that was not run, a sanitizer's finding, a failed assertion, a unit test that has printed a seed.
+--named: the program takes the names of tests as arguments, so that only those run again; both
+tries have the same $POLLUX_SEED.
 """
 
 import argparse
 import concurrent.futures
 import os
+import random
 import re
 import select
 import shlex
@@ -39,6 +41,7 @@ TAP_RESULT = re.compile(r"\b(not ok|ok) (\d+) (- |# SKIP )(\S+)\s*$")
 OUR_RESULT = re.compile(r"^(?:test|sim|fuzz|scenario) (\S+) (ok|FAILED|skipped)\b\s*(?:\((.*)\))?")
 FINDING = re.compile(r"Sanitizer|runtime error:|Assertion `|killed by signal (?:4|6|7|8|11)\b|"
                      r"segfault at|general protection fault")
+SEED = re.compile(r"seed[ =]\d", re.I)
 VERDICTS = ("ok", "FAILED", "skipped", "unstable")
 
 
@@ -63,7 +66,7 @@ class Outcome:
 
 def parse(name, text):
     """The single results in what a program printed. A skip's reason is the line before it."""
-    results, planned, tap_seen, said = [], 0, 0, ""
+    results, planned, tap_seen, said, seeded = [], 0, 0, "", False
     for line in text.splitlines():
         plan, tap, ours = TAP_PLAN.match(line), TAP_RESULT.search(line), OUR_RESULT.match(line)
         if plan:
@@ -74,12 +77,12 @@ def parse(name, text):
             if tap.group(3) == "# SKIP ":
                 results.append(Result("skipped", test, said or "no reason given"))
             else:
-                results.append(Result("ok" if tap.group(1) == "ok" else "FAILED", test))
-            said = ""
+                results.append(Result("ok" if tap.group(1) == "ok" else "FAILED", test, "", seeded))
+            said, seeded = "", False
         elif ours:
             results.append(Result(ours.group(2), ours.group(1), ours.group(3) or ""))
         elif line.strip() and not line.startswith("#"):
-            said = line.strip()
+            said, seeded = line.strip(), seeded or bool(SEED.search(line))
     if tap_seen != planned:
         results.append(Result("FAILED", name, f"{tap_seen} of {planned} tests were run", True))
     return results
@@ -224,6 +227,7 @@ def main():
     parser.add_argument("programs", nargs="*", metavar="PROGRAM")
     args = parser.parse_args()
     outcomes, running = [], Running()
+    os.environ.setdefault("POLLUX_SEED", str(random.randrange(1 << 32)))
     signal.signal(signal.SIGINT, running.end_all)
     signal.signal(signal.SIGTERM, running.end_all)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
