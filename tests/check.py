@@ -90,7 +90,7 @@ def make(name, arguments, folder, results):
             code = process.wait()
         except Interrupted as signalled:
             phase_end(process, signalled.args[0])
-    if code:
+    if code or count(results_read(results))["unstable"]:
         with open(log, encoding="utf-8") as f:
             told = [line for line in f if not re.match(r"\s*test \S+ ok\b", line)]
             print("".join(told)[-12000:])

@@ -211,7 +211,8 @@ def try_again(running, first, args):
     told = {r.name for r in failures}
     for r in failures:
         if r.name in passed and second.may_try_again():
-            r.verdict, r.reason = "unstable", f"passed when tried again{r.reason and ', before: '}{r.reason}"
+            r.verdict = "unstable"
+            r.reason = "passed when tried again" + (f", before: {r.reason}" if r.reason else "")
     first.results += [r for r in second.failures() if r.name not in told]
 
 
